@@ -1,1 +1,6 @@
-//! See ARCHITECTURE.md.
+//! The Edge: front ends towards hypervisors, and the Edge protocol towards the engine.
+//!
+//! Front ends are a library: the engine serves them in process, `vstorage-edge` serves the same
+//! ones from its own small process.
+
+pub mod target;

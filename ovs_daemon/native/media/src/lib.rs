@@ -1,1 +1,16 @@
-//! See ARCHITECTURE.md.
+//! Memory, files and io_uring: the only crate that touches disks.
+//!
+//! `unsafe` is allowed here (and in `net` and `py`): the kernel is handed raw addresses. What keeps
+//! that sound is one rule: **memory that the kernel or a system call may touch is always a
+//! [`Slice`]**, and whoever starts an operation keeps the `Slice` (and the file) alive until its
+//! completion was seen. [`Ring`] does that by itself: it owns both until the completion.
+#![allow(unsafe_code)]
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
+
+mod file;
+mod memory;
+mod ring;
+
+pub use file::{Dir, File, FsSpace, StoreError};
+pub use memory::{Arena, Slice};
+pub use ring::{Event, Fd, Ring, Wait};

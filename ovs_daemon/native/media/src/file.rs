@@ -1,0 +1,415 @@
+//! Files and directories, as the write buffer and the directory backend need them.
+//!
+//! Every error names what was attempted and on which path: these texts end up in front of an
+//! operator.
+
+use std::ffi::CString;
+use std::fmt;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::memory::Slice;
+use crate::ring::Fd;
+
+/// A failed operation on a path.
+#[derive(Debug)]
+pub struct StoreError {
+    /// What was attempted, as in "append to".
+    pub attempted: &'static str,
+    /// On which file or directory.
+    pub path: PathBuf,
+    /// Why it failed.
+    pub source: io::Error,
+}
+
+impl StoreError {
+    fn new(attempted: &'static str, path: &Path, source: io::Error) -> Self {
+        Self {
+            attempted,
+            path: path.to_owned(),
+            source,
+        }
+    }
+
+    /// The device has no room left (or the quota is used up).
+    pub fn is_no_space(&self) -> bool {
+        matches!(
+            self.source.raw_os_error(),
+            Some(libc::ENOSPC | libc::EDQUOT)
+        )
+    }
+
+    /// The file or directory does not exist.
+    pub fn is_not_found(&self) -> bool {
+        self.source.kind() == io::ErrorKind::NotFound
+    }
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "cannot {} {}: {}",
+            self.attempted,
+            self.path.display(),
+            self.source
+        )
+    }
+}
+
+impl std::error::Error for StoreError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
+/// Room on a file system, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FsSpace {
+    /// Size of the file system.
+    pub total: u64,
+    /// What an unprivileged user may still use.
+    pub free: u64,
+}
+
+/// An open file.
+#[derive(Clone, Debug)]
+pub struct File {
+    fd: Fd,
+    path: Arc<Path>,
+}
+
+const IOV_MAX: usize = 1024;
+
+impl File {
+    /// Creates a file that must not exist yet.
+    pub fn create_new(path: &Path) -> Result<Self, StoreError> {
+        let mut options = std::fs::OpenOptions::new();
+        options.read(true).write(true).create_new(true).mode(0o600);
+        Self::open_with("create", path, &options)
+    }
+
+    /// Opens an existing file for reading and writing.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        Self::open_with(
+            "open",
+            path,
+            std::fs::OpenOptions::new().read(true).write(true),
+        )
+    }
+
+    /// Opens an existing file for reading.
+    pub fn open_read(path: &Path) -> Result<Self, StoreError> {
+        Self::open_with("open", path, std::fs::OpenOptions::new().read(true))
+    }
+
+    fn open_with(
+        what: &'static str,
+        path: &Path,
+        options: &std::fs::OpenOptions,
+    ) -> Result<Self, StoreError> {
+        let file = options
+            .open(path)
+            .map_err(|e| StoreError::new(what, path, e))?;
+        Ok(Self {
+            fd: Arc::new(OwnedFd::from(file)),
+            path: path.into(),
+        })
+    }
+
+    /// Its descriptor, for [`crate::Ring`].
+    pub fn fd(&self) -> &Fd {
+        &self.fd
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn with<T>(
+        &self,
+        what: &'static str,
+        f: impl FnOnce(&std::fs::File) -> io::Result<T>,
+    ) -> Result<T, StoreError> {
+        // SAFETY: the descriptor is owned by `self.fd` for the whole call; ManuallyDrop keeps the
+        // temporary File from closing it.
+        let file = std::mem::ManuallyDrop::new(unsafe {
+            <std::fs::File as std::os::fd::FromRawFd>::from_raw_fd(self.fd.as_raw_fd())
+        });
+        f(&file).map_err(|e| StoreError::new(what, &self.path, e))
+    }
+
+    /// Length in bytes.
+    pub fn len(&self) -> Result<u64, StoreError> {
+        self.with("read the length of", |f| f.metadata().map(|m| m.len()))
+    }
+
+    /// True for a file of 0 bytes.
+    pub fn is_empty(&self) -> Result<bool, StoreError> {
+        self.len().map(|n| n == 0)
+    }
+
+    /// Writes the slices one after the other at `offset`, all of them or an error. After an error
+    /// any part of the range may have been written.
+    pub fn write_at(&self, offset: u64, slices: &[Slice]) -> Result<(), StoreError> {
+        let mut iovecs: Vec<libc::iovec> = Vec::with_capacity(slices.len());
+        iovecs.extend(slices.iter().map(Slice::iovec));
+        self.write_iovecs(offset, &mut iovecs)
+    }
+
+    fn write_iovecs(
+        &self,
+        mut offset: u64,
+        mut rest: &mut [libc::iovec],
+    ) -> Result<(), StoreError> {
+        while !rest.is_empty() {
+            let count = rest.len().min(IOV_MAX) as libc::c_int;
+            // SAFETY: the vectors refer to memory that `write_at`'s caller holds.
+            let wrote = unsafe {
+                let at = offset as libc::off_t;
+                libc::pwritev(self.fd.as_raw_fd(), rest.as_ptr(), count, at)
+            };
+            if wrote < 0 {
+                let error = io::Error::last_os_error();
+                if error.kind() == io::ErrorKind::Interrupted {
+                    continue;
+                }
+                return Err(StoreError::new("append to", &self.path, error));
+            }
+            offset += wrote as u64;
+            rest = advance(rest, wrote as usize);
+        }
+        Ok(())
+    }
+
+    /// Writes plain bytes at `offset`.
+    pub fn write_bytes_at(&self, offset: u64, bytes: &[u8]) -> Result<(), StoreError> {
+        self.with("write to", |f| f.write_all_at(bytes, offset))
+    }
+
+    /// Fills `bytes` from `offset`; an error when the file ends before.
+    pub fn read_bytes_at(&self, offset: u64, bytes: &mut [u8]) -> Result<(), StoreError> {
+        self.with("read", |f| f.read_exact_at(bytes, offset))
+    }
+
+    /// Fills `into` from `offset`, only if all of it can be had without waiting for a device.
+    /// `Ok(false)`: it cannot; read it through the ring instead.
+    pub fn read_cached(&self, offset: u64, into: &Slice) -> Result<bool, StoreError> {
+        let iovec = into.iovec();
+        // SAFETY: one vector into memory that the caller holds.
+        let got = unsafe {
+            let (fd, at) = (self.fd.as_raw_fd(), offset as libc::off_t);
+            libc::preadv2(fd, &iovec, 1, at, libc::RWF_NOWAIT)
+        };
+        if got == into.len() as isize {
+            return Ok(true);
+        }
+        if got >= 0 {
+            return Ok(false);
+        }
+        let error = io::Error::last_os_error();
+        match error.raw_os_error() {
+            Some(libc::EAGAIN | libc::EOPNOTSUPP | libc::EINTR) => Ok(false),
+            _ => Err(StoreError::new("read", &self.path, error)),
+        }
+    }
+
+    /// Makes the data durable and waits for it.
+    pub fn datasync(&self) -> Result<(), StoreError> {
+        self.with("sync", |f| f.sync_data())
+    }
+
+    /// Cuts the file to `len` bytes.
+    pub fn truncate(&self, len: u64) -> Result<(), StoreError> {
+        self.with("truncate", |f| f.set_len(len))
+    }
+}
+
+fn advance(rest: &mut [libc::iovec], mut bytes: usize) -> &mut [libc::iovec] {
+    let mut skip = 0;
+    while skip < rest.len() && bytes >= rest[skip].iov_len {
+        bytes -= rest[skip].iov_len;
+        skip += 1;
+    }
+    let rest = &mut rest[skip..];
+    if let Some(first) = rest.first_mut() {
+        // SAFETY: `bytes` is less than this vector's length.
+        first.iov_base = unsafe { first.iov_base.cast::<u8>().add(bytes).cast() };
+        first.iov_len -= bytes;
+    }
+    rest
+}
+
+/// A directory.
+#[derive(Clone, Debug)]
+pub struct Dir {
+    path: PathBuf,
+}
+
+impl Dir {
+    /// The directory at `path`, created with its parents when missing (and its entry made durable).
+    pub fn create(path: &Path) -> Result<Self, StoreError> {
+        let dir = Self {
+            path: path.to_owned(),
+        };
+        if !path.is_dir() {
+            std::fs::create_dir_all(path)
+                .map_err(|e| StoreError::new("create the directory", path, e))?;
+            if let Some(parent) = path.parent() {
+                Self {
+                    path: parent.to_owned(),
+                }
+                .sync()?;
+            }
+        }
+        Ok(dir)
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Path of an entry.
+    pub fn join(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Makes creations, renames and removals of entries durable.
+    pub fn sync(&self) -> Result<(), StoreError> {
+        let done = std::fs::File::open(&self.path).and_then(|f| f.sync_all());
+        done.map_err(|e| StoreError::new("sync the directory", &self.path, e))
+    }
+
+    /// Names of the entries, in no particular order; a missing directory is an empty one.
+    pub fn list(&self) -> Result<Vec<String>, StoreError> {
+        let entries = match std::fs::read_dir(&self.path) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(StoreError::new("list", &self.path, e)),
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|e| StoreError::new("list", &self.path, e))?;
+            names.push(entry.file_name().to_string_lossy().into_owned());
+        }
+        Ok(names)
+    }
+
+    /// Removes a file; one that is missing is fine.
+    pub fn unlink(&self, name: &str) -> Result<(), StoreError> {
+        let path = self.join(name);
+        match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                Err(StoreError::new("remove", &path, e))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives `from` the name `to`, only if `to` does not exist. `Ok(false)`: it exists.
+    pub fn publish(&self, from: &str, to: &str) -> Result<bool, StoreError> {
+        let (from, to) = (self.join(from), self.join(to));
+        match std::fs::hard_link(&from, &to) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
+            Err(e) => return Err(StoreError::new("publish", &to, e)),
+        }
+        std::fs::remove_file(&from).map_err(|e| StoreError::new("remove", &from, e))?;
+        Ok(true)
+    }
+
+    /// Removes the directory and everything in it; a missing one is fine.
+    pub fn remove_all(&self) -> Result<(), StoreError> {
+        match std::fs::remove_dir_all(&self.path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                Err(StoreError::new("remove the directory", &self.path, e))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Room on the file system that holds the directory.
+    pub fn space(&self) -> Result<FsSpace, StoreError> {
+        let failed = |e| StoreError::new("read the free space of", &self.path, e);
+        let path = CString::new(self.path.as_os_str().as_bytes())
+            .map_err(|e| failed(io::Error::new(io::ErrorKind::InvalidInput, e)))?;
+        // SAFETY: zeroed is a valid out-parameter.
+        let mut stat: libc::statvfs = unsafe { std::mem::zeroed() };
+        // SAFETY: NUL-terminated path; `stat` outlives the call.
+        if unsafe { libc::statvfs(path.as_ptr(), &mut stat) } < 0 {
+            return Err(failed(io::Error::last_os_error()));
+        }
+        let unit = stat.f_frsize;
+        Ok(FsSpace {
+            total: stat.f_blocks * unit,
+            free: stat.f_bavail * unit,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scratch(name: &str) -> Dir {
+        let path = std::env::temp_dir().join(format!("ovs-media-{}-{name}", std::process::id()));
+        let dir = Dir { path };
+        dir.remove_all().unwrap();
+        Dir::create(&dir.path).unwrap()
+    }
+
+    #[test]
+    fn vectors_land_in_order_and_read_back() {
+        let dir = scratch("vectors");
+        let file = File::create_new(&dir.join("a")).unwrap();
+        let parts: Vec<Slice> = (0..1500u32)
+            .map(|i| Slice::copy_of(&i.to_le_bytes()).unwrap())
+            .collect();
+        file.write_at(8, &parts).unwrap();
+        assert_eq!(file.len().unwrap(), 8 + 6000);
+        let back = Slice::zeroed(4).unwrap();
+        assert!(file.read_cached(8 + 4 * 1400, &back).unwrap());
+        assert_eq!(back.to_vec(), 1400u32.to_le_bytes());
+        assert!(
+            !file.read_cached(6006, &Slice::zeroed(8).unwrap()).unwrap(),
+            "past the end"
+        );
+        dir.remove_all().unwrap();
+    }
+
+    #[test]
+    fn publish_never_replaces() {
+        let dir = scratch("publish");
+        for (name, text) in [("a", b"1"), ("b", b"2")] {
+            File::create_new(&dir.join(name))
+                .unwrap()
+                .write_bytes_at(0, text)
+                .unwrap();
+        }
+        assert!(dir.publish("a", "object").unwrap());
+        assert!(!dir.publish("b", "object").unwrap());
+        let mut text = [0];
+        File::open_read(&dir.join("object"))
+            .unwrap()
+            .read_bytes_at(0, &mut text)
+            .unwrap();
+        assert_eq!(&text, b"1");
+        dir.remove_all().unwrap();
+    }
+
+    #[test]
+    fn errors_name_the_path_and_the_attempt() {
+        let dir = scratch("errors");
+        let error = File::open(&dir.join("missing")).unwrap_err();
+        assert!(error.is_not_found() && !error.is_no_space());
+        assert!(error.to_string().starts_with("cannot open /"), "{error}");
+        assert!(error.to_string().contains("missing"), "{error}");
+        dir.remove_all().unwrap();
+    }
+}
