@@ -1,0 +1,93 @@
+//! The class `Engine`: one per process, shared by all Python threads.
+
+use pyo3::prelude::*;
+
+use crate::error::raise;
+
+/// The storage engine: shard threads that host volumes and their front ends.
+///
+/// Shapes of the JSON texts, units and errors are documented in `ovs_daemon/_native.pyi`.
+#[pyclass(frozen, module = "ovs_daemon._native")]
+pub(crate) struct Engine {
+    inner: engine::Engine,
+}
+
+impl Engine {
+    /// Runs one engine call without the GIL: other Python threads go on while it blocks.
+    fn run<T: Send>(
+        &self,
+        py: Python<'_>,
+        call: impl FnOnce(&engine::Engine) -> Result<T, engine::Error> + Send,
+    ) -> PyResult<T> {
+        let inner = &self.inner;
+        py.detach(|| call(inner)).map_err(raise)
+    }
+
+    /// Like [`Engine::run`] for calls whose answer carries nothing.
+    fn perform<T: Send>(
+        &self,
+        py: Python<'_>,
+        call: impl FnOnce(&engine::Engine) -> Result<T, engine::Error> + Send,
+    ) -> PyResult<()> {
+        self.run(py, call).map(drop)
+    }
+}
+
+#[pymethods]
+impl Engine {
+    #[new]
+    fn new(py: Python<'_>, config_json: &str) -> PyResult<Self> {
+        let inner = py
+            .detach(|| engine::Engine::new(config_json))
+            .map_err(raise)?;
+        Ok(Self { inner })
+    }
+
+    fn create_volume(&self, py: Python<'_>, spec_json: &str) -> PyResult<()> {
+        self.perform(py, |engine| engine.create_volume(spec_json))
+    }
+
+    fn open_volume(&self, py: Python<'_>, spec_json: &str) -> PyResult<String> {
+        self.run(py, |engine| engine.open_volume(spec_json))
+    }
+
+    fn close_volume(&self, py: Python<'_>, uuid: &str) -> PyResult<()> {
+        self.perform(py, |engine| engine.close_volume(uuid))
+    }
+
+    fn delete_volume(&self, py: Python<'_>, uuid: &str) -> PyResult<()> {
+        self.perform(py, |engine| engine.delete_volume(uuid))
+    }
+
+    fn resize_volume(&self, py: Python<'_>, uuid: &str, size: u64) -> PyResult<()> {
+        self.perform(py, |engine| engine.resize_volume(uuid, size))
+    }
+
+    fn create_snapshot(&self, py: Python<'_>, uuid: &str, snapshot_uuid: &str) -> PyResult<()> {
+        self.perform(py, |engine| engine.create_snapshot(uuid, snapshot_uuid))
+    }
+
+    fn delete_snapshot(&self, py: Python<'_>, uuid: &str, snapshot_uuid: &str) -> PyResult<()> {
+        self.perform(py, |engine| engine.delete_snapshot(uuid, snapshot_uuid))
+    }
+
+    fn revert_volume(&self, py: Python<'_>, uuid: &str, snapshot_uuid: &str) -> PyResult<()> {
+        self.perform(py, |engine| engine.revert_volume(uuid, snapshot_uuid))
+    }
+
+    fn export_nbd(&self, py: Python<'_>, uuid: &str, name: &str) -> PyResult<String> {
+        self.run(py, |engine| engine.export_nbd(uuid, name))
+    }
+
+    fn unexport_nbd(&self, py: Python<'_>, uuid: &str) -> PyResult<()> {
+        self.perform(py, |engine| engine.unexport_nbd(uuid))
+    }
+
+    fn status(&self, py: Python<'_>) -> PyResult<String> {
+        self.run(py, engine::Engine::status)
+    }
+
+    fn shutdown(&self, py: Python<'_>, drain: bool) -> PyResult<()> {
+        self.perform(py, |engine| engine.shutdown(drain))
+    }
+}
