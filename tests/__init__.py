@@ -1,0 +1,1 @@
+"""Tests of the whole project; helpers that several suites share are in tests.support."""

@@ -1,0 +1,186 @@
+"""The one way to start a cluster for tests: a daemon and an Edge process in a private directory.
+
+A Node is what a host runs: ``vstorage-daemon`` (with the engine in it) and ``vstorage-edge``, two
+separate processes, so that each can be killed and restarted under the other. Everything it stores
+lies below ``root``; ``root`` must be short, because unix socket paths end at 107 bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from tests.support.process import Process, ProcessError, accepts, find_program
+
+CLI_SECONDS_MAX = 120.0
+DEFAULT_ENGINE_OPTIONS: Mapping[str, str] = {
+    # Small pieces, so that a test of seconds closes, uploads and evicts many of them.
+    "sco_size": str(4 << 20),
+    "buffer_size": str(256 << 20),
+    "reserve": str(64 << 20),
+    "shards": "1",
+}
+
+
+class CliError(Exception):
+    """``vstorage`` ended with a non-zero status; ``output`` is what it printed."""
+
+    def __init__(self, arguments: tuple[str, ...], status: int, output: str) -> None:
+        super().__init__(f"vstorage {' '.join(arguments)}: status {status}: {output}")
+        self.status = status
+        self.output = output
+
+
+class Node:
+    """A daemon and an Edge process that share ``root``.
+
+    ``engine`` overrides options of the [engine] section; ``base`` is the directory in which the
+    node's directory is made (default: the system's temporary one).
+    """
+
+    def __init__(self, engine: Mapping[str, str] | None = None, base: Path | None = None) -> None:
+        self.root = Path(tempfile.mkdtemp(prefix="ovs-", dir=base))
+        self.run_dir = self.root / "run"
+        self.config = self.root / "vstorage.conf"
+        for folder in ("run", "state", "buffer", "backend"):
+            (self.root / folder).mkdir()
+        options = {
+            "buffer_dir": str(self.root / "buffer"),
+            "backend_dir": str(self.root / "backend"),
+            **DEFAULT_ENGINE_OPTIONS,
+            **(engine or {}),
+        }
+        lines = ["[DEFAULT]", f"state_dir = {self.root / 'state'}", f"run_dir = {self.run_dir}"]
+        lines += ["[engine]", *(f"{key} = {value}" for key, value in options.items())]
+        self.config.write_text("\n".join(lines) + "\n")
+        self.daemon: Process | None = None
+        self.edge: Process | None = None
+
+    def __enter__(self) -> Node:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self.kill9_daemon()
+        self.kill9_edge()
+        if kind is None or "OVS_KEEP" not in os.environ:
+            shutil.rmtree(self.root, ignore_errors=True)
+
+    def start(self) -> None:
+        """Start both processes and wait until both answer."""
+        self.start_daemon()
+        self.start_edge()
+
+    def start_daemon(self, *, wait: bool = True) -> None:
+        """Start the daemon; with ``wait``, return when its control socket answers.
+
+        Raises ProcessError with the log's tail if it ends or does not come up.
+        """
+        if self.daemon is not None and self.daemon.running():
+            raise ProcessError(f"the daemon of {self.root} runs already, pid {self.daemon.pid}")
+        program = find_program("vstorage-daemon")
+        command = [program, "--config-file", str(self.config)]
+        self.daemon = Process("vstorage-daemon", command, self.root / "daemon.log")
+        if wait:
+            self.wait_for_daemon()
+
+    def wait_for_daemon(self) -> None:
+        """Wait until the daemon's control socket accepts connections."""
+        if self.daemon is None:
+            raise ProcessError(f"the daemon of {self.root} was never started")
+        control = self.run_dir / "control.sock"
+        self.daemon.wait_until(lambda: accepts(control), f"a listener on {control}")
+
+    def start_edge(self) -> None:
+        """Start the Edge process and wait until it answers a ping."""
+        if self.edge is not None and self.edge.running():
+            raise ProcessError(f"the Edge of {self.root} runs already, pid {self.edge.pid}")
+        command = [find_program("vstorage-edge"), "--run-dir", str(self.run_dir)]
+        self.edge = Process("vstorage-edge", command, self.root / "edge.log")
+        self.edge.wait_until(self._edge_answers, "an answer to ping on edge.sock")
+
+    def _edge_answers(self) -> bool:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as control:
+            try:
+                control.connect(str(self.run_dir / "edge.sock"))
+                control.sendall(b'{"op":"ping"}\n')
+                control.settimeout(CLI_SECONDS_MAX)
+                answer = control.makefile("rb").readline()
+            except OSError:
+                return False
+        return bool(json.loads(answer or b"{}").get("ok"))
+
+    def kill9_daemon(self) -> None:
+        """Kill the daemon, and the engine in it, with SIGKILL."""
+        if self.daemon is not None:
+            self.daemon.kill9()
+
+    def kill9_edge(self) -> None:
+        """Kill the Edge process with SIGKILL."""
+        if self.edge is not None:
+            self.edge.kill9()
+
+    def restart_daemon(self) -> None:
+        """Kill the daemon with SIGKILL and start it again."""
+        self.kill9_daemon()
+        self.start_daemon()
+
+    def stop(self) -> None:
+        """End the Edge process, then drain and end the daemon, both with SIGTERM."""
+        for process in (self.edge, self.daemon):
+            if process is not None and process.running():
+                process.terminate()
+
+    def cli(self, *arguments: str) -> Any:
+        """Run ``vstorage --json ARGUMENTS`` and return the decoded output (None if empty).
+
+        Raises CliError if it fails.
+        """
+        command = [find_program("vstorage"), "--config-file", str(self.config), "--json"]
+        result = subprocess.run(
+            [*command, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=CLI_SECONDS_MAX,
+            check=False,
+        )
+        if result.returncode != 0:
+            raise CliError(arguments, result.returncode, result.stdout + result.stderr)
+        return json.loads(result.stdout) if result.stdout.strip() else None
+
+    def create(self, name: str, size_bytes: int) -> None:
+        """Create the volume ``name`` of ``size_bytes``."""
+        self.cli("volume", "create", name, str(size_bytes))
+
+    def attach(self, name: str, *, direct: bool = False) -> tuple[Path, str]:
+        """Attach the volume; return its NBD socket and export name.
+
+        ``direct`` serves it from the engine's own process instead of through the Edge.
+        """
+        answer = self.cli("volume", "attach", name, *(["--direct"] if direct else []))
+        return parse_nbd_uri(answer["uri"])
+
+    def tails(self) -> str:
+        """Return the ends of both logs, for messages about failures."""
+        parts = [
+            f"--- {process.name} ({process.log})\n{process.tail()}"
+            for process in (self.daemon, self.edge)
+            if process is not None
+        ]
+        return "\n".join(parts)
+
+
+def parse_nbd_uri(uri: str) -> tuple[Path, str]:
+    """Return (socket, export name) of an ``nbd+unix://`` URI."""
+    parts = urlsplit(uri)
+    query = parse_qs(parts.query)
+    if parts.scheme != "nbd+unix" or "socket" not in query:
+        raise ProcessError(f"{uri!r} is no nbd+unix URI with a socket")
+    return Path(query["socket"][0]), parts.path.removeprefix("/")
