@@ -1,1 +1,14 @@
-//! See ARCHITECTURE.md.
+//! Every byte that is stored or sent. No IO: parsers take bytes, writers give bytes, and no input
+//! can make a parser panic or allocate more than a small multiple of its own length.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod bytes;
+pub mod checkpoint;
+pub mod entry;
+pub mod log;
+pub mod object;
+
+pub use bytes::{Malformed, crc32c};
