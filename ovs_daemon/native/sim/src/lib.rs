@@ -3,8 +3,11 @@
 //!
 //! Nothing here reads a clock or touches a disk; the same call gives the same answer.
 
+pub mod crash;
 pub mod explore;
+pub mod faulty;
 pub mod fingerprint;
+pub mod memory;
 pub mod random;
 pub mod scenario;
 pub mod worlds;
