@@ -20,7 +20,7 @@
 //! the next operation neither syncs nor promises anything. Equal images at equal promises are
 //! handed over once.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use crate::explore::Violation;
@@ -118,7 +118,7 @@ pub fn enumerate(
 ) -> CrashReport {
     let mut disk = Disk::new(base);
     let mut marks = Vec::new();
-    let mut seen = HashSet::new();
+    let mut seen = BTreeSet::new();
     let mut report = CrashReport::default();
     for operations in 0..=log.len() {
         if operations > 0 {

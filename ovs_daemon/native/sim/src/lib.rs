@@ -7,6 +7,7 @@ pub mod crash;
 pub mod explore;
 pub mod faulty;
 pub mod fingerprint;
+pub mod fuzz;
 pub mod memory;
 pub mod random;
 pub mod scenario;

@@ -1,0 +1,272 @@
+//! Targets for the stored formats.
+
+use format::checkpoint::{ChunkRef, FOOTER, Footer, Metadata, StoredMap};
+use format::crc32c;
+use format::entry::Entry;
+use format::log::{self, Link, PAGE, VERSION};
+use format::object::{ObjectHeader, ObjectIndex};
+
+use super::Target;
+
+/// Every header of this project keeps its CRC here.
+const CRC_AT: usize = 60;
+
+pub(super) fn targets() -> Vec<Target> {
+    vec![
+        Target {
+            name: "sco_header",
+            run: sco_header,
+            seeds: sco_headers,
+            seal: |bytes| seal(bytes, b"OVSSCO01", PAGE),
+        },
+        Target {
+            name: "batch_header",
+            run: batch_header,
+            seeds: batches,
+            seal: seal_batch,
+        },
+        Target {
+            name: "object",
+            run: object,
+            seeds: objects,
+            seal: seal_object,
+        },
+        Target {
+            name: "checkpoint_footer",
+            run: checkpoint_footer,
+            seeds: footers,
+            seal: |bytes| seal(bytes, b"OVSCKPT1", FOOTER),
+        },
+        Target {
+            name: "checkpoint_metadata",
+            run: checkpoint_metadata,
+            seeds: || vec![metadata().encode()],
+            seal: |_| {},
+        },
+    ]
+}
+
+/// Puts magic, version and CRC of a header of `len` bytes right.
+fn seal(bytes: &mut [u8], magic: &[u8; 8], len: usize) {
+    if bytes.len() < len {
+        return;
+    }
+    let version_at = if len == FOOTER { 56 } else { 28 };
+    bytes[..8].copy_from_slice(magic);
+    bytes[version_at..version_at + 2].copy_from_slice(&VERSION.to_le_bytes());
+    seal_crc(&mut bytes[..len]);
+}
+
+fn seal_crc(header: &mut [u8]) {
+    header[CRC_AT..CRC_AT + 4].fill(0);
+    let crc = crc32c(header);
+    header[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_le_bytes());
+}
+
+fn seal_batch(bytes: &mut [u8]) {
+    if bytes.len() >= PAGE {
+        bytes[..8].copy_from_slice(b"OVSBATCH");
+        let pages = usize::from(u16::from_le_bytes([bytes[28], bytes[29]]));
+        let pages = pages.clamp(1, (bytes.len() / PAGE).min(log::HEADER_PAGES_MAX));
+        bytes[28..30].copy_from_slice(&(pages as u16).to_le_bytes());
+        seal_crc(&mut bytes[..pages * PAGE]);
+    }
+}
+
+/// The input is an object without its data clusters: header page, then index.
+fn seal_object(bytes: &mut [u8]) {
+    if bytes.len() >= PAGE {
+        let crc = crc32c(&bytes[PAGE..]);
+        bytes[72..76].copy_from_slice(&crc.to_le_bytes());
+        seal(bytes, b"OVSOBJ01", PAGE);
+    }
+}
+
+fn link() -> Link {
+    Link {
+        log: [0xa5; 16],
+        sco: 3,
+        epoch: 2,
+        sequence: 77,
+        durable_sequence: 70,
+        previous_crc: 0xdead_beef,
+    }
+}
+
+fn sco_headers() -> Vec<Vec<u8>> {
+    let mut page = [0; PAGE];
+    log::encode_sco_header(&link(), &mut page);
+    vec![page.to_vec()]
+}
+
+fn sco_header(bytes: &[u8]) -> bool {
+    let Ok((link, _)) = log::decode_sco_header(bytes) else {
+        return false;
+    };
+    let mut page = [0; PAGE];
+    let crc = log::encode_sco_header(&link, &mut page);
+    assert_eq!(log::decode_sco_header(&page), Ok((link, crc)));
+    true
+}
+
+fn entries() -> Vec<Entry> {
+    vec![
+        Entry::Data {
+            lba: 5,
+            clusters: 2,
+        },
+        Entry::Trim {
+            lba: 1 << 33,
+            clusters: 7,
+        },
+        Entry::SnapshotCreated([1; 16]),
+        Entry::Reverted([1; 16]),
+        Entry::SnapshotDeleted([1; 16]),
+        Entry::Data {
+            lba: 0,
+            clusters: 1,
+        },
+        Entry::Closed,
+    ]
+}
+
+fn batches() -> Vec<Vec<u8>> {
+    let large = [Entry::Data {
+        lba: 9,
+        clusters: 1500,
+    }];
+    let crcs: Vec<u32> = (0..1500).collect();
+    let mut encoded = [Vec::new(), Vec::new(), Vec::new()];
+    log::encode_batch_header(&link(), &entries(), &[1, 2, 3], &mut encoded[0]);
+    log::encode_batch_header(&link(), &large, &crcs, &mut encoded[1]);
+    log::encode_batch_header(&link(), &[], &[], &mut encoded[2]);
+    encoded.to_vec()
+}
+
+fn batch_header(bytes: &[u8]) -> bool {
+    let peeked = log::peek_batch_pages(bytes);
+    let Ok(header) = log::decode_batch_header(bytes) else {
+        return false;
+    };
+    assert_eq!(peeked, Ok(header.pages));
+    let slots = header.entries.iter().map(Entry::slots).sum();
+    let needed = log::header_pages(slots, header.crcs.len());
+    assert!(
+        needed <= header.pages,
+        "{} pages cannot hold what was read",
+        header.pages
+    );
+    let mut again = Vec::new();
+    log::encode_batch_header(&header.link, &header.entries, &header.crcs, &mut again);
+    let back = log::decode_batch_header(&again).expect("what was accepted can be written");
+    assert_eq!((&back.link, &back.entries), (&header.link, &header.entries));
+    assert_eq!(back.crcs, header.crcs);
+    true
+}
+
+fn objects() -> Vec<Vec<u8>> {
+    let build = |index: ObjectIndex| {
+        let bytes = index.encode();
+        let header = ObjectHeader {
+            log: [0xa5; 16],
+            sco: 4,
+            epoch: 5,
+            last_sequence: 6,
+            last_crc: 7,
+            slots: index.entries.iter().map(|entry| entry.slots() as u32).sum(),
+            clusters: index.crcs.len() as u32,
+            index_crc: crc32c(&bytes),
+        };
+        [&header.encode()[..], &bytes].concat()
+    };
+    vec![
+        build(ObjectIndex {
+            entries: entries(),
+            crcs: vec![1, 2, 3],
+        }),
+        build(ObjectIndex::default()),
+    ]
+}
+
+fn object(bytes: &[u8]) -> bool {
+    let Ok(header) = ObjectHeader::decode(bytes) else {
+        return false;
+    };
+    let encoded = header.encode();
+    assert_eq!(ObjectHeader::decode(&encoded), Ok(header));
+    for ordinal in [0, header.clusters / 2, header.clusters.saturating_sub(1)] {
+        if ordinal < header.clusters {
+            assert!(ObjectHeader::data_at(ordinal) + PAGE as u64 <= header.len());
+            assert!(header.crc_at(ordinal) + 4 <= header.len());
+        }
+    }
+    let Ok(index) = ObjectIndex::decode(&header, &bytes[PAGE..]) else {
+        return false;
+    };
+    assert_eq!(index.crcs.len(), header.clusters as usize);
+    let again = index.encode();
+    assert_eq!(again.len(), header.index_len());
+    let header = ObjectHeader {
+        index_crc: crc32c(&again),
+        ..header
+    };
+    assert_eq!(ObjectIndex::decode(&header, &again), Ok(index));
+    true
+}
+
+fn footers() -> Vec<Vec<u8>> {
+    let footer = Footer {
+        log: [0xa5; 16],
+        number: 3,
+        epoch: 4,
+        metadata_at: 4096,
+        metadata_len: 200,
+        metadata_crc: 0x1234,
+    };
+    vec![footer.encode().to_vec()]
+}
+
+fn checkpoint_footer(bytes: &[u8]) -> bool {
+    let Ok(footer) = Footer::decode(bytes) else {
+        return false;
+    };
+    assert_eq!(Footer::decode(&footer.encode()), Ok(footer));
+    true
+}
+
+fn metadata() -> Metadata {
+    let chunk = |index| ChunkRef {
+        index,
+        log: 1,
+        object: 7,
+        offset: 1 << 40,
+        len: 99,
+    };
+    Metadata {
+        log: [9; 16],
+        position: 12,
+        last_crc: 5,
+        last_sequence: 1 << 40,
+        scos: vec![(1, 100), (12, 16384)],
+        maps: vec![
+            StoredMap {
+                snapshot: [0; 16],
+                position: 12,
+                chunks: vec![chunk(3), chunk(4)],
+            },
+            StoredMap {
+                snapshot: [8; 16],
+                position: 4,
+                chunks: Vec::new(),
+            },
+        ],
+    }
+}
+
+fn checkpoint_metadata(bytes: &[u8]) -> bool {
+    let Ok(metadata) = Metadata::decode(bytes) else {
+        return false;
+    };
+    assert_eq!(Metadata::decode(&metadata.encode()), Ok(metadata));
+    true
+}
