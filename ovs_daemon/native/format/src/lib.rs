@@ -7,6 +7,8 @@ extern crate alloc;
 
 pub mod bytes;
 pub mod checkpoint;
+pub mod chunk;
+pub mod edge;
 pub mod entry;
 pub mod log;
 pub mod object;

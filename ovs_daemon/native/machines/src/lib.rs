@@ -1,1 +1,9 @@
-//! See ARCHITECTURE.md.
+//! Pure state machines and the LBA map: `step(&mut state, message, &mut actions)`. No IO, no clock,
+//! no randomness, no threads.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod map;
+pub mod volume;

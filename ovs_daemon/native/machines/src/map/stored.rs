@@ -1,0 +1,83 @@
+//! Where a chunk was last stored, readable and settable through a shared reference: the checkpoint
+//! thread works on a clone of the map while the owner goes on reading and writing its own.
+//!
+//! Three words, guarded by a state and a version in the first. A writer takes the cell by a
+//! compare-and-swap to `BUSY`, stores the other words, then publishes the first. A reader takes the
+//! first word, the others, and the first again; any change in between makes it answer None, which
+//! is always safe: a chunk without an address is merely stored once more. Nobody waits.
+//!
+//! Orders: the other words are stored with Release after the cell became `BUSY` and read with
+//! Acquire, so a reader that saw a writer's word sees at least its `BUSY` in the last read of the
+//! first word. The publication is a Release that pairs with the reader's first Acquire.
+
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+
+/// The address of a chunk record in a checkpoint object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Stored {
+    /// Index (as in `Loc::log`) of the log whose checkpoint it is.
+    pub log: u16,
+    /// Number of the checkpoint object in that log.
+    pub object: u64,
+    /// Place of the record in the object, in bytes.
+    pub offset: u64,
+    /// Length of the record in bytes.
+    pub length: u32,
+}
+
+const EMPTY: u64 = 0;
+const BUSY: u64 = 1;
+const SET: u64 = 2;
+const STATE: u64 = 3;
+const VERSION: u64 = 0xfffc;
+const VERSION_ONE: u64 = 4;
+
+/// `first`: state (2 bits), version (14), log (16), length (32).
+#[derive(Debug, Default)]
+pub(super) struct StoredCell {
+    first: AtomicU64,
+    object: AtomicU64,
+    offset: AtomicU64,
+}
+
+impl StoredCell {
+    pub(super) fn get(&self) -> Option<Stored> {
+        let first = self.first.load(Acquire);
+        let (object, offset) = (self.object.load(Acquire), self.offset.load(Acquire));
+        if first & STATE != SET || self.first.load(Relaxed) != first {
+            return None;
+        }
+        Some(Stored {
+            log: (first >> 16) as u16,
+            object,
+            offset,
+            length: (first >> 32) as u32,
+        })
+    }
+
+    /// False when another thread was setting the address at the same time.
+    pub(super) fn set(&self, stored: Stored) -> bool {
+        let before = self.first.load(Relaxed);
+        let version = before.wrapping_add(VERSION_ONE) & VERSION;
+        if before & STATE == BUSY
+            || self
+                .first
+                .compare_exchange(before, version | BUSY, Acquire, Relaxed)
+                .is_err()
+        {
+            return false;
+        }
+        self.object.store(stored.object, Release);
+        self.offset.store(stored.offset, Release);
+        let first = u64::from(stored.length) << 32 | u64::from(stored.log) << 16 | version | SET;
+        self.first.store(first, Release);
+        true
+    }
+
+    /// Forgets the address; the caller is the only one who has the chunk.
+    #[inline]
+    pub(super) fn clear(&mut self) {
+        *self.first.get_mut() = EMPTY;
+    }
+}
