@@ -11,6 +11,7 @@ pub mod chunk;
 pub mod edge;
 pub mod entry;
 pub mod log;
+pub mod nbd;
 pub mod object;
 
 pub use bytes::{Malformed, crc32c};
