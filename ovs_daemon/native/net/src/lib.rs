@@ -1,1 +1,13 @@
-//! See ARCHITECTURE.md.
+//! Sockets, descriptor passing, shared-memory rings and the loop's clock.
+//!
+//! `unsafe` is allowed here as in `media`: system calls take raw addresses, and rings lie in memory
+//! that another process writes to. Each file says what keeps that sound.
+#![allow(unsafe_code)]
+#![allow(clippy::disallowed_methods)]
+
+mod bell;
+pub mod clock;
+pub mod pass;
+pub mod shm;
+
+pub use bell::Bell;
