@@ -6,4 +6,5 @@
 extern crate alloc;
 
 pub mod map;
+pub mod nbd;
 pub mod volume;

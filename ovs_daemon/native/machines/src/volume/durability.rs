@@ -1,0 +1,150 @@
+//! From appended to safe: syncs, uploads, evictions.
+
+use alloc::vec::Vec;
+
+use super::{Action, Mutant, Stage, Stall, Volume};
+
+impl Volume {
+    pub(super) fn closed(&mut self, number: u32) {
+        if let Some(sco) = self.scos.get_mut(&number) {
+            sco.stage = Stage::Closed;
+        }
+        self.open = None;
+        self.take_checkpoint(number);
+    }
+
+    /// Syncs when somebody waits for it or a closed SCO is not durable; one sync at a time, so
+    /// that all flushes that arrive meanwhile share the next one.
+    pub(super) fn start_sync(&mut self, out: &mut Vec<Action>) {
+        if self.sync_in_flight.is_some() || self.durable >= self.sequence {
+            return;
+        }
+        let durable = self.durable;
+        let closed_waits = self
+            .pending()
+            .any(|(_, s)| s.stage == Stage::Closed && s.last_sequence > durable && !s.unsyncable);
+        if self.waiters.is_empty() && !closed_waits {
+            return;
+        }
+        // A file whose sync failed stays in the way until its object is stored.
+        let trouble = self.pending().any(|(_, s)| s.unsyncable && s.last_sequence > durable);
+        if trouble && !self.is(Mutant::BelieveSecondSync) {
+            return;
+        }
+        self.sync_in_flight = Some(self.sequence);
+        out.push(Action::Sync { after: self.durable, through: self.sequence });
+    }
+
+    pub(super) fn synced(&mut self, through: u64, out: &mut Vec<Action>) {
+        self.sync_in_flight = None;
+        let through = if self.is(Mutant::SyncCoversTooMuch) { self.sequence } else { through };
+        self.advance_durable(through, out);
+    }
+
+    /// What the sync should have covered is in the page cache at best, and the kernel may drop it.
+    /// Its SCOs are uploaded from there (every checksum compared) and become durable that way.
+    pub(super) fn sync_failed(&mut self) {
+        self.sync_in_flight = None;
+        let durable = self.durable;
+        for sco in self.scos.values_mut() {
+            if sco.last_sequence > durable && sco.stage < Stage::Uploaded {
+                sco.unsyncable = true;
+            }
+        }
+    }
+
+    fn advance_durable(&mut self, through: u64, out: &mut Vec<Action>) {
+        self.durable = self.durable.max(through);
+        while let Some(&(sequence, id)) = self.waiters.front() {
+            if sequence > self.durable {
+                break;
+            }
+            self.waiters.pop_front();
+            out.push(Action::Complete(id));
+        }
+    }
+
+    /// Uploads closed SCOs, oldest first.
+    pub(super) fn start_uploads(&mut self, out: &mut Vec<Action>) {
+        let running = self.pending().filter(|(_, s)| s.stage == Stage::Uploading).count();
+        let mut free = (self.limits.uploads as usize).saturating_sub(running);
+        if free == 0 || self.upload_failed {
+            return;
+        }
+        let (early, durable) = (self.is(Mutant::UploadBeforeDurable), self.durable);
+        let evict = self.is(Mutant::EvictBeforeUploaded);
+        let mut before_durable = true;
+        for (number, sco) in self.scos.range_mut(self.pending_from..) {
+            let safe = sco.last_sequence <= durable;
+            let may = safe || early || (sco.unsyncable && before_durable);
+            if sco.stage == Stage::Closed && may && free > 0 {
+                sco.stage = Stage::Uploading;
+                free -= 1;
+                out.push(Action::Upload(*number));
+                if evict {
+                    out.push(Action::Evict(*number));
+                }
+            }
+            before_durable &= safe;
+        }
+    }
+
+    pub(super) fn uploaded(&mut self, number: u32, out: &mut Vec<Action>) {
+        let Some(sco) = self.scos.get_mut(&number) else {
+            return;
+        };
+        if sco.stage != Stage::Uploading {
+            return;
+        }
+        sco.stage = Stage::Uploaded;
+        if self.stall == Some(Stall::BackendBehind) {
+            self.stall = None;
+        }
+        self.count_uploads_as_durable(out);
+        self.advance_pending();
+        self.evict(out);
+    }
+
+    /// Objects are durable: the log is as far as they reach without a gap.
+    fn count_uploads_as_durable(&mut self, out: &mut Vec<Action>) {
+        let mut durable = self.durable;
+        for sco in self.scos.values() {
+            if sco.last_sequence > durable {
+                if sco.stage < Stage::Uploaded {
+                    break;
+                }
+                durable = sco.last_sequence;
+            }
+        }
+        self.advance_durable(durable, out);
+    }
+
+    fn evict(&mut self, out: &mut Vec<Action>) {
+        let kept = self.scos.values().filter(|s| s.stage == Stage::Uploaded).count();
+        let mut surplus = kept.saturating_sub(self.limits.keep_scos as usize);
+        for (number, sco) in &mut self.scos {
+            if surplus == 0 {
+                return;
+            }
+            if sco.stage == Stage::Uploaded {
+                sco.stage = Stage::Evicted;
+                surplus -= 1;
+                out.push(Action::Evict(*number));
+            }
+        }
+    }
+
+    pub(super) fn upload_failed(&mut self, number: u32, out: &mut Vec<Action>) {
+        if self.is(Mutant::FailedUploadCounts) {
+            self.uploaded(number, out);
+            return;
+        }
+        if let Some(sco) = self.scos.get_mut(&number)
+            && sco.stage == Stage::Uploading
+        {
+            sco.stage = Stage::Closed;
+            self.upload_failed = true;
+            self.ask_retry(out);
+        }
+    }
+}
