@@ -6,8 +6,10 @@
 #![allow(clippy::disallowed_methods)]
 
 mod bell;
+mod listen;
 pub mod clock;
 pub mod pass;
 pub mod shm;
 
 pub use bell::Bell;
+pub use listen::{ListenError, UnixSocket, listen_tcp, peer_name, tune_stream};
