@@ -1,7 +1,7 @@
 """The handshake: options in every order and shape, good and bad.
 
-Source of every expectation: doc/proto.md of the NetworkBlockDevice project, sections "Fixed newstyle
-negotiation" and "Option types".
+Source of every expectation: doc/proto.md of the NetworkBlockDevice project, sections "Fixed
+newstyle negotiation" and "Option types".
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ Every test that breaks its own connection has a bystander on the same volume, wh
 
 from __future__ import annotations
 
+import contextlib
 import random
 import struct
 
@@ -170,13 +171,12 @@ def test_disconnect_completes_what_was_sent_before(disk: Export, bystander: Wire
                 nbd.NBD_CMD_WRITE, number, (2 << 20) + number * 4096, 4096, data=data
             )
         leaving.send_request(nbd.NBD_CMD_DISC, 99)
-        cookies = set()
+        # Replies to outstanding requests may be left out; the requests may not.
         try:
             while True:
-                cookies.add(leaving.receive_chunk().cookie)
+                assert leaving.receive_chunk().error == 0
         except nbd.Disconnected:
             pass
-    assert cookies == set(range(64))
     for number in range(64):
         assert bystander.read((2 << 20) + number * 4096, 4096) == bytes([number]) * 4096
 
@@ -249,10 +249,8 @@ def test_garbage_harms_only_its_own_connection(disk: Export, bystander: Wire) ->
                 wire.handshake()
             elif number % 3 == 2:
                 wire.go(disk.name)
-            try:
+            with contextlib.suppress(nbd.Disconnected):
                 wire.send(chaos.randbytes(chaos.randrange(1, 4000)))
-            except nbd.Disconnected:
-                pass
         if number % 10 == 0:
             assert len(bystander.read(0, 4096)) == 4096
 
@@ -275,10 +273,8 @@ def test_damaged_headers_harm_only_their_own_connection(disk: Export, bystander:
             header = struct.pack(
                 ">IHHQQI", nbd.REQUEST_MAGIC, 0, command, 1, disk.size - (64 << 20), 4096
             )
-            try:
+            with contextlib.suppress(nbd.Disconnected):
                 wire.send(corrupted(header, chaos) + bytes(4096 if command == 1 else 0))
-            except nbd.Disconnected:
-                pass
         assert len(bystander.read(0, 512)) == 512
 
 

@@ -68,7 +68,7 @@ class NodeServer(Server):
     def __init__(self, *, direct: bool) -> None:
         self.kind = "direct" if direct else "edge"
         self._direct = direct
-        self._count = 0
+        self._volumes: dict[Path, str] = {}
         self.node = Node()
         try:
             self.node.start()
@@ -77,11 +77,15 @@ class NodeServer(Server):
             raise
 
     def export(self, size: int) -> Export:
-        self._count += 1
-        name = f"disk-{self._count}"
+        name = f"disk-{len(self._volumes) + 1}"
         self.node.create(name, size)
         socket, export = self.node.attach(name, direct=self._direct)
+        self._volumes[socket] = name
         return Export(socket, export, size)
+
+    def volume_of(self, export: Export) -> str:
+        """Return the name of the volume behind ``export``."""
+        return self._volumes[export.socket]
 
     def pids(self) -> list[int]:
         return [p.pid for p in (self.node.daemon, self.node.edge) if p is not None]
