@@ -12,6 +12,7 @@ import socket
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 NBDMAGIC = 0x4E42444D41474943
 IHAVEOPT = 0x49484156454F5054
@@ -132,7 +133,7 @@ class Wire:
         self.transmission_flags = 0
         self._received = bytearray()
 
-    def __enter__(self) -> Wire:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -250,6 +251,17 @@ class Wire:
         data = self.receive(length)
         error = struct.unpack(">I", data[:4])[0] if kind & (1 << 15) else 0
         return Chunk(cookie, kind, flags, error, data)
+
+    def receive_simple(self) -> tuple[int, int]:
+        """Receive the header of a simple reply: (error, cookie); its data is left to receive."""
+        magic, error, cookie = struct.unpack(">IIQ", self.receive(16))
+        if magic != SIMPLE_REPLY_MAGIC:
+            raise AssertionError(f"simple reply has magic {magic:#x}")
+        return error, cookie
+
+    def has_received(self) -> bool:
+        """Tell whether bytes that were received wait to be looked at."""
+        return bool(self._received)
 
     def command(
         self,

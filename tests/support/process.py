@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 START_SECONDS_MAX = 60.0
 POLL_SECONDS = 0.01
@@ -53,7 +54,7 @@ class Process:
                 start_new_session=True,
             )
 
-    def __enter__(self) -> Process:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -12,6 +12,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 from urllib.parse import quote
 
 from tests.support.node import Node
@@ -39,7 +40,7 @@ class Server(ABC):
 
     kind: str
 
-    def __enter__(self) -> Server:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *details: object) -> None:

@@ -1,0 +1,1 @@
+"""kill -9 at random moments, and every acknowledged write is there."""
