@@ -202,11 +202,7 @@ impl Command {
         }
         let verb = Verb::from_byte((head >> 32) as u8)?;
         let flags = (head >> 40) as u8;
-        let allowed = if verb.is_write() {
-            FLAG_FUA | FLAG_OWN
-        } else {
-            FLAG_OWN
-        };
+        let allowed = if verb.is_write() { FLAG_FUA | FLAG_OWN } else { FLAG_OWN };
         if flags & !allowed != 0 {
             return Err(WireError::Flags(flags));
         }
@@ -214,15 +210,7 @@ impl Command {
             return Err(WireError::Value("length"));
         }
         let (tag, room) = (head as u32, room as u32);
-        Ok(Command {
-            tag,
-            verb,
-            flags,
-            offset,
-            length,
-            place,
-            room,
-        })
+        Ok(Command { tag, verb, flags, offset, length, place, room })
     }
 
     /// Durable before completion.
@@ -263,11 +251,7 @@ impl Done {
         if errno < 0 {
             return Err(WireError::Value("errno"));
         }
-        Ok(Done {
-            tag: words[0] as u32,
-            errno,
-            extents: words[1] as u32,
-        })
+        Ok(Done { tag: words[0] as u32, errno, extents: words[1] as u32 })
     }
 
     /// Its bytes.
@@ -331,11 +315,7 @@ impl Layout {
     /// Not a power of two within [`ENTRIES_MIN`] and [`ENTRIES_MAX`].
     pub fn new(entries: u32) -> Result<Self, WireError> {
         let fits = entries.is_power_of_two() && (ENTRIES_MIN..=ENTRIES_MAX).contains(&entries);
-        if fits {
-            Ok(Self { entries })
-        } else {
-            Err(WireError::Value("entries"))
-        }
+        if fits { Ok(Self { entries }) } else { Err(WireError::Value("entries")) }
     }
 
     /// Ring entries.
@@ -469,11 +449,7 @@ impl FrameHeader {
         if body_len as usize > kind.body_max() {
             return Err(WireError::TooLong(body_len));
         }
-        Ok(Self {
-            kind,
-            body_len,
-            crc,
-        })
+        Ok(Self { kind, body_len, crc })
     }
 }
 
@@ -605,11 +581,8 @@ impl Frame {
     pub fn encode(&self) -> Vec<u8> {
         let mut body = Vec::new();
         self.encode_body(&mut body);
-        let header = FrameHeader {
-            kind: self.kind(),
-            body_len: body.len() as u32,
-            crc: crc32c(&body),
-        };
+        let header =
+            FrameHeader { kind: self.kind(), body_len: body.len() as u32, crc: crc32c(&body) };
         let mut bytes = Vec::with_capacity(FRAME_HEADER_LEN + body.len());
         bytes.extend_from_slice(&header.encode());
         bytes.append(&mut body);
@@ -689,15 +662,7 @@ impl Frame {
                 let (volume, token) = (reader.array()?, reader.array()?);
                 let client = reader.text()?;
                 Layout::new(entries)?;
-                let hello = Hello {
-                    version,
-                    features,
-                    volume,
-                    read_only,
-                    entries,
-                    token,
-                    client,
-                };
+                let hello = Hello { version, features, volume, read_only, entries, token, client };
                 Frame::Hello(hello)
             }
             FrameKind::Attached => {
@@ -707,41 +672,21 @@ impl Frame {
                 if credits == 0 {
                     return Err(WireError::Value("credits"));
                 }
-                Frame::Attached(Attached {
-                    version,
-                    features,
-                    size,
-                    read_only,
-                    epoch,
-                    credits,
-                })
+                Frame::Attached(Attached { version, features, size, read_only, epoch, credits })
             }
             FrameKind::Refused => {
                 let (code, what) = (reader.text()?, reader.text()?);
                 let (why, fix) = (reader.text()?, reader.text()?);
-                Frame::Refused(Refusal {
-                    code,
-                    what,
-                    why,
-                    fix,
-                })
+                Frame::Refused(Refusal { code, what, why, fix })
             }
-            FrameKind::Resized => Frame::Resized {
-                size: reader.u64()?,
-            },
+            FrameKind::Resized => Frame::Resized { size: reader.u64()? },
             FrameKind::Moved => {
                 let epoch = reader.u64()?;
-                Frame::Moved {
-                    address: reader.text()?,
-                    epoch,
-                }
+                Frame::Moved { address: reader.text()?, epoch }
             }
             FrameKind::Closed => {
                 let reason = CloseReason::from_wire(reader.u16()?)?;
-                Frame::Closed {
-                    reason,
-                    detail: reader.text()?,
-                }
+                Frame::Closed { reason, detail: reader.text()? }
             }
             FrameKind::Goodbye => Frame::Goodbye,
             FrameKind::Submit | FrameKind::Complete => return Err(WireError::Kind(kind as u16)),

@@ -75,11 +75,7 @@ impl Bell {
 
     /// Blocks this thread until it is rung, and silences it. For programs without a loop.
     pub fn wait(&self) -> io::Result<()> {
-        let mut poll = libc::pollfd {
-            fd: self.fd.as_raw_fd(),
-            events: libc::POLLIN,
-            revents: 0,
-        };
+        let mut poll = libc::pollfd { fd: self.fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         while !self.silence() {
             // SAFETY: one valid pollfd.
             if unsafe { libc::poll(&mut poll, 1, -1) } < 0 {

@@ -6,8 +6,8 @@
 #![allow(clippy::disallowed_methods)]
 
 mod bell;
-mod listen;
 pub mod clock;
+mod listen;
 pub mod pass;
 pub mod shm;
 

@@ -64,10 +64,7 @@ pub fn connect(path: &Path) -> io::Result<OwnedFd> {
 pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
     assert!(fds.len() <= DESCRIPTORS_MAX, "too many descriptors");
     let mut control = Control([0; 64]);
-    let mut part = libc::iovec {
-        iov_base: bytes.as_ptr().cast_mut().cast(),
-        iov_len: bytes.len(),
-    };
+    let mut part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
     // SAFETY: all-zero is a valid msghdr.
     let mut message: libc::msghdr = unsafe { zeroed() };
     message.msg_iov = &mut part;
@@ -106,10 +103,7 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io:
 /// they are closed. Others: the connection is gone.
 pub fn receive(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
     let mut control = Control([0; 64]);
-    let mut part = libc::iovec {
-        iov_base: bytes.as_mut_ptr().cast(),
-        iov_len: bytes.len(),
-    };
+    let mut part = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
     // SAFETY: all-zero is a valid msghdr.
     let mut message: libc::msghdr = unsafe { zeroed() };
     message.msg_iov = &mut part;
@@ -183,11 +177,7 @@ mod tests {
         assert_eq!(send(a.as_fd(), b" world", &[]).unwrap(), 6);
         let mut bytes = [0; 64];
         let (got, fds) = receive(b.as_fd(), &mut bytes).unwrap();
-        assert_eq!(
-            (&bytes[..got], fds.len()),
-            (&b"hello"[..], 2),
-            "a boundary after rights"
-        );
+        assert_eq!((&bytes[..got], fds.len()), (&b"hello"[..], 2), "a boundary after rights");
         let (got, none) = receive(b.as_fd(), &mut bytes).unwrap();
         assert_eq!((&bytes[..got], none.len()), (&b" world"[..], 0));
         let mut fds = fds.into_iter();
@@ -207,10 +197,7 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
         drop(a);
         assert_eq!(receive(b.as_fd(), &mut bytes).unwrap().0, 0);
-        assert_eq!(
-            send(b.as_fd(), b"x", &[]).unwrap_err().kind(),
-            io::ErrorKind::BrokenPipe
-        );
+        assert_eq!(send(b.as_fd(), b"x", &[]).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     }
 
     #[test]
@@ -218,14 +205,8 @@ mod tests {
         let mut file = tempfile();
         file.rewind().unwrap();
         let twin = file.try_clone().unwrap();
-        assert_eq!(
-            identity(file.as_fd()).unwrap(),
-            identity(twin.as_fd()).unwrap()
-        );
-        assert_ne!(
-            identity(file.as_fd()).unwrap(),
-            identity(tempfile().as_fd()).unwrap()
-        );
+        assert_eq!(identity(file.as_fd()).unwrap(), identity(twin.as_fd()).unwrap());
+        assert_ne!(identity(file.as_fd()).unwrap(), identity(tempfile().as_fd()).unwrap());
     }
 
     fn tempfile() -> std::fs::File {
@@ -238,9 +219,6 @@ mod tests {
         let path = std::env::temp_dir().join(format!("ovs-net-nobody-{}", std::process::id()));
         assert_eq!(connect(&path).unwrap_err().kind(), io::ErrorKind::NotFound);
         let long = Path::new("/x").join("y".repeat(120));
-        assert_eq!(
-            connect(&long).unwrap_err().kind(),
-            io::ErrorKind::InvalidInput
-        );
+        assert_eq!(connect(&long).unwrap_err().kind(), io::ErrorKind::InvalidInput);
     }
 }

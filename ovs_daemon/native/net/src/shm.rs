@@ -117,12 +117,7 @@ pub struct Producer<const W: usize> {
 impl<const W: usize> Producer<W> {
     /// Starts at position 0 of a fresh ring.
     pub fn new(place: Place<W>) -> Self {
-        Self {
-            place,
-            tail: 0,
-            published: 0,
-            head_seen: 0,
-        }
+        Self { place, tail: 0, published: 0, head_seen: 0 }
     }
 
     /// Puts an entry behind the others; the consumer sees it after [`Producer::publish`].
@@ -176,12 +171,7 @@ pub struct Consumer<const W: usize> {
 impl<const W: usize> Consumer<W> {
     /// Starts at position 0 of a fresh ring.
     pub fn new(place: Place<W>) -> Self {
-        Self {
-            place,
-            head: 0,
-            released: 0,
-            tail_seen: 0,
-        }
+        Self { place, head: 0, released: 0, tail_seen: 0 }
     }
 
     /// Looks what the producer has published; entries that [`Consumer::pop`] will return.

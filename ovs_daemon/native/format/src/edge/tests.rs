@@ -33,14 +33,8 @@ fn frames() -> Vec<Frame> {
         Frame::Attached(attached),
         Frame::Refused(refusal),
         Frame::Resized { size: 4096 },
-        Frame::Moved {
-            address: "10.0.0.7:26203".into(),
-            epoch: 10,
-        },
-        Frame::Closed {
-            reason: CloseReason::Deleted,
-            detail: "deleted".into(),
-        },
+        Frame::Moved { address: "10.0.0.7:26203".into(), epoch: 10 },
+        Frame::Closed { reason: CloseReason::Deleted, detail: "deleted".into() },
         Frame::Goodbye,
     ]
 }
@@ -49,16 +43,9 @@ fn frames() -> Vec<Frame> {
 fn every_frame_reads_back_and_waits_for_its_last_byte() {
     for frame in frames() {
         let bytes = frame.encode();
-        assert_eq!(
-            Frame::decode(&bytes),
-            Ok(Some((frame.clone(), bytes.len())))
-        );
+        assert_eq!(Frame::decode(&bytes), Ok(Some((frame.clone(), bytes.len()))));
         for short in 0..bytes.len() {
-            assert_eq!(
-                Frame::decode(&bytes[..short]),
-                Ok(None),
-                "{frame:?} cut at {short}"
-            );
+            assert_eq!(Frame::decode(&bytes[..short]), Ok(None), "{frame:?} cut at {short}");
         }
     }
 }
@@ -82,11 +69,7 @@ fn one_wrong_bit_anywhere_is_refused_or_asks_for_more() {
 #[test]
 fn long_texts_are_cut_at_a_character() {
     let detail = "é".repeat(TEXT_MAX);
-    let bytes = Frame::Closed {
-        reason: CloseReason::Stopping,
-        detail,
-    }
-    .encode();
+    let bytes = Frame::Closed { reason: CloseReason::Stopping, detail }.encode();
     let Ok(Some((Frame::Closed { detail, .. }, _))) = Frame::decode(&bytes) else {
         panic!("does not read back");
     };
@@ -106,64 +89,34 @@ fn a_command_has_the_bytes_that_are_drawn() {
     };
     let bytes = command.encode();
     assert_eq!(&bytes[..8], &[1, 2, 3, 4, 2, 1, 0, 0]);
-    assert_eq!(
-        &bytes[8..16],
-        &[0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18]
-    );
+    assert_eq!(&bytes[8..16], &[0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18]);
     assert_eq!(&bytes[16..24], &4096u64.to_le_bytes());
-    assert_eq!(
-        &bytes[24..32],
-        &[0x31, 0x32, 0x33, 0x34, 0x35, 0x36, 0x37, 0x38]
-    );
+    assert_eq!(&bytes[24..32], &[0x31, 0x32, 0x33, 0x34, 0x35, 0x36, 0x37, 0x38]);
     assert_eq!(&bytes[32..], &[0; 32]);
     assert_eq!(Command::decode(&bytes), Ok(command));
-    let done = Done {
-        tag: 5,
-        errno: 28,
-        extents: 3,
-    };
-    assert_eq!(
-        done.encode(),
-        [5, 0, 0, 0, 28, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0]
-    );
+    let done = Done { tag: 5, errno: 28, extents: 3 };
+    assert_eq!(done.encode(), [5, 0, 0, 0, 28, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0]);
     assert_eq!(Done::decode(&done.encode()), Ok(done));
     assert_eq!(decode_extent(&encode_extent(77, true)), (77, true));
 }
 
 #[test]
 fn commands_outside_the_protocol_are_refused() {
-    let good = Command {
-        tag: 1,
-        verb: Verb::Read,
-        flags: 0,
-        offset: 0,
-        length: 512,
-        place: 0,
-        room: 0,
-    };
+    let good =
+        Command { tag: 1, verb: Verb::Read, flags: 0, offset: 0, length: 512, place: 0, room: 0 };
     let refused = |change: fn(&mut [u64; 8])| {
         let mut words = good.to_words();
         change(&mut words);
         Command::from_words(&words).unwrap_err()
     };
     assert_eq!(refused(|w| w[0] = 9 << 32), WireError::Verb(9));
-    assert_eq!(
-        refused(|w| w[0] |= 1 << 40),
-        WireError::Flags(1),
-        "a read has no FUA"
-    );
+    assert_eq!(refused(|w| w[0] |= 1 << 40), WireError::Flags(1), "a read has no FUA");
     assert_eq!(refused(|w| w[0] |= 4 << 40), WireError::Flags(4));
     assert_eq!(refused(|w| w[0] |= 1 << 50), WireError::Reserved);
     assert_eq!(refused(|w| w[4] = 1 << 32), WireError::Reserved);
     assert_eq!(refused(|w| w[7] = 1), WireError::Reserved);
-    assert_eq!(
-        refused(|w| w[2] = PAYLOAD_MAX + 1),
-        WireError::Value("length")
-    );
-    assert_eq!(
-        Done::from_words(&[1 << 63, 0]),
-        Err(WireError::Value("errno"))
-    );
+    assert_eq!(refused(|w| w[2] = PAYLOAD_MAX + 1), WireError::Value("length"));
+    assert_eq!(Done::from_words(&[1 << 63, 0]), Err(WireError::Value("errno")));
 }
 
 #[test]

@@ -55,11 +55,7 @@ impl Thread {
 impl State {
     fn drain_one(&self, producer: bool) -> Option<State> {
         let mut next = self.clone();
-        let thread = if producer {
-            &mut next.producer
-        } else {
-            &mut next.consumer
-        };
+        let thread = if producer { &mut next.producer } else { &mut next.consumer };
         let (word, value) = thread.buffer.pop_front()?;
         next.memory[word as usize] = value;
         Some(next)
@@ -74,21 +70,11 @@ impl State {
             0 => {
                 me.count += 1;
                 me.store(Word::Tail, me.count);
-                me.at = if mutant == Mutant::NoFenceInProducer {
-                    2
-                } else {
-                    1
-                };
+                me.at = if mutant == Mutant::NoFenceInProducer { 2 } else { 1 };
             }
             1 if !me.buffer.is_empty() => return None,
             1 => me.at = 2,
-            2 => {
-                me.at = if me.load(&next.memory, Word::Asleep) != 0 {
-                    3
-                } else {
-                    0
-                }
-            }
+            2 => me.at = if me.load(&next.memory, Word::Asleep) != 0 { 3 } else { 0 },
             // The swap: locked, so it waits for the buffer.
             3 if !me.buffer.is_empty() => return None,
             3 if mutant == Mutant::ClearAfterRing => {
@@ -96,11 +82,7 @@ impl State {
                 me.at = 5;
             }
             3 => {
-                me.at = if next.memory[Word::Asleep as usize] != 0 {
-                    4
-                } else {
-                    0
-                };
+                me.at = if next.memory[Word::Asleep as usize] != 0 { 4 } else { 0 };
                 next.memory[Word::Asleep as usize] = 0;
             }
             4 => {

@@ -16,11 +16,7 @@ fn entries_arrive_in_order_through_a_full_ring_and_around_its_end() {
         while producer.push(&[put; 8]).unwrap() {
             put += 1;
         }
-        assert_eq!(
-            consumer.look().unwrap() as u64,
-            0,
-            "not before it is published"
-        );
+        assert_eq!(consumer.look().unwrap() as u64, 0, "not before it is published");
         assert!(!producer.publish(), "the consumer is awake");
         for _ in 0..=round % 4 {
             consumer.look().unwrap();
@@ -65,11 +61,7 @@ fn positions_that_cannot_be_are_refused() {
     }
     assert!(!producer.publish());
     word(0, 5);
-    assert_eq!(
-        producer.push(&[0; 8]),
-        Err(PeerBroke),
-        "taken before it was put"
-    );
+    assert_eq!(producer.push(&[0; 8]), Err(PeerBroke), "taken before it was put");
     word(0, 4);
     assert_eq!(producer.push(&[0; 8]), Ok(true));
 }
@@ -83,10 +75,7 @@ fn a_producer_that_overwrites_what_was_not_released_is_refused() {
     assert!(!producer.publish());
     assert_eq!(consumer.look(), Ok(4));
     assert!(consumer.pop().is_some());
-    arena
-        .slice(CURSOR_STRIDE, 4)
-        .unwrap()
-        .write(0, &5u32.to_le_bytes());
+    arena.slice(CURSOR_STRIDE, 4).unwrap().write(0, &5u32.to_le_bytes());
     assert_eq!(consumer.look(), Err(PeerBroke));
 }
 
@@ -94,20 +83,11 @@ fn a_producer_that_overwrites_what_was_not_released_is_refused() {
 fn a_ring_outside_its_arena_is_refused() {
     let arena = Arena::shared(8192).unwrap();
     assert!(Place::<8>::new(&arena, 0, 4096, 64).is_some());
-    assert!(
-        Place::<8>::new(&arena, 0, 4096, 128).is_none(),
-        "too many entries"
-    );
-    assert!(
-        Place::<8>::new(&arena, 8000, 4096, 4).is_none(),
-        "words past the end"
-    );
+    assert!(Place::<8>::new(&arena, 0, 4096, 128).is_none(), "too many entries");
+    assert!(Place::<8>::new(&arena, 8000, 4096, 4).is_none(), "words past the end");
     assert!(Place::<8>::new(&arena, 4, 4096, 4).is_none(), "not aligned");
     assert!(Place::<8>::new(&arena, 0, usize::MAX - 7, 4).is_none());
-    assert!(
-        Place::<8>::new(&arena, 0, 4096, 3).is_none(),
-        "not a power of two"
-    );
+    assert!(Place::<8>::new(&arena, 0, 4096, 3).is_none(), "not a power of two");
 }
 
 #[test]

@@ -1,0 +1,451 @@
+//! The Edge's side of a session: it keeps a guest's requests until some engine has answered them.
+//!
+//! The guest must never see that an engine died, was upgraded or moved. So a request lives here
+//! from its acceptance to its answer; the engine is only somebody who works on it. When the engine
+//! is lost, everything that is not answered stays, in its original order, and is sent again to the
+//! next engine. The rules that make this safe:
+//!
+//! * **Once only.** A request is completed when its answer is taken, and its tag is free from then
+//!   on. Answers are believed only from the present *generation* of the connection (each attempt to
+//!   connect has its own number), and only for a tag that was sent in it; anything else is a breach
+//!   and ends that connection.
+//! * **Replays are harmless.** Only unanswered requests are sent again. A write that was executed
+//!   but not answered is executed twice, with the same bytes. Between the two nothing else may have
+//!   changed that place, or an acknowledged write would be undone; hence the *gate*: a write waits
+//!   until no write that touches the same bytes is on its way. Requests behind it wait as well (one
+//!   queue, first in first out), so nothing overtakes and nothing starves.
+//! * **One user of the memory.** Payloads stay in memory that engine and Edge share. The connection
+//!   counts as lost only when the engine has closed its end, which it does when it touches that
+//!   memory no more (a killed process's descriptors are closed after its last system call); only
+//!   then are requests sent elsewhere or given up.
+//! * **No way back.** An engine with an older ownership epoch than one seen before is refused.
+//!
+//! Connecting is tried for ever, with growing pauses; only the very first handshake may fail, since
+//! then nobody depends on the session yet.
+
+mod gate;
+mod mutant;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use alloc::vec::Vec;
+
+use format::edge::{Attached, CloseReason, Command, Done};
+
+pub use mutant::Mutant;
+use table::Table;
+
+/// Answer to requests of a volume that is gone (ESHUTDOWN: NBD has the same number for it).
+pub const ERRNO_GONE: i32 = 108;
+/// First pause between two attempts to connect, in milliseconds; it doubles up to the longest.
+pub const PAUSE_FIRST_MS: u32 = 5;
+/// Longest pause between two attempts to connect, in milliseconds.
+pub const PAUSE_LONGEST_MS: u32 = 250;
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Message {
+    /// Begin: connect.
+    Start,
+    /// A front end asks; the command's tag must be free ([`Session::is_free`]).
+    Submit(Command),
+    /// The engine accepted the handshake.
+    Attached {
+        /// Of the connection that this came from.
+        generation: u32,
+        /// What it said.
+        attached: Attached,
+    },
+    /// The engine refused the handshake.
+    Refused {
+        /// Of the connection that this came from.
+        generation: u32,
+    },
+    /// The engine answered a request.
+    Answered {
+        /// Of the connection that this came from.
+        generation: u32,
+        /// The answer.
+        done: Done,
+    },
+    /// The engine said that the volume has another size.
+    Resized {
+        /// Of the connection that this came from.
+        generation: u32,
+        /// Bytes.
+        size: u64,
+    },
+    /// The engine said that it will close the session.
+    Closed {
+        /// Of the connection that this came from.
+        generation: u32,
+        /// Why.
+        reason: CloseReason,
+    },
+    /// The engine sent something that the protocol does not allow.
+    Nonsense {
+        /// Of the connection that this came from.
+        generation: u32,
+    },
+    /// The connection could not be made, or the engine has closed its end.
+    Lost {
+        /// Of the connection that this came from.
+        generation: u32,
+    },
+    /// The pause is over.
+    Timer,
+    /// The operator detaches the volume.
+    Detach,
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// Make a connection of this generation, with fresh rings, and say hello.
+    Connect {
+        /// To be given back with all that comes from it.
+        generation: u32,
+    },
+    /// Put the command into the ring of the present connection.
+    Send(Command),
+    /// Tell the front end; the tag is free again.
+    Complete(Done),
+    /// Send [`Message::Timer`] after this many milliseconds; replaces an earlier one.
+    SetTimer {
+        /// Milliseconds.
+        pause_ms: u32,
+    },
+    /// Ask the engine to finish and close; [`Message::Lost`] follows when it has.
+    Leave {
+        /// Of the connection.
+        generation: u32,
+        /// The engine broke the protocol; what it did is for the log.
+        breach: Option<Breach>,
+    },
+    /// The session serves: now (first), or again.
+    Opened {
+        /// The first handshake; an attach that waits for it has succeeded.
+        first: bool,
+    },
+    /// The volume has another size than before, in bytes.
+    Resized {
+        /// Bytes.
+        size: u64,
+    },
+    /// The session is over and can be dropped.
+    Ended(Ending),
+}
+
+/// How an engine broke the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Breach {
+    /// It answered a tag that it had not been given, or twice.
+    StrangeAnswer {
+        /// The tag.
+        tag: u32,
+    },
+    /// Its epoch is older than one that served this session before.
+    OldEpoch {
+        /// What it said.
+        epoch: u64,
+    },
+    /// It sent a message out of turn.
+    OutOfTurn,
+    /// Its bytes make no sense.
+    Nonsense,
+}
+
+/// Why a session is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Ending {
+    /// Detached as asked.
+    Detached,
+    /// The volume was deleted.
+    Deleted,
+    /// The first handshake was refused.
+    Refused,
+    /// The first connection could not be made.
+    Unreachable,
+}
+
+/// Where a session stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// Not started.
+    New,
+    /// Said hello.
+    Connecting,
+    /// Requests flow.
+    Ready,
+    /// Waits for the engine to close its end.
+    Leaving,
+    /// Pauses before the next attempt.
+    Pausing,
+    /// Over.
+    Over,
+}
+
+/// One session. See the module's essay.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Session {
+    phase: Phase,
+    generation: u32,
+    attempts: u32,
+    epoch: u64,
+    size: u64,
+    read_only: bool,
+    /// A handshake succeeded once, here or in an earlier life of the Edge.
+    settled: bool,
+    /// What ends the session once the engine lets go of the memory.
+    ending: Option<Ending>,
+    table: Table,
+    mutant: Option<Mutant>,
+}
+
+impl Session {
+    /// A session with room for `entries` requests, that has not started.
+    pub fn new(entries: u32) -> Self {
+        Self {
+            phase: Phase::New,
+            generation: 0,
+            attempts: 0,
+            epoch: 0,
+            size: 0,
+            read_only: false,
+            settled: false,
+            ending: None,
+            table: Table::new(entries),
+            mutant: None,
+        }
+    }
+
+    /// A session that was attached in an earlier life of the Edge process: guests may depend on
+    /// it, so its first handshake may not fail either.
+    pub fn restored(entries: u32, size: u64, read_only: bool) -> Self {
+        Self { settled: true, size, read_only, ..Self::new(entries) }
+    }
+
+    /// Plants a fault, for the explorer.
+    #[cfg(feature = "mutants")]
+    pub fn plant(&mut self, mutant: Mutant) {
+        self.mutant = Some(mutant);
+    }
+
+    fn is(&self, mutant: Mutant) -> bool {
+        cfg!(feature = "mutants") && self.mutant == Some(mutant)
+    }
+
+    /// Where it stands.
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// Generation of the present or last connection.
+    pub fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// Bytes of the volume as last heard; 0 before the first handshake.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Writes are refused.
+    pub fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
+    /// A handshake has succeeded at least once.
+    pub fn is_settled(&self) -> bool {
+        self.settled
+    }
+
+    /// Ownership epoch of the last engine.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Requests accepted and not completed.
+    pub fn in_flight(&self) -> u32 {
+        self.table.len()
+    }
+
+    /// True when the tag may be used for a [`Message::Submit`].
+    pub fn is_free(&self, tag: u32) -> bool {
+        self.table.is_free(tag)
+    }
+
+    /// Takes a message; appends what has to be done to `out`.
+    pub fn step(&mut self, message: Message, out: &mut Vec<Action>) {
+        match message {
+            Message::Submit(command) => self.submit(command, out),
+            Message::Answered { generation, done } => self.answered(generation, done, out),
+            Message::Start if self.phase == Phase::New => self.connect(out),
+            Message::Timer if self.phase == Phase::Pausing => self.connect(out),
+            Message::Attached { generation, attached } if self.is_present(generation) => {
+                self.attached(attached, out);
+            }
+            Message::Refused { generation } if self.is_present(generation) => {
+                if self.phase != Phase::Connecting {
+                    return self.leave(Some(Breach::OutOfTurn), out);
+                }
+                if !self.settled {
+                    self.ending.get_or_insert(Ending::Refused);
+                }
+                self.leave(None, out);
+            }
+            Message::Resized { generation, size } if self.is_present(generation) => {
+                match self.phase {
+                    Phase::Ready => self.resize(size, out),
+                    _ => self.leave(Some(Breach::OutOfTurn), out),
+                }
+            }
+            Message::Closed { generation, reason } if self.is_present(generation) => {
+                if reason == CloseReason::Deleted {
+                    self.ending = Some(Ending::Deleted);
+                }
+                self.leave(None, out);
+            }
+            Message::Nonsense { generation } if self.is_present(generation) => {
+                self.leave(Some(Breach::Nonsense), out);
+            }
+            Message::Lost { generation } if self.is_waited_for(generation) => self.lost(out),
+            Message::Detach => self.detach(out),
+            // A message from an earlier connection, or a timer that is too late.
+            _ => {}
+        }
+    }
+
+    /// The connection is the present one and still believed.
+    fn is_present(&self, generation: u32) -> bool {
+        generation == self.generation && matches!(self.phase, Phase::Connecting | Phase::Ready)
+    }
+
+    fn is_waited_for(&self, generation: u32) -> bool {
+        generation == self.generation
+            && matches!(self.phase, Phase::Connecting | Phase::Ready | Phase::Leaving)
+    }
+
+    fn submit(&mut self, command: Command, out: &mut Vec<Action>) {
+        if self.phase == Phase::Over || self.ending.is_some() {
+            let done = Done { tag: command.tag, errno: ERRNO_GONE, extents: 0 };
+            return out.push(Action::Complete(done));
+        }
+        self.table.accept(command);
+        if self.phase == Phase::Ready {
+            self.pump(out);
+        }
+    }
+
+    /// Sends what may be sent.
+    fn pump(&mut self, out: &mut Vec<Action>) {
+        let gated = !self.is(Mutant::NoGate);
+        while let Some(command) = self.table.send_next(gated) {
+            out.push(Action::Send(command));
+        }
+    }
+
+    fn answered(&mut self, generation: u32, done: Done, out: &mut Vec<Action>) {
+        let believed = self.is(Mutant::BelieveOldGenerations)
+            || generation == self.generation && self.phase == Phase::Ready;
+        if !believed {
+            return;
+        }
+        let keep = self.is(Mutant::KeepAnswered);
+        if !self.table.answer(done.tag, keep) {
+            return self.leave(Some(Breach::StrangeAnswer { tag: done.tag }), out);
+        }
+        out.push(Action::Complete(done));
+        if self.phase == Phase::Ready {
+            self.pump(out);
+        }
+    }
+
+    fn connect(&mut self, out: &mut Vec<Action>) {
+        if !self.is(Mutant::SameGeneration) || self.generation == 0 {
+            self.generation = self.generation.wrapping_add(1);
+        }
+        self.phase = Phase::Connecting;
+        out.push(Action::Connect { generation: self.generation });
+    }
+
+    fn attached(&mut self, attached: Attached, out: &mut Vec<Action>) {
+        if self.phase != Phase::Connecting {
+            return self.leave(Some(Breach::OutOfTurn), out);
+        }
+        if attached.epoch < self.epoch && !self.is(Mutant::AnyEpoch) {
+            return self.leave(Some(Breach::OldEpoch { epoch: attached.epoch }), out);
+        }
+        let first = !self.settled;
+        self.phase = Phase::Ready;
+        self.attempts = 0;
+        self.settled = true;
+        self.epoch = attached.epoch;
+        self.read_only = attached.read_only;
+        if self.is(Mutant::ForgetInFlight) {
+            self.table.forget_sent();
+        } else if !self.is(Mutant::NoReplay) {
+            self.table.rewind();
+        }
+        if self.is(Mutant::ReplayBackwards) {
+            self.table.reverse();
+        }
+        self.table.set_credits(attached.credits);
+        out.push(Action::Opened { first });
+        if first {
+            self.size = attached.size;
+        } else {
+            self.resize(attached.size, out);
+        }
+        self.pump(out);
+    }
+
+    fn resize(&mut self, size: u64, out: &mut Vec<Action>) {
+        if self.size != size {
+            self.size = size;
+            out.push(Action::Resized { size });
+        }
+    }
+
+    /// Stops believing the engine and waits until it has let go.
+    fn leave(&mut self, breach: Option<Breach>, out: &mut Vec<Action>) {
+        self.phase = Phase::Leaving;
+        out.push(Action::Leave { generation: self.generation, breach });
+        if self.is(Mutant::GiveUpEarly) && self.ending.is_some() {
+            self.give_up(out);
+        }
+    }
+
+    fn lost(&mut self, out: &mut Vec<Action>) {
+        if !self.settled && self.ending.is_none() {
+            self.ending = Some(Ending::Unreachable);
+        }
+        if let Some(ending) = self.ending {
+            self.give_up(out);
+            self.phase = Phase::Over;
+            return out.push(Action::Ended(ending));
+        }
+        self.phase = Phase::Pausing;
+        let pause_ms = (PAUSE_FIRST_MS << self.attempts.min(8)).min(PAUSE_LONGEST_MS);
+        self.attempts = self.attempts.saturating_add(1);
+        out.push(Action::SetTimer { pause_ms });
+    }
+
+    /// Answers everything that is left: nobody will work on it any more.
+    fn give_up(&mut self, out: &mut Vec<Action>) {
+        while let Some(tag) = self.table.drop_first() {
+            let done = Done { tag, errno: ERRNO_GONE, extents: 0 };
+            out.push(Action::Complete(done));
+        }
+    }
+
+    fn detach(&mut self, out: &mut Vec<Action>) {
+        self.ending.get_or_insert(Ending::Detached);
+        match self.phase {
+            Phase::Connecting | Phase::Ready => self.leave(None, out),
+            Phase::New | Phase::Pausing => self.lost(out),
+            Phase::Leaving | Phase::Over => {}
+        }
+    }
+}
