@@ -1,1 +1,92 @@
-//! See ARCHITECTURE.md.
+//! The backend that closed SCOs and checkpoints go to.
+//!
+//! [`Backend`] is what the volumes need of any backend: objects that are stored once and whole
+//! (put-if-absent, durable on return), read in parts, listed and deleted. [`Directory`] is the
+//! first one: a folder of objects.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
+
+mod directory;
+mod sco;
+
+use std::fmt;
+
+pub use directory::Directory;
+pub use sco::{read_clusters, read_header, read_index, sco_name};
+
+/// Why the backend could not do it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// No such object.
+    NotFound,
+    /// No room left.
+    NoSpace,
+    /// The object's bytes are not what they should be.
+    Corrupt,
+    /// Anything else.
+    Failed,
+}
+
+/// A failed operation on an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendError {
+    /// What was attempted, as in "read".
+    pub attempted: &'static str,
+    /// Name of the object.
+    pub object: String,
+    /// Kind of failure.
+    pub cause: Cause,
+    /// Why it failed, in words.
+    pub why: String,
+}
+
+impl fmt::Display for BackendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot {} object {}: {}", self.attempted, self.object, self.why)
+    }
+}
+
+impl std::error::Error for BackendError {}
+
+/// Result of a backend operation.
+pub type Result<T> = std::result::Result<T, BackendError>;
+
+/// How a put ended well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Put {
+    /// The object is stored.
+    Created,
+    /// An object of this name was there already; it was left as it is.
+    Exists,
+}
+
+/// Takes the bytes of an object, front to back.
+pub trait Sink {
+    /// Appends bytes.
+    fn write(&mut self, bytes: &[u8]) -> Result<()>;
+}
+
+/// A store of objects. All calls block; they run on worker threads, never on a shard's.
+pub trait Backend: Send + Sync {
+    /// Stores an object whose bytes `fill` writes, if none has the name. Durable on return. An
+    /// error (also one from `fill`) leaves no object behind.
+    fn put(&self, name: &str, fill: &mut dyn FnMut(&mut dyn Sink) -> Result<()>) -> Result<Put>;
+
+    /// Fills `into` from `offset` bytes; [`Cause::Corrupt`] when the object ends before.
+    fn read(&self, name: &str, offset: u64, into: &mut [u8]) -> Result<()>;
+
+    /// Bytes of the object, `None` when there is none.
+    fn len(&self, name: &str) -> Result<Option<u64>>;
+
+    /// Names in a folder (`a/b`), without the folder, sorted; a missing folder is empty.
+    fn list(&self, folder: &str) -> Result<Vec<String>>;
+
+    /// Deletes an object; a missing one is fine.
+    fn delete(&self, name: &str) -> Result<()>;
+
+    /// Deletes everything below a folder; a missing one is fine.
+    fn delete_folder(&self, folder: &str) -> Result<()>;
+
+    /// Removes what interrupted puts left in a folder. Only for the owner of the folder, while no
+    /// put into it runs.
+    fn sweep(&self, folder: &str) -> Result<()>;
+}

@@ -14,7 +14,7 @@
 //!  30  0                                 u16
 //!  32  epoch                             u64
 //!  40  sequence of the last batch        u64
-//!  48  0                                 u64
+//!  48  sequence before its first batch   u64
 //!  56  header CRC of the last batch      u32
 //!  60  header CRC                        u32
 //!  64  slots                             u32
@@ -47,6 +47,8 @@ pub struct ObjectHeader {
     pub epoch: u64,
     /// Sequence of its last batch (or of the last batch before it, when it has none).
     pub last_sequence: u64,
+    /// Sequence of the last batch before this SCO.
+    pub previous_sequence: u64,
     /// Header CRC of its last batch: where the chain goes on.
     pub last_crc: u32,
     /// Slots of the entry table.
@@ -92,6 +94,7 @@ impl ObjectHeader {
         put_u16(&mut page, 28, VERSION);
         put_u64(&mut page, 32, self.epoch);
         put_u64(&mut page, 40, self.last_sequence);
+        put_u64(&mut page, 48, self.previous_sequence);
         put_u32(&mut page, 56, self.last_crc);
         put_u32(&mut page, 64, self.slots);
         put_u32(&mut page, 68, self.clusters);
@@ -103,10 +106,8 @@ impl ObjectHeader {
 
     /// Decodes a header page.
     pub fn decode(page: &[u8]) -> Result<Self, Malformed> {
-        let mut copy: [u8; PAGE] = page
-            .get(..PAGE)
-            .and_then(|p| p.try_into().ok())
-            .ok_or(Malformed::Short)?;
+        let mut copy: [u8; PAGE] =
+            page.get(..PAGE).and_then(|p| p.try_into().ok()).ok_or(Malformed::Short)?;
         if &copy[..8] != MAGIC {
             return Err(Malformed::Magic);
         }
@@ -123,6 +124,7 @@ impl ObjectHeader {
             sco: get_u32(&copy, 24),
             epoch: get_u64(&copy, 32),
             last_sequence: get_u64(&copy, 40),
+            previous_sequence: get_u64(&copy, 48),
             last_crc: get_u32(&copy, 56),
             slots: get_u32(&copy, 64),
             clusters: get_u32(&copy, 68),
@@ -174,10 +176,7 @@ impl ObjectIndex {
         if brought != u64::from(header.clusters) {
             return Err(Malformed::Field("data clusters"));
         }
-        Ok(Self {
-            entries,
-            crcs: crcs.chunks_exact(4).map(|c| get_u32(c, 0)).collect(),
-        })
+        Ok(Self { entries, crcs: crcs.chunks_exact(4).map(|c| get_u32(c, 0)).collect() })
     }
 }
 
@@ -191,14 +190,8 @@ mod tests {
     fn an_object_comes_back_as_it_was_and_damage_is_noticed() {
         let index = ObjectIndex {
             entries: vec![
-                Entry::Data {
-                    lba: 1,
-                    clusters: 2,
-                },
-                Entry::Trim {
-                    lba: 9,
-                    clusters: 9,
-                },
+                Entry::Data { lba: 1, clusters: 2 },
+                Entry::Trim { lba: 9, clusters: 9 },
                 Entry::SnapshotCreated([4; 16]),
             ],
             crcs: vec![1, 2],
@@ -209,6 +202,7 @@ mod tests {
             sco: 4,
             epoch: 5,
             last_sequence: 6,
+            previous_sequence: 3,
             last_crc: 7,
             slots: 4,
             clusters: 2,
@@ -225,9 +219,6 @@ mod tests {
         }
         let mut damaged = bytes.clone();
         damaged[3] ^= 1;
-        assert_eq!(
-            ObjectIndex::decode(&header, &damaged),
-            Err(Malformed::Checksum)
-        );
+        assert_eq!(ObjectIndex::decode(&header, &damaged), Err(Malformed::Checksum));
     }
 }

@@ -380,10 +380,13 @@ impl Volume {
     /// Takes a message; appends what has to be done to `out`.
     pub fn step(&mut self, message: Message, out: &mut Vec<Action>) {
         match message {
-            Message::Submit(op) => match op.verb {
-                Verb::Relocate { .. } => self.relocations.push_back(op),
-                _ => self.queue.push_back(op),
-            },
+            // Nothing starts before the turn ends: a batch takes all that the turn brought.
+            Message::Submit(op) => {
+                let relocation = matches!(op.verb, Verb::Relocate { .. });
+                let queue = if relocation { &mut self.relocations } else { &mut self.queue };
+                queue.push_back(op);
+                return;
+            }
             Message::Turn => {}
             Message::Appended => self.appended(out),
             Message::AppendFailed { no_space } => self.append_failed(no_space, out),

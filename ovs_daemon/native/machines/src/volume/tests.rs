@@ -33,7 +33,12 @@ fn empty() -> Volume {
 
 fn step(volume: &mut Volume, message: Message) -> Vec<Action> {
     let mut out = vec![];
+    let submitted = matches!(message, Message::Submit(_));
     volume.step(message, &mut out);
+    if submitted {
+        assert_eq!(out, [], "nothing starts before the turn ends");
+        volume.step(Message::Turn, &mut out);
+    }
     out
 }
 

@@ -1,0 +1,235 @@
+//! Objects as files of a folder.
+//!
+//! A put writes a hidden file, syncs it, gives it its name by a hard link (which fails when the
+//! name is taken, and is atomic) and syncs the folder. So an object is there wholly or not at all.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::{Backend, BackendError, Cause, Put, Result, Sink};
+
+const TEMPORARY: &str = ".put-";
+
+/// See the top of the file.
+#[derive(Debug)]
+pub struct Directory {
+    root: PathBuf,
+    puts: AtomicU64,
+}
+
+impl Directory {
+    /// The backend in `root`, which is created when missing. Fails at once, with the reason, when
+    /// the folder can't be written.
+    pub fn open(root: &Path) -> Result<Self> {
+        let failed = |e| error("open", &root.display().to_string(), e);
+        fs::create_dir_all(root).map_err(failed)?;
+        let probe = root.join(format!("{TEMPORARY}probe-{}", std::process::id()));
+        File::create(&probe).and_then(|_| fs::remove_file(&probe)).map_err(failed)?;
+        Ok(Self { root: root.to_owned(), puts: AtomicU64::new(0) })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    fn write_temporary(
+        &self,
+        name: &str,
+        temporary: &Path,
+        fill: &mut dyn FnMut(&mut dyn Sink) -> Result<()>,
+    ) -> Result<()> {
+        let failed = |e| error("store", name, e);
+        let file = OpenOptions::new().write(true).create_new(true).open(temporary);
+        let mut sink = FileSink { name, file: file.map_err(failed)? };
+        fill(&mut sink)?;
+        sink.file.sync_all().map_err(failed)
+    }
+}
+
+struct FileSink<'a> {
+    name: &'a str,
+    file: File,
+}
+
+impl Sink for FileSink<'_> {
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file.write_all(bytes).map_err(|e| error("store", self.name, e))
+    }
+}
+
+fn error(attempted: &'static str, object: &str, e: io::Error) -> BackendError {
+    let cause = match e.kind() {
+        io::ErrorKind::NotFound => Cause::NotFound,
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Cause::NoSpace,
+        io::ErrorKind::UnexpectedEof => Cause::Corrupt,
+        _ => Cause::Failed,
+    };
+    BackendError { attempted, object: object.to_owned(), cause, why: e.to_string() }
+}
+
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+/// Creates a folder and its parents and makes their entries durable.
+fn create_folder(folder: &Path) -> io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let parent = folder.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    create_folder(parent)?;
+    match fs::create_dir(folder) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
+        _ => sync_folder(parent),
+    }
+}
+
+impl Backend for Directory {
+    fn put(&self, name: &str, fill: &mut dyn FnMut(&mut dyn Sink) -> Result<()>) -> Result<Put> {
+        let failed = |e| error("store", name, e);
+        let path = self.path(name);
+        let folder = path.parent().unwrap_or(&self.root);
+        create_folder(folder).map_err(failed)?;
+        if path.exists() {
+            // Its name may not be durable yet: the put that made it may have been interrupted.
+            sync_folder(folder).map_err(failed)?;
+            return Ok(Put::Exists);
+        }
+        let count = self.puts.fetch_add(1, Ordering::Relaxed);
+        let temporary = folder.join(format!("{TEMPORARY}{}-{count}", std::process::id()));
+        let outcome =
+            self.write_temporary(name, &temporary, fill).and_then(|()| {
+                match fs::hard_link(&temporary, &path) {
+                    Ok(()) => Ok(Put::Created),
+                    Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(Put::Exists),
+                    Err(e) => Err(failed(e)),
+                }
+            });
+        // A leftover costs space only; `sweep` takes it.
+        let _ = fs::remove_file(&temporary);
+        let put = outcome?;
+        sync_folder(folder).map_err(failed)?;
+        Ok(put)
+    }
+
+    fn read(&self, name: &str, offset: u64, into: &mut [u8]) -> Result<()> {
+        let file = File::open(self.path(name)).map_err(|e| error("open", name, e))?;
+        file.read_exact_at(into, offset).map_err(|e| error("read", name, e))
+    }
+
+    fn len(&self, name: &str) -> Result<Option<u64>> {
+        match fs::metadata(self.path(name)) {
+            Ok(metadata) => Ok(Some(metadata.len())),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(error("look up", name, e)),
+        }
+    }
+
+    fn list(&self, folder: &str) -> Result<Vec<String>> {
+        let failed = |e| error("list", folder, e);
+        let entries = match fs::read_dir(self.path(folder)) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(failed(e)),
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let name = entry.map_err(failed)?.file_name().to_string_lossy().into_owned();
+            if !name.starts_with(TEMPORARY) {
+                names.push(name);
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn delete(&self, name: &str) -> Result<()> {
+        match fs::remove_file(self.path(name)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(error("delete", name, e)),
+            _ => Ok(()),
+        }
+    }
+
+    fn delete_folder(&self, folder: &str) -> Result<()> {
+        match fs::remove_dir_all(self.path(folder)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(error("delete", folder, e)),
+            _ => Ok(()),
+        }
+    }
+
+    fn sweep(&self, folder: &str) -> Result<()> {
+        let Ok(entries) = fs::read_dir(self.path(folder)) else { return Ok(()) };
+        for entry in entries.flatten() {
+            if entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
+                fs::remove_file(entry.path()).map_err(|e| error("sweep", folder, e))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scratch(name: &str) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("ovs-alba-{}-{name}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        path
+    }
+
+    #[test]
+    fn an_object_is_stored_once_and_whole() {
+        let root = scratch("put");
+        let backend = Directory::open(&root).unwrap();
+        let put = backend.put("log/sco/1", &mut |s| s.write(b"first"));
+        assert_eq!(put, Ok(Put::Created));
+        assert_eq!(backend.put("log/sco/1", &mut |s| s.write(b"second")), Ok(Put::Exists));
+        let mut bytes = [0; 4];
+        backend.read("log/sco/1", 1, &mut bytes).unwrap();
+        assert_eq!(&bytes, b"irst");
+        assert_eq!(backend.read("log/sco/1", 2, &mut bytes).unwrap_err().cause, Cause::Corrupt);
+        assert_eq!(backend.read("log/sco/2", 0, &mut bytes).unwrap_err().cause, Cause::NotFound);
+        assert_eq!(backend.list("log/sco").unwrap(), ["1"]);
+        assert_eq!(backend.len("log/sco/1"), Ok(Some(5)));
+        backend.delete("log/sco/1").unwrap();
+        backend.delete("log/sco/1").unwrap();
+        assert_eq!(backend.len("log/sco/1"), Ok(None));
+        fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    fn a_put_that_fails_leaves_nothing() {
+        let root = scratch("fail");
+        let backend = Directory::open(&root).unwrap();
+        let mut fill = |sink: &mut dyn Sink| {
+            sink.write(b"half")?;
+            Err(error("read", "source", io::ErrorKind::Other.into()))
+        };
+        assert!(backend.put("a/b", &mut fill).is_err());
+        assert_eq!(backend.len("a/b"), Ok(None));
+        assert_eq!(fs::read_dir(root.join("a")).unwrap().count(), 0);
+        fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    fn what_a_crash_left_is_hidden_and_swept() {
+        let root = scratch("sweep");
+        let backend = Directory::open(&root).unwrap();
+        backend.put("a/b", &mut |s| s.write(b"x")).unwrap();
+        fs::write(root.join("a/.put-1-2"), b"half").unwrap();
+        assert_eq!(backend.list("a").unwrap(), ["b"]);
+        backend.sweep("a").unwrap();
+        assert_eq!(fs::read_dir(root.join("a")).unwrap().count(), 1);
+        fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_used_is_named() {
+        let error = Directory::open(Path::new("/proc/nowhere")).unwrap_err();
+        assert!(error.to_string().contains("/proc/nowhere"), "{error}");
+    }
+}
