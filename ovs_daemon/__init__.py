@@ -1,0 +1,1 @@
+"""The node daemon of Open vStorage: registry, control API, command line, and the native engine."""

@@ -1,0 +1,1 @@
+"""The program `vstorage`: the control API for people and scripts."""

@@ -1,0 +1,65 @@
+"""`vstorage status`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ovs_daemon.cli import base
+from ovs_daemon.units import format_size
+
+# What a terminal that does not tell its width is given: nothing is cut in a file or a pipe.
+_WIDTH_UNKNOWN = 200
+_STYLES = {"critical": "bold red", "warning": "yellow", "info": "cyan"}
+_COLUMNS = ("name", "size", "state", "mapped", "buffered", "throttle", "writes", "reads", "flushes")
+
+
+class Status(base._Answering):
+    """Show how this node is: findings, worst first, then its volumes."""
+
+    def ask(self, parsed: argparse.Namespace) -> dict[str, Any]:
+        """Ask the daemon."""
+        return self.client.status()
+
+    def take_action(self, parsed_args: argparse.Namespace) -> None:
+        """Ask and show."""
+        answer = self.ask(parsed_args)
+        console = Console(file=self.app.stdout, highlight=False)
+        if not console.is_terminal:
+            console.width = _WIDTH_UNKNOWN
+        for finding in answer["findings"]:
+            severity = str(finding["severity"])
+            console.print(
+                f"{severity.upper():<9}{finding['object']}: {finding['why']}",
+                style=_STYLES.get(severity, "bold red"),
+                markup=False,
+            )
+            console.print(f"{'':<9}{finding['fix']}", markup=False)
+        if not answer["findings"]:
+            console.print("no findings: all is well")
+        edge = "connected" if answer["edge_connected"] else "not there"
+        free = answer.get("buffer_free_bytes")
+        room = "" if free is None else f", {format_size(free)} free for the write buffer"
+        console.print(f"node {answer['node']}: Edge process {edge}{room}", markup=False)
+        if answer["volumes"]:
+            console.print(_table(answer["volumes"]))
+
+
+def _table(volumes: list[dict[str, Any]]) -> Table:
+    table = Table(*_COLUMNS, box=None, header_style="bold")
+    for volume in volumes:
+        table.add_row(
+            str(volume.get("name") or volume["uuid"]),
+            format_size(volume["size"]),
+            str(volume.get("state")),
+            format_size(volume.get("mapped_bytes", 0)),
+            format_size(volume.get("buffer_bytes", 0)),
+            f"{volume.get('throttle_us', 0)} us",
+            str(volume.get("writes", 0)),
+            str(volume.get("reads", 0)),
+            str(volume.get("flushes", 0)),
+        )
+    return table

@@ -1,0 +1,164 @@
+"""`vstorage volume create | list | show | delete | resize | clone | revert | set`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ovs_daemon.cli import base
+from ovs_daemon.units import parse_size
+
+
+def split_source(text: str) -> tuple[str, str | None]:
+    """VOLUME[@SNAPSHOT] as its two parts."""
+    volume, at, snapshot = text.partition("@")
+    return volume, snapshot if at else None
+
+
+class Create(base.Show):
+    """Create an empty volume, or a clone of another one."""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """Arguments."""
+        parser = super().get_parser(prog_name)
+        parser.add_argument("name", metavar="NAME")
+        parser.add_argument(
+            "size",
+            metavar="SIZE",
+            nargs="?",
+            help="such as 10G, 512MiB or bytes; may be left out with --from",
+        )
+        parser.add_argument(
+            "--from",
+            dest="source",
+            metavar="VOLUME[@SNAPSHOT]",
+            help="clone this volume as it is now, or this snapshot of it",
+        )
+        return parser
+
+    def ask(self, parsed: argparse.Namespace) -> dict[str, Any]:
+        """Create it."""
+        size = None if parsed.size is None else parse_size(parsed.size)
+        if parsed.source is None:
+            return self.client.create_volume(parsed.name, size)
+        return self.client.create_volume(parsed.name, size, *split_source(parsed.source))
+
+
+class Clone(base.Show):
+    """Clone a volume as it is now, or a snapshot of it."""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """Arguments."""
+        parser = super().get_parser(prog_name)
+        parser.add_argument("source", metavar="VOLUME[@SNAPSHOT]")
+        parser.add_argument("name", metavar="NAME", help="of the new volume")
+        parser.add_argument("--size", help="of the new volume, if it is to be larger")
+        return parser
+
+    def ask(self, parsed: argparse.Namespace) -> dict[str, Any]:
+        """Clone it."""
+        size = None if parsed.size is None else parse_size(parsed.size)
+        return self.client.create_volume(parsed.name, size, *split_source(parsed.source))
+
+
+class List(base.Rows):
+    """List the volumes."""
+
+    shown = ("name", "size", "state", "template", "attached", "uuid")
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """Arguments."""
+        parser = super().get_parser(prog_name)
+        parser.add_argument(
+            "--all", action="store_true", help="also deleted ones that clones still need"
+        )
+        return parser
+
+    def ask(self, parsed: argparse.Namespace) -> list[dict[str, Any]]:
+        """List them."""
+        return self.client.list_volumes(parsed.all)
+
+
+class _OneVolume(base._Answering):
+    """A command about one volume."""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """Arguments."""
+        parser = super().get_parser(prog_name)
+        parser.add_argument("volume", metavar="VOLUME", help="name or UUID")
+        return parser
+
+
+class Show(_OneVolume, base.Show):
+    """Show a volume and its counters."""
+
+    def ask(self, parsed: argparse.Namespace) -> dict[str, Any]:
+        """Show it."""
+        return self.client.show_volume(parsed.volume)
+
+
+class Delete(_OneVolume, base.Say):
+    """Delete a volume; clones of it go on.
+
+    Given by UUID, a volume that is not there counts as deleted.
+    """
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """Arguments."""
+        parser = super().get_parser(prog_name)
+        parser.add_argument("--cascade", action="store_true", help="delete its snapshots as well")
+        return parser
+
+    def ask(self, parsed: argparse.Namespace) -> dict[str, Any]:
+        """Delete it."""
+        deleted = self.client.delete_volume(parsed.volume, parsed.cascade)
+        return {"volume": parsed.volume, "deleted": deleted}
+
+    def sentence(self, answer: Any) -> str:
+        """What happened."""
+        happened = "deleted" if answer["deleted"] else "was not there"
+        return f"volume {answer['volume']} {happened}"
+
+
+class Resize(_OneVolume, base.Show):
+    """Grow a volume; a guest that has it attached sees the new size."""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """Arguments."""
+        parser = super().get_parser(prog_name)
+        parser.add_argument("size", metavar="SIZE", help="the new size, such as 20G")
+        return parser
+
+    def ask(self, parsed: argparse.Namespace) -> dict[str, Any]:
+        """Grow it."""
+        return self.client.resize_volume(parsed.volume, parse_size(parsed.size))
+
+
+class Revert(_OneVolume, base.Show):
+    """Make a volume's content that of one of its snapshots."""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """Arguments."""
+        parser = super().get_parser(prog_name)
+        parser.add_argument("snapshot", metavar="SNAPSHOT", help="name or UUID")
+        return parser
+
+    def ask(self, parsed: argparse.Namespace) -> dict[str, Any]:
+        """Revert it."""
+        return self.client.revert_volume(parsed.volume, parsed.snapshot)
+
+
+class Set(_OneVolume, base.Show):
+    """Make a volume a template (read-only, quick to clone), or writable again."""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """Arguments."""
+        parser = super().get_parser(prog_name)
+        parser.add_argument(
+            "--template", action=argparse.BooleanOptionalAction, required=True, help="or not"
+        )
+        return parser
+
+    def ask(self, parsed: argparse.Namespace) -> dict[str, Any]:
+        """Change it."""
+        return self.client.set_template(parsed.volume, parsed.template)

@@ -1,0 +1,129 @@
+"""The control API as Python calls it: for the command line, and for OpenStack's drivers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from ovs_daemon.errors import Code, VStorageError, unknown_volume
+
+# A verb may wait for the backend; the connection is local, so a dead daemon shows at once.
+_TIMEOUT_S = 600.0
+
+
+class Client:
+    """Calls one node daemon.
+
+    Every method raises :class:`VStorageError`: the daemon's own, or ``daemon_unavailable``.
+    Answers have the shapes given in `ovs_daemon/control/api.py`; sizes are bytes.
+
+    :param socket: the daemon's control socket
+    """
+
+    def __init__(self, socket: Path) -> None:
+        self._socket = socket
+        self._http = httpx.Client(
+            transport=httpx.HTTPTransport(uds=str(socket)),
+            base_url="http://vstorage",
+            timeout=_TIMEOUT_S,
+        )
+
+    def close(self) -> None:
+        """Drop the connection."""
+        self._http.close()
+
+    def status(self) -> dict[str, Any]:
+        """Findings, worst first, and counters by volume."""
+        return self._call("GET", "/v1/status")
+
+    def list_volumes(self, everything: bool = False) -> list[dict[str, Any]]:
+        """All volumes; ``everything`` includes hidden ones."""
+        query = "?all=true" if everything else ""
+        volumes: list[dict[str, Any]] = self._call("GET", f"/v1/volumes{query}")["volumes"]
+        return volumes
+
+    def show_volume(self, volume: str) -> dict[str, Any]:
+        """One volume with its counters."""
+        return self._call("GET", _volume(volume))
+
+    def create_volume(
+        self,
+        name: str,
+        size: int | None,
+        from_volume: str | None = None,
+        from_snapshot: str | None = None,
+    ) -> dict[str, Any]:
+        """A new empty volume, or a clone."""
+        body: dict[str, Any] = {"name": name, "size": size}
+        if from_volume is not None:
+            body["from"] = {"volume": from_volume, "snapshot": from_snapshot}
+        return self._call("POST", "/v1/volumes", body)
+
+    def delete_volume(self, volume: str, cascade: bool = False) -> bool:
+        """Whether there was something to delete."""
+        query = "?cascade=true" if cascade else ""
+        return bool(self._call("DELETE", _volume(volume) + query)["deleted"])
+
+    def resize_volume(self, volume: str, size: int) -> dict[str, Any]:
+        """Grow a volume."""
+        return self._call("PATCH", _volume(volume), {"size": size})
+
+    def set_template(self, volume: str, template: bool) -> dict[str, Any]:
+        """Make a volume a template, or an ordinary one again."""
+        return self._call("PATCH", _volume(volume), {"template": template})
+
+    def revert_volume(self, volume: str, snapshot: str) -> dict[str, Any]:
+        """Make a volume's content that of its snapshot."""
+        return self._call("POST", _volume(volume) + "/revert", {"snapshot": snapshot})
+
+    def attach_volume(
+        self, volume: str, direct: bool = False, read_only: bool = False
+    ) -> dict[str, Any]:
+        """Serve a volume on a unix socket; ``uri`` in the answer is how to reach it."""
+        body = {"mode": "direct" if direct else "edge", "read_only": read_only}
+        return self._call("PUT", _volume(volume) + "/attachment", body)
+
+    def detach_volume(self, volume: str) -> dict[str, Any]:
+        """Stop serving a volume."""
+        return self._call("DELETE", _volume(volume) + "/attachment")
+
+    def list_snapshots(self, volume: str | None = None) -> list[dict[str, Any]]:
+        """Snapshots of one volume, or of all."""
+        path = "/v1/snapshots" if volume is None else _volume(volume) + "/snapshots"
+        snapshots: list[dict[str, Any]] = self._call("GET", path)["snapshots"]
+        return snapshots
+
+    def create_snapshot(self, volume: str, name: str) -> dict[str, Any]:
+        """Take a snapshot."""
+        return self._call("POST", _volume(volume) + "/snapshots", {"name": name})
+
+    def delete_snapshot(self, volume: str, snapshot: str) -> bool:
+        """Whether there was something to delete."""
+        path = f"{_volume(volume)}/snapshots/{quote(snapshot, safe='')}"
+        return bool(self._call("DELETE", path)["deleted"])
+
+    def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        try:
+            response = self._http.request(method, path, json=body)
+            answer = response.json()
+        except (httpx.HTTPError, ValueError) as failure:
+            raise VStorageError(
+                Code.DAEMON_UNAVAILABLE,
+                f"reach the daemon for {method} {path}",
+                f"it does not answer on {self._socket} ({failure or type(failure).__name__})",
+                "start vstorage-daemon, or give its run directory with --run-dir",
+            ) from failure
+        if not isinstance(answer, dict) or response.is_error:
+            error = answer.get("error", {}) if isinstance(answer, dict) else {}
+            raise VStorageError.from_dict(error)
+        return answer
+
+
+def _volume(reference: str) -> str:
+    # An empty name or a slash would be a different request.
+    if not reference or "/" in reference:
+        raise unknown_volume(f"find volume {reference!r}", reference)
+    return f"/v1/volumes/{quote(reference, safe='')}"

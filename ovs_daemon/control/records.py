@@ -1,0 +1,153 @@
+"""Volumes and snapshots as the registry keeps them.
+
+States of a volume or snapshot:
+
+* ``creating``: the engine is being asked to make it; found at a daemon's start, it is undone;
+* ``available``: it exists;
+* ``deleting``: it is decided that it goes; found at a daemon's start, the deletion is finished;
+* ``hidden``: it was deleted (or never had a name), but clones need it; it goes with the last one.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ovs_daemon.engine import Parent
+
+
+class State(enum.StrEnum):
+    """Where a volume or snapshot is between being made and being gone."""
+
+    CREATING = "creating"
+    AVAILABLE = "available"
+    DELETING = "deleting"
+    HIDDEN = "hidden"
+
+
+class Mode(enum.StrEnum):
+    """Who serves an attached volume: the Edge process, or the engine's own process."""
+
+    EDGE = "edge"
+    DIRECT = "direct"
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """A volume is served to a guest on the unix socket ``socket``."""
+
+    mode: Mode
+    read_only: bool
+    socket: str
+
+    @property
+    def uri(self) -> str:
+        """The NBD URI (the NBD project's doc/uri.md) by which QEMU or libnbd connects."""
+        return f"nbd+unix:///?socket={self.socket}"
+
+
+@dataclass(frozen=True)
+class Volume:
+    """The point of truth about one volume.
+
+    :param size: bytes
+    :param epoch: raised by every opening; at most one epoch writes
+    :param node: the host that owns it
+    :param parent: where it was cloned from
+    :param ancestors: UUIDs of the volumes whose logs its map may refer to, oldest first
+    :param base: the kept snapshot that clones of a template share
+    :param sco_size: bytes of data in one SCO
+    :param reverting: a snapshot (UUID) to which a revert was begun and not yet finished
+    :param version: of its registry record; 0 when it was never stored
+    """
+
+    uuid: str
+    name: str
+    size: int
+    state: State
+    epoch: int
+    node: str
+    parent: Parent | None
+    ancestors: tuple[str, ...]
+    template: bool
+    base: str | None
+    sco_size: int
+    created_at: str
+    attachment: Attachment | None = None
+    reverting: str | None = None
+    version: int = 0
+
+    @property
+    def listed(self) -> bool:
+        """Whether users see it."""
+        return self.state is not State.HIDDEN
+
+    @property
+    def read_only(self) -> bool:
+        """Whether the engine must refuse writes to it."""
+        if self.template or self.state is State.HIDDEN:
+            return True
+        guest = self.attachment
+        # The Edge refuses a guest's writes itself; in process only the engine can.
+        return guest is not None and guest.mode is Mode.DIRECT and guest.read_only
+
+    def body(self) -> dict[str, Any]:
+        """The registry record."""
+        return _body(self)
+
+    @classmethod
+    def from_body(cls, body: Mapping[str, Any], version: int) -> Volume:
+        """The inverse of :meth:`body`."""
+        fields = dict(body)
+        parent, attachment = fields["parent"], fields["attachment"]
+        fields["state"] = State(fields["state"])
+        fields["ancestors"] = tuple(fields["ancestors"])
+        fields["parent"] = None if parent is None else Parent(**parent)
+        if attachment is not None:
+            fields["attachment"] = Attachment(**{**attachment, "mode": Mode(attachment["mode"])})
+        return cls(**fields, version=version)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The point of truth about one snapshot.
+
+    :param volume: UUID of the volume it is of
+    :param name: None for one that a clone of a volume or a template took for itself
+    :param size: of the volume at that moment, bytes
+    :param clones: how many volumes have it as their parent
+    :param kept: a template's base: stays although it has no clones
+    :param version: of its registry record; 0 when it was never stored
+    """
+
+    uuid: str
+    volume: str
+    name: str | None
+    state: State
+    size: int
+    created_at: str
+    clones: int = 0
+    kept: bool = False
+    version: int = 0
+
+    @property
+    def listed(self) -> bool:
+        """Whether users see it."""
+        return self.name is not None and self.state is not State.HIDDEN
+
+    def body(self) -> dict[str, Any]:
+        """The registry record."""
+        return _body(self)
+
+    @classmethod
+    def from_body(cls, body: Mapping[str, Any], version: int) -> Snapshot:
+        """The inverse of :meth:`body`."""
+        return cls(**{**body, "state": State(body["state"])}, version=version)
+
+
+def _body(record: Volume | Snapshot) -> dict[str, Any]:
+    body = asdict(record)
+    del body["version"]
+    return body

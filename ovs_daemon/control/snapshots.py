@@ -1,0 +1,126 @@
+"""Verbs on snapshots."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ovs_daemon.control.checks import check_name, is_uuid, require_available
+from ovs_daemon.control.host import Host
+from ovs_daemon.control.purge import purge
+from ovs_daemon.control.records import Snapshot, State, Volume
+from ovs_daemon.control.store import claim_name, lost_name, put
+from ovs_daemon.errors import Code, VStorageError, unknown_snapshot
+from ovs_daemon.registry import Conflict, Operation, retry
+
+
+def create_snapshot(host: Host, reference: str, name: str) -> Snapshot:
+    """Take a snapshot of a volume, attached or not.
+
+    :raises VStorageError: ``unknown_volume``, ``bad_request``, ``duplicate_name`` or an engine
+        code; nothing is left behind
+    """
+    what = f"take snapshot {name!r} of volume {reference!r}"
+    check_name(what, name)
+    found = host.require(what, reference)
+    try:
+        with host.locks.holding(found.uuid):
+            volume = require_available(host, what, host.again(what, found))
+            snapshot = replace(take_snapshot(host, what, volume, name), state=State.AVAILABLE)
+            return replace(snapshot, version=host.store.commit(put(snapshot)))
+    except VStorageError:
+        abandon_snapshots(host, found)
+        raise
+
+
+def delete_snapshot(host: Host, reference: str, name: str) -> bool:
+    """Delete a snapshot; one that has clones is hidden until the last of them goes.
+
+    :param name: name or UUID; a UUID that is not there counts as deleted
+    :returns: whether there was something to delete
+    :raises VStorageError: ``unknown_volume``, ``unknown_snapshot`` for a name, or an engine code
+        (the deletion then stays decided: repeat it)
+    """
+    what = f"delete snapshot {name!r} of volume {reference!r}"
+    volume = host.require(what, reference)
+
+    def decide() -> bool:
+        snapshot = host.store.find_snapshot(volume, name)
+        if snapshot is None or not snapshot.listed:
+            if is_uuid(name):
+                return False
+            raise unknown_snapshot(what, reference, name)
+        if snapshot.state is not State.DELETING:
+            host.store.commit(*letting_go(host, snapshot))
+        return True
+
+    with host.locks.holding(volume.uuid):
+        decided = retry(what, decide)
+    if decided:
+        purge(host, volume.uuid)
+    return decided
+
+
+def require_snapshot(host: Host, what: str, volume: Volume, reference: str) -> Snapshot:
+    """The snapshot that a user means, by name or UUID.
+
+    :raises VStorageError: ``unknown_snapshot``
+    """
+    snapshot = host.store.find_snapshot(volume, reference)
+    if snapshot is None or not snapshot.listed or snapshot.state is not State.AVAILABLE:
+        raise unknown_snapshot(what, volume.name, reference)
+    return snapshot
+
+
+def take_snapshot(host: Host, what: str, volume: Volume, name: str | None) -> Snapshot:
+    """Have the engine take a snapshot; the caller stores what it is to be, and holds the lock.
+
+    What is left when the caller fails, :func:`abandon_snapshots` takes away.
+
+    :param name: None for a snapshot that a clone or template takes for itself
+    """
+    snapshot = Snapshot(
+        uuid=host.new_uuid(),
+        volume=volume.uuid,
+        name=name,
+        state=State.CREATING,
+        size=volume.size,
+        created_at=host.now(),
+    )
+    operations: list[Operation] = [put(snapshot)]
+    if name is not None:
+        operations.append(claim_name(snapshot))
+    try:
+        version = host.store.commit(*operations)
+    except Conflict as conflict:
+        if not lost_name(conflict):
+            raise
+        raise VStorageError(
+            Code.DUPLICATE_NAME,
+            what,
+            f"volume {volume.name!r} already has a snapshot {name!r}",
+            "choose another name, or delete that snapshot first",
+        ) from conflict
+    host.engine.create_snapshot(volume.uuid, snapshot.uuid)
+    return replace(snapshot, version=version)
+
+
+def abandon_snapshots(host: Host, volume: Volume) -> None:
+    """Take away snapshots of a volume whose taking failed; none is being taken under its lock."""
+    with host.locks.holding(volume.uuid):
+        for snapshot in host.store.snapshots(volume.uuid):
+            if snapshot.state is State.CREATING:
+                host.store.commit(put(replace(snapshot, state=State.DELETING)))
+    try:
+        purge(host, volume.uuid)
+    except VStorageError as failure:
+        # The error that the user waits for is the first one; this one shows in `status`.
+        host.remember_failure(volume.uuid, failure)
+
+
+def letting_go(host: Host, snapshot: Snapshot) -> list[Operation]:
+    """Operations that delete a snapshot as far as users see: hidden if clones need it."""
+    fate = State.HIDDEN if snapshot.clones else State.DELETING
+    operations: list[Operation] = [put(replace(snapshot, state=fate, kept=False))]
+    if fate is State.HIDDEN:
+        operations += host.store.release_name(snapshot)
+    return operations

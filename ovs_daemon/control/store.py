@@ -1,0 +1,122 @@
+"""Volumes and snapshots in a registry, typed, and found by name.
+
+Kinds of records: ``volume`` and ``snapshot`` by UUID, ``node`` by host name, and ``name``, whose
+identity is ``volume/NAME`` or ``snapshot/VOLUME-UUID/NAME`` and whose body holds the UUID. The
+name is a record of its own because creating it is what makes names unique, in one transaction
+with the record it names.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ovs_daemon.control.records import Snapshot, Volume
+from ovs_daemon.registry import Conflict, Create, Delete, Operation, Registry, Update, retry
+
+VOLUME = "volume"
+SNAPSHOT = "snapshot"
+NAME = "name"
+NODE = "node"
+
+
+class Store:
+    """The registry as the verbs use it."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def volume(self, uuid: str) -> Volume | None:
+        """The volume with this UUID, in whatever state."""
+        record = self._registry.get(VOLUME, uuid)
+        return None if record is None else Volume.from_body(record.body, record.version)
+
+    def find_volume(self, reference: str) -> Volume | None:
+        """The volume with this name, else with this UUID."""
+        named = self._registry.get(NAME, _volume_name(reference))
+        return self.volume(reference if named is None else str(named.body["uuid"]))
+
+    def volumes(self) -> list[Volume]:
+        """All volumes in all states, parents before their clones, then by name."""
+        records = self._registry.list(VOLUME)
+        volumes = [Volume.from_body(record.body, record.version) for record in records]
+        return sorted(volumes, key=lambda volume: (len(volume.ancestors), volume.name))
+
+    def snapshot(self, uuid: str) -> Snapshot | None:
+        """The snapshot with this UUID, in whatever state."""
+        record = self._registry.get(SNAPSHOT, uuid)
+        return None if record is None else Snapshot.from_body(record.body, record.version)
+
+    def find_snapshot(self, volume: Volume, reference: str) -> Snapshot | None:
+        """The volume's snapshot with this name, else with this UUID."""
+        named = self._registry.get(NAME, _snapshot_name(volume.uuid, reference))
+        snapshot = self.snapshot(reference if named is None else str(named.body["uuid"]))
+        return snapshot if snapshot is not None and snapshot.volume == volume.uuid else None
+
+    def snapshots(self, volume: str | None = None) -> list[Snapshot]:
+        """All snapshots (of one volume, by UUID) in all states, oldest first."""
+        records = self._registry.list(SNAPSHOT)
+        snapshots = [Snapshot.from_body(record.body, record.version) for record in records]
+        chosen = [snapshot for snapshot in snapshots if volume in (None, snapshot.volume)]
+        return sorted(chosen, key=lambda snapshot: (snapshot.created_at, snapshot.name or ""))
+
+    def commit(self, *operations: Operation) -> int:
+        """Perform all operations or none; raises :class:`Conflict`."""
+        return self._registry.commit(operations)
+
+    def announce(self, node: str, body: dict[str, Any]) -> None:
+        """Store this host's record."""
+
+        def attempt() -> None:
+            record = self._registry.get(NODE, node)
+            if record is None:
+                self.commit(Create(NODE, node, body))
+            else:
+                self.commit(Update(NODE, node, record.version, body))
+
+        retry(f"announce node {node!r}", attempt)
+
+    def release_name(self, record: Volume | Snapshot) -> list[Operation]:
+        """Operations that free the name of a record; none when it does not hold it (any more)."""
+        ident = _name_ident(record)
+        name = self._registry.get(NAME, ident)
+        if name is None or name.body["uuid"] != record.uuid:
+            return []
+        return [Delete(NAME, ident, name.version)]
+
+
+def put(record: Volume | Snapshot) -> Create | Update:
+    """The operation that stores a record that was read (at its version) or is new."""
+    kind = VOLUME if isinstance(record, Volume) else SNAPSHOT
+    if record.version == 0:
+        return Create(kind, record.uuid, record.body())
+    return Update(kind, record.uuid, record.version, record.body())
+
+
+def drop(record: Volume | Snapshot) -> Delete:
+    """The operation that removes a record that was read."""
+    kind = VOLUME if isinstance(record, Volume) else SNAPSHOT
+    return Delete(kind, record.uuid, record.version)
+
+
+def claim_name(record: Volume | Snapshot) -> Create:
+    """The operation that gives a new record its name, if the name is free."""
+    return Create(NAME, _name_ident(record), {"uuid": record.uuid})
+
+
+def lost_name(conflict: Conflict) -> bool:
+    """Whether a transaction failed because its name is taken."""
+    return conflict.operation.kind == NAME and isinstance(conflict.operation, Create)
+
+
+def _name_ident(record: Volume | Snapshot) -> str:
+    if isinstance(record, Volume):
+        return _volume_name(record.name)
+    return _snapshot_name(record.volume, record.name or "")
+
+
+def _volume_name(name: str) -> str:
+    return f"volume/{name}"
+
+
+def _snapshot_name(volume: str, name: str) -> str:
+    return f"snapshot/{volume}/{name}"

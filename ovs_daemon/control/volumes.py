@@ -1,0 +1,329 @@
+"""Verbs on volumes.
+
+Each verb follows one order, so that a crash at any point leaves nothing half-known: record the
+intent in the registry, let the engine act, record the outcome. `recovery` finishes or undoes what
+a crash left; tests/unit/control/test_crash_points.py kills every verb at every step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ovs_daemon.control.checks import (
+    check_name,
+    is_uuid,
+    refuse_attached,
+    refuse_template,
+    require_available,
+)
+from ovs_daemon.control.host import Host
+from ovs_daemon.control.purge import purge
+from ovs_daemon.control.records import Snapshot, State, Volume
+from ovs_daemon.control.snapshots import (
+    abandon_snapshots,
+    letting_go,
+    require_snapshot,
+    take_snapshot,
+)
+from ovs_daemon.control.store import claim_name, lost_name, put
+from ovs_daemon.engine import CreateSpec, Parent
+from ovs_daemon.errors import Code, VStorageError, unknown_volume
+from ovs_daemon.registry import Conflict, Operation, retry
+from ovs_daemon.units import check_volume_size, format_size
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a new volume is cloned from: a volume as it is now, or one of its snapshots."""
+
+    volume: str
+    snapshot: str | None
+
+
+def create_volume(host: Host, name: str, size: int | None, source: Source | None) -> Volume:
+    """Create an empty volume or a clone.
+
+    :param size: bytes; None takes the source's
+    :raises VStorageError: ``bad_request``, ``bad_size``, ``duplicate_name``, ``unknown_volume``,
+        ``unknown_snapshot``, ``in_use`` or an engine code; nothing is left behind
+    """
+    what = f"create volume {name!r}"
+    check_name(what, name)
+    if size is not None:
+        check_volume_size(what, size)
+    elif source is None:
+        raise VStorageError(Code.BAD_SIZE, what, "no size was given", "give a size, such as 10GiB")
+    if host.store.find_volume(name) is not None:
+        raise _duplicate(what, name)
+    uuid = host.new_uuid()
+    with host.locks.holding(uuid):
+        if source is None:
+            assert size is not None
+            volume = _claim(host, what, _blank(host, uuid, name, size))
+        else:
+            volume = _claim_clone(host, what, _blank(host, uuid, name, size or 0), source)
+        try:
+            return _make(host, volume)
+        except VStorageError:
+            _undo(host, volume)
+            raise
+
+
+def delete_volume(host: Host, reference: str, cascade: bool) -> bool:
+    """Delete a volume; one that has clones is hidden until the last of them goes.
+
+    :param reference: name or UUID; a UUID that is not there counts as deleted
+    :param cascade: delete its snapshots as well
+    :returns: whether there was something to delete
+    :raises VStorageError: ``unknown_volume`` for a name, ``in_use``, or an engine code (the
+        deletion then stays decided: repeat it)
+    """
+    what = f"delete volume {reference!r}"
+    found = host.store.find_volume(reference)
+    if found is None or found.state is State.HIDDEN:
+        if is_uuid(reference):
+            return False
+        raise unknown_volume(what, reference)
+    with host.locks.holding(found.uuid):
+        if not retry(what, lambda: _decide_delete(host, what, found.uuid, cascade)):
+            return False
+    purge(host, found.uuid)
+    return True
+
+
+def resize_volume(host: Host, reference: str, size: int) -> Volume:
+    """Grow a volume; a guest that has it attached sees the new size.
+
+    :param size: bytes, at least the present size
+    :raises VStorageError: ``unknown_volume``, ``bad_size``, ``read_only`` or an engine code
+    """
+    what = f"resize volume {reference!r}"
+    check_volume_size(what, size)
+    found = host.require(what, reference)
+    with host.locks.holding(found.uuid):
+        volume = require_available(host, what, host.again(what, found))
+        refuse_template(what, volume)
+        if size < volume.size:
+            raise VStorageError(
+                Code.BAD_SIZE,
+                what,
+                f"{format_size(size)} is less than its {format_size(volume.size)}, "
+                "and volumes do not shrink",
+                "give a larger size, or copy its data into a smaller volume",
+            )
+        if size == volume.size:
+            return volume
+        # The registry first: whoever opens it after a crash opens it with the new size.
+        grown = _update(host, what, replace(volume, size=size))
+        try:
+            host.engine.resize_volume(volume.uuid, size)
+        except VStorageError:
+            _update(host, what, replace(grown, size=volume.size))
+            raise
+        return grown
+
+
+def revert_volume(host: Host, reference: str, snapshot: str) -> Volume:
+    """Make a volume's content that of one of its snapshots; its size stays.
+
+    :raises VStorageError: ``unknown_volume``, ``unknown_snapshot``, ``in_use``, ``read_only`` or
+        an engine code
+    """
+    what = f"revert volume {reference!r} to {snapshot!r}"
+    found = host.require(what, reference)
+    with host.locks.holding(found.uuid):
+        volume = require_available(host, what, host.again(what, found))
+        refuse_template(what, volume)
+        refuse_attached(what, volume)
+        target = require_snapshot(host, what, volume, snapshot)
+        begun = _update(host, what, replace(volume, reverting=target.uuid))
+        try:
+            host.engine.revert_volume(volume.uuid, target.uuid)
+        except VStorageError:
+            _update(host, what, replace(begun, reverting=None))
+            raise
+        return _update(host, what, replace(begun, reverting=None))
+
+
+def set_template(host: Host, reference: str, template: bool) -> Volume:
+    """Make a volume a template (read-only, quick to clone), or an ordinary volume again.
+
+    :raises VStorageError: ``unknown_volume``, ``in_use`` or an engine code
+    """
+    what = f"make volume {reference!r} {'a template' if template else 'writable'}"
+    found = host.require(what, reference)
+    with host.locks.holding(found.uuid):
+        volume = require_available(host, what, host.again(what, found))
+        if volume.template == template:
+            return volume
+        refuse_attached(what, volume)
+        if template:
+            changed = _freeze(host, volume)
+        else:
+            changed = retry(what, lambda: _thaw(host, what, volume))
+        changed = host.open(changed)
+    purge(host, found.uuid)
+    return changed
+
+
+def _blank(host: Host, uuid: str, name: str, size: int) -> Volume:
+    return Volume(
+        uuid=uuid,
+        name=name,
+        size=size,
+        state=State.CREATING,
+        epoch=0,
+        node=host.settings.node,
+        parent=None,
+        ancestors=(),
+        template=False,
+        base=None,
+        sco_size=host.settings.sco_size,
+        created_at=host.now(),
+    )
+
+
+def _claim(host: Host, what: str, volume: Volume, *operations: Operation) -> Volume:
+    """Store the intent to create a volume, together with what its creation changes elsewhere."""
+    try:
+        version = host.store.commit(claim_name(volume), put(volume), *operations)
+    except Conflict as conflict:
+        if lost_name(conflict):
+            raise _duplicate(what, volume.name) from conflict
+        raise
+    return replace(volume, version=version)
+
+
+def _claim_clone(host: Host, what: str, volume: Volume, source: Source) -> Volume:
+    """Store the intent to create a clone, which from then on holds its parent's snapshot."""
+
+    def attempt() -> Volume:
+        parent = require_available(host, what, host.require(what, source.volume))
+        if source.snapshot is not None:
+            snapshot = require_snapshot(host, what, parent, source.snapshot)
+        elif parent.template and parent.base is not None:
+            base = host.store.snapshot(parent.base)
+            assert base is not None, "a template keeps its base"
+            snapshot = base
+        else:
+            snapshot = take_snapshot(host, what, parent, None)
+        clone = _clone_of(what, volume, parent, snapshot)
+        held = replace(snapshot, clones=snapshot.clones + 1)
+        if held.name is None:
+            held = replace(held, state=State.HIDDEN)
+        return _claim(host, what, clone, put(held))
+
+    parent = host.require(what, source.volume)
+    try:
+        with host.locks.holding(parent.uuid):
+            return retry(what, attempt)
+    except VStorageError:
+        abandon_snapshots(host, parent)
+        raise
+
+
+def _clone_of(what: str, volume: Volume, parent: Volume, snapshot: Snapshot) -> Volume:
+    size = volume.size or snapshot.size
+    if size < snapshot.size:
+        raise VStorageError(
+            Code.BAD_SIZE,
+            what,
+            f"{format_size(size)} is less than the {format_size(snapshot.size)} of its source",
+            "give at least the source's size, or none",
+        )
+    return replace(
+        volume,
+        size=size,
+        parent=Parent(parent.uuid, snapshot.uuid),
+        ancestors=(*parent.ancestors, parent.uuid),
+        sco_size=parent.sco_size,
+    )
+
+
+def _make(host: Host, volume: Volume) -> Volume:
+    """Let the engine make a volume whose intent is stored, and open it."""
+    first = replace(volume, epoch=1)
+    host.engine.create_volume(
+        CreateSpec(first.uuid, first.size, first.epoch, first.parent, first.sco_size)
+    )
+    what = f"create volume {volume.name!r}"
+    return host.open(_update(host, what, replace(first, state=State.AVAILABLE)))
+
+
+def _undo(host: Host, volume: Volume) -> None:
+    """Take back a creation that failed."""
+    current = host.store.volume(volume.uuid)
+    assert current is not None, "its lock is held"
+    host.store.commit(put(replace(current, state=State.DELETING)))
+    try:
+        purge(host, volume.uuid)
+    except VStorageError as failure:
+        # The error that the user waits for is the first one; this one shows in `status`.
+        host.remember_failure(volume.uuid, failure)
+
+
+def _decide_delete(host: Host, what: str, uuid: str, cascade: bool) -> bool:
+    """Store the decision to delete; False when somebody else has finished it."""
+    volume = host.store.volume(uuid)
+    if volume is None or volume.state is State.HIDDEN:
+        return False
+    if volume.state is State.DELETING:
+        return True
+    refuse_attached(what, volume)
+    snapshots = host.store.snapshots(uuid)
+    names = [snapshot.name for snapshot in snapshots if snapshot.listed and snapshot.name]
+    if names and not cascade:
+        raise VStorageError(
+            Code.IN_USE,
+            what,
+            f"it has snapshots: {', '.join(names)}",
+            "delete them first, or all together with --cascade",
+        )
+    held = any(snapshot.clones for snapshot in snapshots)
+    fate = State.HIDDEN if held else State.DELETING
+    operations: list[Operation] = [put(replace(volume, state=fate, template=False, base=None))]
+    if held:
+        operations += host.store.release_name(volume)
+    for snapshot in snapshots:
+        operations += letting_go(host, snapshot)
+    host.store.commit(*operations)
+    return True
+
+
+def _freeze(host: Host, volume: Volume) -> Volume:
+    """Make a template: its clones share one snapshot, taken now."""
+    what = f"make volume {volume.name!r} a template"
+    base = take_snapshot(host, what, volume, None)
+    frozen = replace(volume, template=True, base=base.uuid)
+    version = host.store.commit(put(frozen), put(replace(base, state=State.HIDDEN, kept=True)))
+    return replace(frozen, version=version)
+
+
+def _thaw(host: Host, what: str, volume: Volume) -> Volume:
+    """Make a template writable again: its base stays only for the clones it has."""
+    current = host.again(what, volume)
+    thawed = replace(current, template=False, base=None)
+    operations: list[Operation] = [put(thawed)]
+    base = None if current.base is None else host.store.snapshot(current.base)
+    if base is not None:
+        operations += letting_go(host, base)
+    return replace(thawed, version=host.store.commit(*operations))
+
+
+def _update(host: Host, what: str, volume: Volume) -> Volume:
+    """Store a volume's record; its lock is held, so a lost race is somebody else's host."""
+    try:
+        return replace(volume, version=host.store.commit(put(volume)))
+    except Conflict as conflict:
+        raise VStorageError(
+            Code.BUSY, what, f"another node changed its record ({conflict})", "try again"
+        ) from conflict
+
+
+def _duplicate(what: str, name: str) -> VStorageError:
+    return VStorageError(
+        Code.DUPLICATE_NAME,
+        what,
+        f"there is already a volume {name!r}",
+        "choose another name, or delete that volume first",
+    )

@@ -1,0 +1,153 @@
+"""The program `vstorage-daemon`: hosts the engine and serves the control API.
+
+Signals: SIGTERM and SIGINT finish the requests at work, move what the write buffer holds to the
+backend, and end; SIGHUP reads the configuration again (options marked mutable). Killing it with
+SIGKILL is safe: the next start recovers.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+
+from oslo_config import cfg
+from oslo_log import log
+
+from ovs_daemon import options
+from ovs_daemon.control.api import Api
+from ovs_daemon.control.edge_link import EdgeLink
+from ovs_daemon.control.host import Host, Settings
+from ovs_daemon.control.recovery import recover
+from ovs_daemon.control.server import ControlServer
+from ovs_daemon.control.store import Store
+from ovs_daemon.edge import EdgeClient
+from ovs_daemon.engine import EngineClient
+from ovs_daemon.errors import Code, VStorageError
+from ovs_daemon.notify import notify
+from ovs_daemon.registry import open_registry
+
+LOG = logging.getLogger(__name__)
+
+_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run until told to stop; returns the exit status."""
+    # Threads inherit the mask, so that signals reach nobody but `_wait`.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        conf = options.load(sys.argv[1:] if arguments is None else arguments)
+        log.setup(conf, "vstorage")
+        _run(conf)
+    except VStorageError as failure:
+        print(f"vstorage-daemon: {failure}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _run(conf: cfg.ConfigOpts) -> None:
+    state_dir, run_dir = Path(conf.state_dir), options.run_dir(conf)
+    _make_folders(state_dir, run_dir)
+    lock = _claim(state_dir)
+    engine = start_engine(conf)
+    registry = open_registry(conf.registry.url)
+    edge = EdgeClient(run_dir / "edge.sock")
+    settings = Settings(
+        node=conf.host,
+        run_dir=run_dir,
+        sco_size=conf.engine.sco_size,
+        socket_owner=options.socket_owner(conf),
+        socket_mode=options.socket_mode(conf),
+    )
+    host = Host(Store(registry), engine, edge, settings)
+    recover(host)
+    link = EdgeLink(host, lambda: float(conf.edge.check_interval))
+    server = ControlServer(Api(host, lambda: link.connected), run_dir / "control.sock")
+    # The first look before anybody can ask: a ready daemon has told the Edge what to serve.
+    link.check()
+    link.start()
+    server.start()
+    LOG.info("ready: version %s on %s", metadata.version("open-vstorage"), run_dir)
+    notify("READY=1")
+    _wait(conf)
+    notify("STOPPING=1")
+    LOG.info("stopping: the write buffer is moved to the backend")
+    server.stop()
+    link.stop()
+    engine.shutdown(drain=True)
+    edge.close()
+    registry.close()
+    os.close(lock)
+    LOG.info("stopped")
+
+
+def start_engine(conf: cfg.ConfigOpts) -> EngineClient:
+    """Start the native engine.
+
+    :raises VStorageError: the extension is missing, or an engine code
+    """
+    what = "start the engine"
+    try:
+        from ovs_daemon import _native
+    except ImportError as missing:
+        raise VStorageError(
+            Code.INTERNAL, what, str(missing), "install the built wheel, or run 'make build'"
+        ) from missing
+    configuration = json.dumps(options.engine_config(conf))
+    try:
+        return EngineClient(_native.Engine(configuration), _native.EngineError)
+    except _native.EngineError as failure:
+        raise VStorageError(*failure.args) from failure
+
+
+def _make_folders(state_dir: Path, run_dir: Path) -> None:
+    try:
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Guests run as another user and must pass through to their sockets.
+        for folder in (run_dir, run_dir / "nbd", run_dir / "direct"):
+            folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+    except OSError as failure:
+        raise VStorageError(
+            Code.INTERNAL,
+            "make the daemon's folders",
+            str(failure),
+            "correct state_dir and run_dir, or the rights of the folders above them",
+        ) from failure
+
+
+def _claim(state_dir: Path) -> int:
+    """Be the only daemon on this state; the lock goes with the process, however it ends."""
+    path = state_dir / "daemon.lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as taken:
+        os.close(descriptor)
+        raise VStorageError(
+            Code.BUSY,
+            f"use the state in {state_dir}",
+            "another vstorage-daemon uses it",
+            "stop that one, or give this one its own state_dir and run_dir",
+        ) from taken
+    return descriptor
+
+
+def _wait(conf: cfg.ConfigOpts) -> None:
+    """Return when it is time to stop."""
+    while signal.sigwait(_SIGNALS) == signal.SIGHUP:
+        notify("RELOADING=1")
+        try:
+            changed = conf.mutate_config_files()
+            LOG.info(
+                "configuration read again; changed: %s", sorted(map(str, changed)) or "nothing"
+            )
+        except (cfg.Error, VStorageError, OSError) as failure:
+            LOG.error("the configuration stays as it was: %s", failure)
+        notify("READY=1")

@@ -1,0 +1,139 @@
+"""The control connection to the Edge process: one JSON object a line, one answer a request."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+from pathlib import Path
+from typing import Any
+
+from ovs_daemon.errors import Code, VStorageError
+
+_TIMEOUT_S = 30.0
+
+
+class EdgeUnavailable(VStorageError):
+    """The Edge process did not answer.
+
+    :param gone: True when nobody listens: its guests' sockets are gone with it
+    """
+
+    def __init__(self, what: str, path: Path, why: str, gone: bool) -> None:
+        super().__init__(
+            Code.EDGE_UNAVAILABLE,
+            what,
+            f"the Edge process does not answer on {path} ({why})",
+            "start vstorage-edge with the same run directory, or attach with --direct",
+        )
+        self.gone = gone
+
+
+class EdgeClient:
+    """Asks the Edge process to serve volumes to guests. Calls are serialized; any thread may call.
+
+    :param path: the Edge's control socket
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+        self._received = b""
+
+    def attach(
+        self, uuid: str, name: str, path: str, owner: str | None, mode: int, read_only: bool
+    ) -> None:
+        """Serve a volume on a unix socket; repeating it is harmless.
+
+        :param path: where the guest connects
+        :param owner: "uid:gid" of that socket, None to leave it
+        :param mode: its permission bits
+        """
+        self._call(
+            f"attach volume {name!r}",
+            {
+                "op": "attach",
+                "volume": uuid,
+                "name": name,
+                "socket": path,
+                "owner": owner,
+                "mode": mode,
+                "read_only": read_only,
+            },
+        )
+
+    def detach(self, uuid: str) -> None:
+        """Stop serving a volume and remove its socket; one not served is fine."""
+        try:
+            self._call(f"detach volume {uuid}", {"op": "detach", "volume": uuid})
+        except VStorageError as failure:
+            if not failure.code.startswith("unknown_"):
+                raise
+
+    def attached(self) -> set[str]:
+        """UUIDs of the volumes that the Edge serves."""
+        answer = self._call("list the Edge's volumes", {"op": "list"})
+        return {str(volume["volume"]) for volume in answer["volumes"]}
+
+    def ping(self) -> None:
+        """Return if the Edge answers; raises :class:`EdgeUnavailable` if not."""
+        self._call("reach the Edge", {"op": "ping"})
+
+    def close(self) -> None:
+        """Drop the connection; the next call makes a new one."""
+        with self._lock:
+            self._drop()
+
+    def _call(self, what: str, request: dict[str, Any]) -> dict[str, Any]:
+        with self._lock:
+            answer = self._exchange(what, request)
+        if not answer.get("ok"):
+            raise VStorageError.from_dict(answer.get("error", {}))
+        return answer
+
+    def _exchange(self, what: str, request: dict[str, Any]) -> dict[str, Any]:
+        """Send on the connection at hand; if the Edge was restarted since, on a new one."""
+        line = json.dumps(request).encode() + b"\n"
+        reused = self._socket is not None
+        try:
+            return self._exchange_once(line)
+        except (OSError, ValueError) as failure:
+            self._drop()
+            timed_out = isinstance(failure, TimeoutError)
+            if not reused or timed_out:
+                raise self._unavailable(what, failure) from failure
+        try:
+            return self._exchange_once(line)
+        except (OSError, ValueError) as failure:
+            self._drop()
+            raise self._unavailable(what, failure) from failure
+
+    def _exchange_once(self, line: bytes) -> dict[str, Any]:
+        if self._socket is None:
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self._socket.settimeout(_TIMEOUT_S)
+            self._socket.connect(str(self._path))
+        self._socket.sendall(line)
+        while b"\n" not in self._received:
+            chunk = self._socket.recv(65536)
+            if not chunk:
+                raise ConnectionResetError("it closed the connection")
+            self._received += chunk
+        answer_line, _, self._received = self._received.partition(b"\n")
+        answer = json.loads(answer_line)
+        if not isinstance(answer, dict):
+            raise ValueError("its answer is not a JSON object")
+        return answer
+
+    def _unavailable(self, what: str, failure: Exception) -> EdgeUnavailable:
+        gone = isinstance(failure, FileNotFoundError | ConnectionError)
+        return EdgeUnavailable(what, self._path, str(failure), gone)
+
+    def _drop(self) -> None:
+        self._received = b""
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                self._socket.close()
+            self._socket = None

@@ -1,0 +1,149 @@
+"""The engine's border on the Python side: typed calls in, JSON text across, one error out.
+
+`Engine` is the raw contract (`ovs_daemon/_native.pyi`); the native extension and the twin in
+`tests/support/fake_engine.py` both fulfil it. `EngineClient` is what the daemon uses.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol, TypeVar
+
+from ovs_daemon.errors import VStorageError
+
+_Result = TypeVar("_Result")
+
+
+class Engine(Protocol):
+    """The raw engine; see `ovs_daemon/_native.pyi` for shapes, units and errors."""
+
+    def create_volume(self, spec_json: str, /) -> None: ...
+    def open_volume(self, spec_json: str, /) -> str: ...
+    def close_volume(self, uuid: str, /) -> None: ...
+    def delete_volume(self, uuid: str, /) -> None: ...
+    def resize_volume(self, uuid: str, size: int, /) -> None: ...
+    def create_snapshot(self, uuid: str, snapshot_uuid: str, /) -> None: ...
+    def delete_snapshot(self, uuid: str, snapshot_uuid: str, /) -> None: ...
+    def revert_volume(self, uuid: str, snapshot_uuid: str, /) -> None: ...
+    def export_nbd(self, uuid: str, name: str, /) -> str: ...
+    def unexport_nbd(self, uuid: str, /) -> None: ...
+    def status(self) -> str: ...
+    def shutdown(self, drain: bool, /) -> None: ...
+
+
+@dataclass(frozen=True)
+class Parent:
+    """Where a clone came from: a snapshot (UUID) of a volume (UUID)."""
+
+    volume: str
+    snapshot: str
+
+
+@dataclass(frozen=True)
+class CreateSpec:
+    """What the engine needs to create a volume; sizes in bytes."""
+
+    uuid: str
+    size: int
+    epoch: int
+    parent: Parent | None
+    sco_size: int
+
+
+@dataclass(frozen=True)
+class OpenSpec:
+    """What the engine needs to open a volume: all that the registry knows and the log does not.
+
+    ``ancestors`` lists the UUIDs of the logs that the volume was cloned from, oldest first;
+    ``snapshots`` those snapshots of it that exist. A snapshot that is not listed is forgotten.
+    """
+
+    uuid: str
+    size: int
+    epoch: int
+    read_only: bool
+    ancestors: tuple[str, ...]
+    parent: Parent | None
+    snapshots: tuple[str, ...]
+
+
+class EngineClient:
+    """The engine as the daemon calls it.
+
+    :param engine: the raw engine
+    :param error: the exception class by which it reports (code, what, why, fix)
+    """
+
+    def __init__(self, engine: Engine, error: type[Exception]) -> None:
+        self._engine = engine
+        self._error = error
+
+    def create_volume(self, spec: CreateSpec) -> None:
+        """Create a volume; repeating it is harmless."""
+        self._call(lambda: self._engine.create_volume(json.dumps(asdict(spec))))
+
+    def open_volume(self, spec: OpenSpec) -> dict[str, Any]:
+        """Open a volume under an epoch that was just raised; returns what was recovered."""
+        return self._object(lambda: self._engine.open_volume(json.dumps(asdict(spec))))
+
+    def close_volume(self, uuid: str) -> None:
+        """Close an open volume."""
+        self._call(lambda: self._engine.close_volume(uuid))
+
+    def delete_volume(self, uuid: str) -> None:
+        """Delete a volume's log and objects; one that is not there is already deleted."""
+        self._unless_unknown(lambda: self._engine.delete_volume(uuid))
+
+    def resize_volume(self, uuid: str, size: int) -> None:
+        """Grow an open volume to ``size`` bytes."""
+        self._call(lambda: self._engine.resize_volume(uuid, size))
+
+    def create_snapshot(self, uuid: str, snapshot: str) -> None:
+        """Take a snapshot of an open volume."""
+        self._call(lambda: self._engine.create_snapshot(uuid, snapshot))
+
+    def delete_snapshot(self, uuid: str, snapshot: str) -> None:
+        """Forget a snapshot; one that is not there is already deleted."""
+        self._unless_unknown(lambda: self._engine.delete_snapshot(uuid, snapshot))
+
+    def revert_volume(self, uuid: str, snapshot: str) -> None:
+        """Make an open volume's content that of its snapshot; repeating it is harmless."""
+        self._call(lambda: self._engine.revert_volume(uuid, snapshot))
+
+    def export_nbd(self, uuid: str, name: str) -> str:
+        """Serve an open volume in this process; returns the socket's path."""
+        return self._call(lambda: self._engine.export_nbd(uuid, name))
+
+    def unexport_nbd(self, uuid: str) -> None:
+        """Stop serving an open volume in this process."""
+        self._call(lambda: self._engine.unexport_nbd(uuid))
+
+    def status(self) -> dict[str, Any]:
+        """Counters of every open volume and the engine's findings."""
+        return self._object(self._engine.status)
+
+    def shutdown(self, drain: bool) -> None:
+        """Stop; with ``drain``, first move what the write buffer holds to the backend."""
+        self._call(lambda: self._engine.shutdown(drain))
+
+    def _call(self, call: Callable[[], _Result]) -> _Result:
+        try:
+            return call()
+        except self._error as failure:
+            code, what, why, fix = failure.args
+            raise VStorageError(code, what, why, fix) from failure
+
+    def _object(self, call: Callable[[], str]) -> dict[str, Any]:
+        answer = json.loads(self._call(call))
+        if not isinstance(answer, dict):
+            raise TypeError(f"the engine answered {type(answer).__name__} instead of an object")
+        return answer
+
+    def _unless_unknown(self, call: Callable[[], None]) -> None:
+        try:
+            self._call(call)
+        except VStorageError as failure:
+            if not failure.code.startswith("unknown_"):
+                raise

@@ -1,0 +1,78 @@
+"""One error for everything that can go wrong between a person and a volume.
+
+An error says what was attempted on which object, why it failed and what to do. It crosses the
+control API and the engine's border unchanged, as the four fields below.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from typing import Any
+
+
+class Code(enum.StrEnum):
+    """What kind of error it is, for programs to branch on. Engine codes pass as they are."""
+
+    BAD_REQUEST = "bad_request"
+    BAD_SIZE = "bad_size"
+    BUSY = "busy"
+    DUPLICATE_NAME = "duplicate_name"
+    EDGE_UNAVAILABLE = "edge_unavailable"
+    DAEMON_UNAVAILABLE = "daemon_unavailable"
+    INTERNAL = "internal"
+    IN_USE = "in_use"
+    READ_ONLY = "read_only"
+    REGISTRY = "registry"
+    TOOL_FAILED = "tool_failed"
+    UNKNOWN_SNAPSHOT = "unknown_snapshot"
+    UNKNOWN_VOLUME = "unknown_volume"
+
+
+class VStorageError(Exception):
+    """A verb failed.
+
+    :param code: a :class:`Code`, or the engine's own stable code
+    :param what: what was attempted, on which object ("create volume 'web1'")
+    :param why: why it failed
+    :param fix: what the reader can do about it
+    """
+
+    def __init__(self, code: str, what: str, why: str, fix: str) -> None:
+        super().__init__(code, what, why, fix)
+        self.code = str(code)
+        self.what = what
+        self.why = why
+        self.fix = fix
+
+    def __str__(self) -> str:
+        return f"cannot {self.what}: {self.why}; {self.fix}"
+
+    def to_dict(self) -> dict[str, str]:
+        """The form in which it crosses the control API."""
+        return {"code": self.code, "what": self.what, "why": self.why, "fix": self.fix}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> VStorageError:
+        """The inverse of :meth:`to_dict`; missing fields read as empty."""
+        return cls(*(str(fields.get(name, "")) for name in ("code", "what", "why", "fix")))
+
+
+def unknown_volume(what: str, name: str) -> VStorageError:
+    """The volume that was named does not exist."""
+    return VStorageError(
+        Code.UNKNOWN_VOLUME,
+        what,
+        f"there is no volume {name!r}",
+        "'vstorage volume list' shows the volumes",
+    )
+
+
+def unknown_snapshot(what: str, volume: str, name: str) -> VStorageError:
+    """The snapshot that was named does not exist."""
+    return VStorageError(
+        Code.UNKNOWN_SNAPSHOT,
+        what,
+        f"volume {volume!r} has no snapshot {name!r}",
+        f"'vstorage snapshot list {volume}' shows its snapshots",
+    )

@@ -1,0 +1,270 @@
+"""The daemon's configuration options and what is derived from them.
+
+`list_opts` is the entry point from which oslo-config-generator makes etc/ovs/vstorage.conf.sample.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import re
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from oslo_config import cfg, types
+from oslo_log import log
+
+from ovs_daemon.errors import Code, VStorageError
+from ovs_daemon.units import GIB, MIB, format_size, parse_size
+
+# sun_path holds 107 bytes; the longest name below run_dir is "/direct/<36 characters>.sock".
+_RUN_DIR_BYTES_MAX = 107 - len("/direct/.sock") - 36
+
+
+class Size(types.ConfigType):  # type: ignore[misc, unused-ignore]
+    """A number of bytes, written with a unit or without ("64MiB")."""
+
+    def __init__(self) -> None:
+        super().__init__(type_name="size")
+
+    def __call__(self, value: object) -> int:
+        if isinstance(value, int):
+            return value
+        try:
+            return parse_size(str(value))
+        except VStorageError as failure:
+            raise ValueError(str(failure)) from failure
+
+    def __repr__(self) -> str:
+        return "Size"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Size)
+
+    def __hash__(self) -> int:
+        return hash(Size)
+
+    def _formatter(self, value: int) -> str:
+        return format_size(value).replace(" ", "")
+
+
+DEFAULT_OPTS = [
+    cfg.StrOpt(
+        "host",
+        default=socket.gethostname(),
+        sample_default="localhost",
+        help="Name of this node in the registry.",
+    ),
+    cfg.StrOpt(
+        "state_dir", default="/var/lib/vstorage", help="Folder for what must survive a restart."
+    ),
+    cfg.StrOpt(
+        "run_dir",
+        default="/run/vstorage",
+        help="Folder for sockets: control.sock (the command line), engine.sock and "
+        "edge.sock (between engine and Edge), nbd/ and direct/ (guests).",
+    ),
+]
+
+REGISTRY_OPTS = [
+    cfg.StrOpt(
+        "url",
+        default="sqlite:///$state_dir/registry.sqlite",
+        help="Where the cluster map is kept: sqlite:///PATH, or memory:// to try things "
+        "out (forgets everything).",
+    ),
+]
+
+ENGINE_OPTS = [
+    cfg.StrOpt(
+        "buffer_dir",
+        default="$state_dir/buffer",
+        help="Folder of the write buffer, on a fast local disk.",
+    ),
+    cfg.StrOpt(
+        "backend_dir", default="$state_dir/backend", help="Folder of the backend's objects."
+    ),
+    cfg.IntOpt(
+        "shards",
+        default=0,
+        min=0,
+        max=256,
+        help="Threads that serve volumes; 0 makes one per usable CPU.",
+    ),
+    cfg.Opt(
+        "sco_size",
+        type=Size(),
+        default=64 * MIB,
+        help="Data in one SCO of a new volume: a power of two from 1MiB to 256MiB.",
+    ),
+    cfg.Opt(
+        "buffer_size",
+        type=Size(),
+        default=4 * GIB,
+        help="Write buffer that one volume may fill; its writes slow down as it fills.",
+    ),
+    cfg.Opt(
+        "reserve",
+        type=Size(),
+        default=1 * GIB,
+        help="Space that stays free on the write buffer's disk: below it writes wait.",
+    ),
+    cfg.IntOpt(
+        "checkpoint_scos",
+        default=16,
+        min=1,
+        max=65536,
+        help="SCOs closed between two checkpoints of a volume's map.",
+    ),
+    cfg.Opt(
+        "compaction_rate",
+        type=Size(),
+        default=64 * MIB,
+        help="Bytes a second that background compaction may move, in all.",
+    ),
+]
+
+NBD_OPTS = [
+    cfg.StrOpt(
+        "socket_owner",
+        help="Owner of guests' sockets as USER:GROUP (names or numbers), such as "
+        "libvirt-qemu:kvm. Not set: the daemon's.",
+    ),
+    cfg.StrOpt(
+        "socket_mode",
+        default="0660",
+        regex=r"^0?[0-7]{3}$",
+        help="Permission bits of guests' sockets, octal.",
+    ),
+    cfg.StrOpt(
+        "tcp",
+        help="ADDRESS:PORT on which directly attached volumes are also served by name. "
+        "Not set: unix sockets only.",
+    ),
+]
+
+EDGE_OPTS = [
+    cfg.FloatOpt(
+        "check_interval",
+        default=1.0,
+        min=0.01,
+        max=3600.0,
+        mutable=True,
+        help="Seconds between two signs of life asked of the Edge process.",
+    ),
+]
+
+GROUPS: Sequence[tuple[str | None, list[Any]]] = (
+    (None, DEFAULT_OPTS),
+    ("registry", REGISTRY_OPTS),
+    ("engine", ENGINE_OPTS),
+    ("nbd", NBD_OPTS),
+    ("edge", EDGE_OPTS),
+)
+
+
+def list_opts() -> list[tuple[str | None, list[Any]]]:
+    """All options by group, for oslo-config-generator."""
+    return [(group, list(options)) for group, options in GROUPS]
+
+
+def load(arguments: Sequence[str]) -> cfg.ConfigOpts:
+    """Read the command line and the configuration files it names.
+
+    :raises VStorageError: ``bad_request``, a file or value is wrong
+    """
+    conf = cfg.ConfigOpts()
+    log.register_options(conf)
+    conf.set_default("use_stderr", True)
+    for group, options in GROUPS:
+        conf.register_opts(options, group=group)
+    try:
+        conf(list(arguments), project="vstorage", prog="vstorage-daemon")
+    except cfg.Error as failure:
+        raise _bad("read the configuration", str(failure)) from failure
+    return conf
+
+
+def engine_config(conf: cfg.ConfigOpts) -> dict[str, Any]:
+    """What the engine is started with; keys, units as in `ovs_daemon/_native.pyi`.
+
+    :raises VStorageError: ``bad_request``
+    """
+    engine = conf.engine
+    sco_size = engine.sco_size
+    if not MIB <= sco_size <= 256 * MIB or sco_size & (sco_size - 1):
+        raise _bad(
+            "use the option [engine] sco_size",
+            f"{format_size(sco_size)} is not a power of two from 1MiB to 256MiB",
+        )
+    if engine.buffer_size < 4 * sco_size:
+        raise _bad(
+            "use the option [engine] buffer_size",
+            f"{format_size(engine.buffer_size)} is less than four SCOs",
+        )
+    return {
+        "buffer_dir": engine.buffer_dir,
+        "backend_dir": engine.backend_dir,
+        "run_dir": str(run_dir(conf)),
+        "shards": engine.shards or len(os.sched_getaffinity(0)),
+        "sco_size": sco_size,
+        "buffer_size": engine.buffer_size,
+        "reserve": engine.reserve,
+        "checkpoint_scos": engine.checkpoint_scos,
+        "compaction_bytes_per_s": engine.compaction_rate,
+        "socket_owner": socket_owner(conf),
+        "socket_mode": socket_mode(conf),
+        "nbd_tcp": conf.nbd.tcp,
+    }
+
+
+def run_dir(conf: cfg.ConfigOpts) -> Path:
+    """The folder of sockets.
+
+    :raises VStorageError: ``bad_request``, a socket's path in it would be too long
+    """
+    path = os.path.abspath(conf.run_dir)
+    if len(os.fsencode(path)) > _RUN_DIR_BYTES_MAX:
+        raise _bad(
+            "use the option run_dir",
+            f"{path!r} is longer than {_RUN_DIR_BYTES_MAX} bytes, "
+            "so that a socket's path in it would not fit",
+        )
+    return Path(path)
+
+
+def socket_mode(conf: cfg.ConfigOpts) -> int:
+    """Permission bits of guests' sockets."""
+    return int(conf.nbd.socket_mode, 8)
+
+
+def socket_owner(conf: cfg.ConfigOpts) -> str | None:
+    """Owner of guests' sockets as "uid:gid".
+
+    :raises VStorageError: ``bad_request``, there is no such user or group
+    """
+    text = conf.nbd.socket_owner
+    if text is None:
+        return None
+    match = re.fullmatch(r"([^:]+):([^:]+)", text)
+    if match is None:
+        raise _bad("use the option [nbd] socket_owner", f"{text!r} is not USER:GROUP")
+    user, group = match.groups()
+    try:
+        uid = int(user) if user.isdigit() else pwd.getpwnam(user).pw_uid
+        gid = int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
+    except KeyError as unknown:
+        raise _bad("use the option [nbd] socket_owner", str(unknown.args[0])) from unknown
+    return f"{uid}:{gid}"
+
+
+def _bad(what: str, why: str) -> VStorageError:
+    return VStorageError(
+        Code.BAD_REQUEST,
+        what,
+        why,
+        "correct the configuration file; the sample explains each option",
+    )
