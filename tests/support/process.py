@@ -24,15 +24,23 @@ class ProcessError(Exception):
 
 
 def find_program(name: str) -> str:
-    """Return the path of program ``name``: beside the running Python, else on ``PATH``.
+    """Return the path of program ``name``.
 
-    Raises ProcessError when it is nowhere: a test never goes on without the program it tests.
+    Looked for in ``$OVS_BIN_DIR`` (a developer's own build), beside the running Python, on
+    ``PATH``. Raises ProcessError when it is nowhere: a test never goes on without the program it
+    tests.
     """
-    beside = Path(sys.executable).parent / name
-    found = str(beside) if beside.exists() else shutil.which(name)
+    folders = [Path(sys.executable).parent]
+    if "OVS_BIN_DIR" in os.environ:
+        folders.insert(0, Path(os.environ["OVS_BIN_DIR"]))
+    for folder in folders:
+        if (folder / name).exists():
+            return str(folder / name)
+    found = shutil.which(name)
     if found is None:
+        places = ", ".join(map(str, folders))
         raise ProcessError(
-            f"program {name} is neither beside {sys.executable} nor on PATH; install the project "
+            f"program {name} is neither in {places} nor on PATH; install the project "
             "(`make install`) or the Debian package that holds it (see bindep.txt)"
         )
     return found

@@ -1,0 +1,1 @@
+"""Benchmarks. Each is a program whose last line is ``RESULT {json}``."""
