@@ -302,7 +302,8 @@ def assemble(chunks: list[nbd.Chunk], offset: int, length: int) -> bytes:
             assert chunk.kind == nbd.NBD_REPLY_TYPE_OFFSET_DATA
             data = chunk.data[8:]
         at = start - offset
-        assert data and at >= 0 and at + len(data) <= length
+        assert data
+        assert 0 <= at <= length - len(data)
         assert not any(seen[at : at + len(data)])
         seen[at : at + len(data)] = b"\1" * len(data)
         result[at : at + len(data)] = data

@@ -67,7 +67,8 @@ def prepare(node: Node, story: Story) -> Path:
     disk = build.image()
     story.tell(f"guest image: {disk.stat().st_size >> 20} MiB, {disk}")
     node.start()
-    assert node.daemon is not None and node.edge is not None
+    assert node.daemon is not None
+    assert node.edge is not None
     story.tell(f"node is up: daemon pid {node.daemon.pid}, Edge pid {node.edge.pid}")
     node.create(VOLUME, VOLUME_BYTES)
     node.cli("volume", "import", VOLUME, str(disk))
@@ -119,7 +120,8 @@ def kill_everything(node: Node, guest: Guest, story: Story) -> None:
     node.kill9_edge()
     guest.kill9()
     node.start()
-    assert node.daemon is not None and node.edge is not None
+    assert node.daemon is not None
+    assert node.edge is not None
     story.tell(f"node is up again: daemon pid {node.daemon.pid}, Edge pid {node.edge.pid}")
 
 

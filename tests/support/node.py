@@ -143,7 +143,7 @@ class Node:
 
         Raises CliError if it fails.
         """
-        command = [find_program("vstorage"), "--config-file", str(self.config), "--json"]
+        command = [find_program("vstorage"), "--run-dir", str(self.run_dir), "--json"]
         result = subprocess.run(
             [*command, *arguments],
             capture_output=True,
