@@ -119,12 +119,7 @@ impl FileError {
         cause: Cause,
         detail: impl Into<String>,
     ) -> FileError {
-        FileError {
-            action,
-            path: path.to_string(),
-            cause,
-            detail: detail.into(),
-        }
+        FileError { action, path: path.to_string(), cause, detail: detail.into() }
     }
 }
 
@@ -136,11 +131,7 @@ impl fmt::Display for FileError {
             Cause::NoSpace => "free space on this filesystem; writes wait until then",
             Cause::Failed => "look at the kernel log for errors of this disk",
         };
-        write!(
-            f,
-            "cannot {} '{}': {}; {hint}",
-            self.action, self.path, self.detail
-        )
+        write!(f, "cannot {} '{}': {}; {hint}", self.action, self.path, self.detail)
     }
 }
 

@@ -28,19 +28,12 @@ pub struct StoreError {
 
 impl StoreError {
     fn new(attempted: &'static str, path: &Path, source: io::Error) -> Self {
-        Self {
-            attempted,
-            path: path.to_owned(),
-            source,
-        }
+        Self { attempted, path: path.to_owned(), source }
     }
 
     /// The device has no room left (or the quota is used up).
     pub fn is_no_space(&self) -> bool {
-        matches!(
-            self.source.raw_os_error(),
-            Some(libc::ENOSPC | libc::EDQUOT)
-        )
+        matches!(self.source.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
     }
 
     /// The file or directory does not exist.
@@ -51,13 +44,7 @@ impl StoreError {
 
 impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "cannot {} {}: {}",
-            self.attempted,
-            self.path.display(),
-            self.source
-        )
+        write!(f, "cannot {} {}: {}", self.attempted, self.path.display(), self.source)
     }
 }
 
@@ -95,11 +82,7 @@ impl File {
 
     /// Opens an existing file for reading and writing.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        Self::open_with(
-            "open",
-            path,
-            std::fs::OpenOptions::new().read(true).write(true),
-        )
+        Self::open_with("open", path, std::fs::OpenOptions::new().read(true).write(true))
     }
 
     /// Opens an existing file for reading.
@@ -112,13 +95,8 @@ impl File {
         path: &Path,
         options: &std::fs::OpenOptions,
     ) -> Result<Self, StoreError> {
-        let file = options
-            .open(path)
-            .map_err(|e| StoreError::new(what, path, e))?;
-        Ok(Self {
-            fd: Arc::new(OwnedFd::from(file)),
-            path: path.into(),
-        })
+        let file = options.open(path).map_err(|e| StoreError::new(what, path, e))?;
+        Ok(Self { fd: Arc::new(OwnedFd::from(file)), path: path.into() })
     }
 
     /// Its descriptor, for [`crate::Ring`].
@@ -159,6 +137,16 @@ impl File {
     pub fn write_at(&self, offset: u64, slices: &[Slice]) -> Result<(), StoreError> {
         let mut iovecs: Vec<libc::iovec> = Vec::with_capacity(slices.len());
         iovecs.extend(slices.iter().map(Slice::iovec));
+        self.write_iovecs(offset, &mut iovecs)
+    }
+
+    /// Writes `header` and behind it the slices at `offset`, in one system call where possible.
+    /// After an error any part of the range may have been written.
+    pub fn append(&self, offset: u64, header: &[u8], data: &[Slice]) -> Result<(), StoreError> {
+        let mut iovecs: Vec<libc::iovec> = Vec::with_capacity(data.len() + 1);
+        let base = header.as_ptr().cast_mut().cast();
+        iovecs.push(libc::iovec { iov_base: base, iov_len: header.len() });
+        iovecs.extend(data.iter().map(Slice::iovec));
         self.write_iovecs(offset, &mut iovecs)
     }
 
@@ -219,6 +207,19 @@ impl File {
         }
     }
 
+    /// Reads from `offset` until `bytes` is full or the file ends; bytes read.
+    pub fn read_some_at(&self, offset: u64, bytes: &mut [u8]) -> Result<usize, StoreError> {
+        let mut done = 0;
+        while done < bytes.len() {
+            let at = offset + done as u64;
+            match self.with("read", |f| f.read_at(&mut bytes[done..], at))? {
+                0 => break,
+                got => done += got,
+            }
+        }
+        Ok(done)
+    }
+
     /// Makes the data durable and waits for it.
     pub fn datasync(&self) -> Result<(), StoreError> {
         self.with("sync", |f| f.sync_data())
@@ -254,20 +255,20 @@ pub struct Dir {
 impl Dir {
     /// The directory at `path`, created with its parents when missing (and its entry made durable).
     pub fn create(path: &Path) -> Result<Self, StoreError> {
-        let dir = Self {
-            path: path.to_owned(),
-        };
+        let dir = Self { path: path.to_owned() };
         if !path.is_dir() {
             std::fs::create_dir_all(path)
                 .map_err(|e| StoreError::new("create the directory", path, e))?;
             if let Some(parent) = path.parent() {
-                Self {
-                    path: parent.to_owned(),
-                }
-                .sync()?;
+                Self { path: parent.to_owned() }.sync()?;
             }
         }
         Ok(dir)
+    }
+
+    /// The directory at `path`, which may be missing.
+    pub fn at(path: &Path) -> Self {
+        Self { path: path.to_owned() }
     }
 
     /// Its path.
@@ -346,10 +347,22 @@ impl Dir {
             return Err(failed(io::Error::last_os_error()));
         }
         let unit = stat.f_frsize;
-        Ok(FsSpace {
-            total: stat.f_blocks * unit,
-            free: stat.f_bavail * unit,
-        })
+        Ok(FsSpace { total: stat.f_blocks * unit, free: stat.f_bavail * unit })
+    }
+}
+
+/// Gives a file another name, replacing what has it.
+pub fn rename(from: &Path, to: &Path) -> Result<(), StoreError> {
+    std::fs::rename(from, to).map_err(|e| StoreError::new("rename", from, e))
+}
+
+/// Length of a file; `None` when it is missing or no file.
+pub fn file_len(path: &Path) -> Result<Option<u64>, StoreError> {
+    match std::fs::metadata(path) {
+        Ok(metadata) if metadata.is_file() => Ok(Some(metadata.len())),
+        Ok(_) => Ok(None),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(StoreError::new("look at", path, e)),
     }
 }
 
@@ -368,18 +381,14 @@ mod tests {
     fn vectors_land_in_order_and_read_back() {
         let dir = scratch("vectors");
         let file = File::create_new(&dir.join("a")).unwrap();
-        let parts: Vec<Slice> = (0..1500u32)
-            .map(|i| Slice::copy_of(&i.to_le_bytes()).unwrap())
-            .collect();
+        let parts: Vec<Slice> =
+            (0..1500u32).map(|i| Slice::copy_of(&i.to_le_bytes()).unwrap()).collect();
         file.write_at(8, &parts).unwrap();
         assert_eq!(file.len().unwrap(), 8 + 6000);
         let back = Slice::zeroed(4).unwrap();
         assert!(file.read_cached(8 + 4 * 1400, &back).unwrap());
         assert_eq!(back.to_vec(), 1400u32.to_le_bytes());
-        assert!(
-            !file.read_cached(6006, &Slice::zeroed(8).unwrap()).unwrap(),
-            "past the end"
-        );
+        assert!(!file.read_cached(6006, &Slice::zeroed(8).unwrap()).unwrap(), "past the end");
         dir.remove_all().unwrap();
     }
 
@@ -387,18 +396,12 @@ mod tests {
     fn publish_never_replaces() {
         let dir = scratch("publish");
         for (name, text) in [("a", b"1"), ("b", b"2")] {
-            File::create_new(&dir.join(name))
-                .unwrap()
-                .write_bytes_at(0, text)
-                .unwrap();
+            File::create_new(&dir.join(name)).unwrap().write_bytes_at(0, text).unwrap();
         }
         assert!(dir.publish("a", "object").unwrap());
         assert!(!dir.publish("b", "object").unwrap());
         let mut text = [0];
-        File::open_read(&dir.join("object"))
-            .unwrap()
-            .read_bytes_at(0, &mut text)
-            .unwrap();
+        File::open_read(&dir.join("object")).unwrap().read_bytes_at(0, &mut text).unwrap();
         assert_eq!(&text, b"1");
         dir.remove_all().unwrap();
     }

@@ -28,10 +28,7 @@ unsafe impl Sync for Arena {}
 
 impl fmt::Debug for Arena {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Arena")
-            .field("len", &self.len)
-            .field("shared", &self.fd.is_some())
-            .finish()
+        f.debug_struct("Arena").field("len", &self.len).field("shared", &self.fd.is_some()).finish()
     }
 }
 
@@ -46,10 +43,7 @@ impl Arena {
     pub fn shared(len: usize) -> io::Result<Arc<Self>> {
         // SAFETY: the name is a NUL-terminated literal; the result is checked.
         let raw = unsafe {
-            libc::memfd_create(
-                c"vstorage".as_ptr(),
-                libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING,
-            )
+            libc::memfd_create(c"vstorage".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING)
         };
         if raw < 0 {
             return Err(io::Error::last_os_error());
@@ -90,10 +84,7 @@ impl Arena {
 
     fn map(len: usize, fd: Option<OwnedFd>, flags: libc::c_int) -> io::Result<Arc<Self>> {
         if len == 0 {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "an arena of 0 bytes",
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "an arena of 0 bytes"));
         }
         let raw = fd.as_ref().map_or(-1, AsRawFd::as_raw_fd);
         // SAFETY: a fresh mapping at an address of the kernel's choice; the result is checked.
@@ -125,11 +116,7 @@ impl Arena {
 
     /// The part `[offset, offset + len)`; `None` when it is not inside the arena.
     pub fn slice(self: &Arc<Self>, offset: usize, len: usize) -> Option<Slice> {
-        (offset.checked_add(len)? <= self.len).then(|| Slice {
-            arena: self.clone(),
-            offset,
-            len,
-        })
+        (offset.checked_add(len)? <= self.len).then(|| Slice { arena: self.clone(), offset, len })
     }
 
     /// Address of a 4- or 8-byte aligned word, for the rings in `net`.
@@ -162,22 +149,14 @@ impl Slice {
     /// Fresh private memory with these bytes; for control paths and tests, not for the data path.
     pub fn copy_of(bytes: &[u8]) -> io::Result<Self> {
         let arena = Arena::anonymous(bytes.len().max(1))?;
-        let slice = Slice {
-            arena,
-            offset: 0,
-            len: bytes.len(),
-        };
+        let slice = Slice { arena, offset: 0, len: bytes.len() };
         slice.write(0, bytes);
         Ok(slice)
     }
 
     /// Fresh private zeroed memory; for control paths and tests.
     pub fn zeroed(len: usize) -> io::Result<Self> {
-        Ok(Slice {
-            arena: Arena::anonymous(len.max(1))?,
-            offset: 0,
-            len,
-        })
+        Ok(Slice { arena: Arena::anonymous(len.max(1))?, offset: 0, len })
     }
 
     /// Bytes.
@@ -202,24 +181,13 @@ impl Slice {
 
     /// The part `[start, start + len)` of this slice. Panics when out of bounds.
     pub fn sub(&self, start: usize, len: usize) -> Slice {
-        assert!(
-            start.checked_add(len).is_some_and(|end| end <= self.len),
-            "slice out of bounds"
-        );
-        Slice {
-            arena: self.arena.clone(),
-            offset: self.offset + start,
-            len,
-        }
+        assert!(start.checked_add(len).is_some_and(|end| end <= self.len), "slice out of bounds");
+        Slice { arena: self.arena.clone(), offset: self.offset + start, len }
     }
 
     /// Copies `bytes` to position `at`. Panics when out of bounds.
     pub fn write(&self, at: usize, bytes: &[u8]) {
-        assert!(
-            at.checked_add(bytes.len())
-                .is_some_and(|end| end <= self.len),
-            "out of bounds"
-        );
+        assert!(at.checked_add(bytes.len()).is_some_and(|end| end <= self.len), "out of bounds");
         // SAFETY: destination is inside the mapping (checked); source is a valid slice; a private
         // arena's source can't overlap because no `&[u8]` into an arena exists outside this crate.
         unsafe {
@@ -229,11 +197,7 @@ impl Slice {
 
     /// Copies from position `at` into `bytes`. Panics when out of bounds.
     pub fn read(&self, at: usize, bytes: &mut [u8]) {
-        assert!(
-            at.checked_add(bytes.len())
-                .is_some_and(|end| end <= self.len),
-            "out of bounds"
-        );
+        assert!(at.checked_add(bytes.len()).is_some_and(|end| end <= self.len), "out of bounds");
         // SAFETY: as in `write`, the other way round.
         unsafe {
             std::ptr::copy_nonoverlapping(self.as_ptr().add(at), bytes.as_mut_ptr(), bytes.len());
@@ -293,10 +257,7 @@ impl Slice {
     }
 
     pub(crate) fn iovec(&self) -> libc::iovec {
-        libc::iovec {
-            iov_base: self.as_mut_ptr().cast(),
-            iov_len: self.len,
-        }
+        libc::iovec { iov_base: self.as_mut_ptr().cast(), iov_len: self.len }
     }
 }
 
@@ -327,10 +288,7 @@ mod tests {
         assert!(raw >= 0);
         // SAFETY: fresh descriptor.
         let fd = unsafe { OwnedFd::from_raw_fd(raw) };
-        assert_eq!(
-            Arena::from_fd(fd).unwrap_err().kind(),
-            io::ErrorKind::InvalidInput
-        );
+        assert_eq!(Arena::from_fd(fd).unwrap_err().kind(), io::ErrorKind::InvalidInput);
     }
 
     #[test]

@@ -45,14 +45,8 @@ struct Op {
 
 enum Memory {
     None,
-    One {
-        _slice: Slice,
-    },
-    Vector {
-        _slices: Vec<Slice>,
-        _iovecs: Box<[libc::iovec]>,
-        header: Box<libc::msghdr>,
-    },
+    One { _slice: Slice },
+    Vector { _slices: Vec<Slice>, _iovecs: Box<[libc::iovec]>, header: Box<libc::msghdr> },
 }
 
 /// See the module's essay.
@@ -72,12 +66,7 @@ impl Ring {
             .setup_coop_taskrun()
             .setup_cqsize(entries * 4)
             .build(entries)?;
-        Ok(Self {
-            uring,
-            ops: Vec::new(),
-            free: Vec::new(),
-            backlog: Default::default(),
-        })
+        Ok(Self { uring, ops: Vec::new(), free: Vec::new(), backlog: Default::default() })
     }
 
     /// Operations started and not yet completed.
@@ -88,30 +77,14 @@ impl Ring {
     /// Receives at least one byte into `into`; result = bytes, 0 = end of stream.
     pub fn recv(&mut self, fd: &Fd, into: Slice, token: u64) {
         let sqe = opcode::Recv::new(raw(fd), into.as_mut_ptr(), into.len() as u32).build();
-        self.push(
-            sqe,
-            Op {
-                token,
-                _fd: Some(fd.clone()),
-                memory: Memory::One { _slice: into },
-            },
-        );
+        self.push(sqe, Op { token, _fd: Some(fd.clone()), memory: Memory::One { _slice: into } });
     }
 
     /// Sends all of `from`; result = bytes sent (all, unless the peer went away).
     pub fn send(&mut self, fd: &Fd, from: Slice, token: u64) {
         let flags = libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
-        let sqe = opcode::Send::new(raw(fd), from.as_ptr(), from.len() as u32)
-            .flags(flags)
-            .build();
-        self.push(
-            sqe,
-            Op {
-                token,
-                _fd: Some(fd.clone()),
-                memory: Memory::One { _slice: from },
-            },
-        );
+        let sqe = opcode::Send::new(raw(fd), from.as_ptr(), from.len() as u32).flags(flags).build();
+        self.push(sqe, Op { token, _fd: Some(fd.clone()), memory: Memory::One { _slice: from } });
     }
 
     /// Sends all slices in order, as one message; at most 1024 slices.
@@ -124,19 +97,8 @@ impl Ring {
         header.msg_iovlen = iovecs.len();
         let flags = (libc::MSG_WAITALL | libc::MSG_NOSIGNAL) as u32;
         let sqe = opcode::SendMsg::new(raw(fd), &*header).flags(flags).build();
-        let memory = Memory::Vector {
-            _slices: slices,
-            _iovecs: iovecs,
-            header,
-        };
-        self.push(
-            sqe,
-            Op {
-                token,
-                _fd: Some(fd.clone()),
-                memory,
-            },
-        );
+        let memory = Memory::Vector { _slices: slices, _iovecs: iovecs, header };
+        self.push(sqe, Op { token, _fd: Some(fd.clone()), memory });
     }
 
     /// Accepts one connection; result = its descriptor (close-on-exec), see [`take_fd`].
@@ -146,14 +108,7 @@ impl Ring {
         let sqe = opcode::Accept::new(raw(fd), std::ptr::null_mut(), std::ptr::null_mut())
             .flags(libc::SOCK_CLOEXEC)
             .build();
-        self.push(
-            sqe,
-            Op {
-                token,
-                _fd: Some(fd.clone()),
-                memory: Memory::None,
-            },
-        );
+        self.push(sqe, Op { token, _fd: Some(fd.clone()), memory: Memory::None });
     }
 
     /// Owns the descriptor that an `accept` event carried.
@@ -162,52 +117,26 @@ impl Ring {
             return Err(io::Error::from_raw_os_error(-event.result));
         }
         // SAFETY: the kernel gave this descriptor to the accept that this event reports.
-        Ok(Arc::new(unsafe {
-            std::os::fd::FromRawFd::from_raw_fd(event.result)
-        }))
+        Ok(Arc::new(unsafe { std::os::fd::FromRawFd::from_raw_fd(event.result) }))
     }
 
     /// Completes once when `fd` becomes readable (eventfd, control socket).
     pub fn poll_readable(&mut self, fd: &Fd, token: u64) {
         let sqe = opcode::PollAdd::new(raw(fd), libc::POLLIN as u32).build();
-        self.push(
-            sqe,
-            Op {
-                token,
-                _fd: Some(fd.clone()),
-                memory: Memory::None,
-            },
-        );
+        self.push(sqe, Op { token, _fd: Some(fd.clone()), memory: Memory::None });
     }
 
     /// Reads up to `into.len()` bytes of a file at `offset`; result = bytes.
     pub fn read_at(&mut self, fd: &Fd, into: Slice, offset: u64, token: u64) {
-        let sqe = opcode::Read::new(raw(fd), into.as_mut_ptr(), into.len() as u32)
-            .offset(offset)
-            .build();
-        self.push(
-            sqe,
-            Op {
-                token,
-                _fd: Some(fd.clone()),
-                memory: Memory::One { _slice: into },
-            },
-        );
+        let sqe =
+            opcode::Read::new(raw(fd), into.as_mut_ptr(), into.len() as u32).offset(offset).build();
+        self.push(sqe, Op { token, _fd: Some(fd.clone()), memory: Memory::One { _slice: into } });
     }
 
     /// Makes a file's data durable (fdatasync); result = 0.
     pub fn datasync(&mut self, fd: &Fd, token: u64) {
-        let sqe = opcode::Fsync::new(raw(fd))
-            .flags(types::FsyncFlags::DATASYNC)
-            .build();
-        self.push(
-            sqe,
-            Op {
-                token,
-                _fd: Some(fd.clone()),
-                memory: Memory::None,
-            },
-        );
+        let sqe = opcode::Fsync::new(raw(fd)).flags(types::FsyncFlags::DATASYNC).build();
+        self.push(sqe, Op { token, _fd: Some(fd.clone()), memory: Memory::None });
     }
 
     /// Shuts a socket down in both directions so that its pending operations complete.
@@ -247,18 +176,11 @@ impl Ring {
         if let Some(time) = time {
             let span = types::Timespec::from(time);
             let args = types::SubmitArgs::new().timespec(&span);
-            return self
-                .uring
-                .submitter()
-                .submit_with_args(want as usize, &args);
+            return self.uring.submitter().submit_with_args(want as usize, &args);
         }
         const GETEVENTS: u32 = 1;
         // SAFETY: no argument pointer is passed; queue entries refer to memory owned by `ops`.
-        unsafe {
-            self.uring
-                .submitter()
-                .enter::<libc::sigset_t>(to_submit, want, GETEVENTS, None)
-        }
+        unsafe { self.uring.submitter().enter::<libc::sigset_t>(to_submit, want, GETEVENTS, None) }
     }
 
     fn collect(&mut self, events: &mut Vec<Event>) {
@@ -268,10 +190,7 @@ impl Ring {
             let index = entry.user_data() as usize;
             if let Some(op) = completed[index].take() {
                 self.free.push(index as u32);
-                events.push(Event {
-                    token: op.token,
-                    result: entry.result(),
-                });
+                events.push(Event { token: op.token, result: entry.result() });
             }
         }
     }
@@ -348,27 +267,12 @@ mod tests {
         let mut ring = Ring::new(8).unwrap();
         let into = Slice::zeroed(64).unwrap();
         ring.recv(&b, into.clone(), 7);
-        let parts = vec![
-            Slice::copy_of(b"hello ").unwrap(),
-            Slice::copy_of(b"world").unwrap(),
-        ];
+        let parts = vec![Slice::copy_of(b"hello ").unwrap(), Slice::copy_of(b"world").unwrap()];
         ring.send_all(&a, parts, 8);
         let mut events = Vec::new();
         until(&mut ring, &mut events, 2);
         events.sort_by_key(|e| e.token);
-        assert_eq!(
-            events,
-            [
-                Event {
-                    token: 7,
-                    result: 11
-                },
-                Event {
-                    token: 8,
-                    result: 11
-                }
-            ]
-        );
+        assert_eq!(events, [Event { token: 7, result: 11 }, Event { token: 8, result: 11 }]);
         assert_eq!(&into.to_vec()[..11], b"hello world");
         assert_eq!(ring.in_flight(), 0);
     }
@@ -377,8 +281,7 @@ mod tests {
     fn a_wait_with_a_limit_ends_without_events() {
         let mut ring = Ring::new(8).unwrap();
         let mut events = Vec::new();
-        ring.turn(Wait::AtMost(Duration::from_millis(1)), &mut events)
-            .unwrap();
+        ring.turn(Wait::AtMost(Duration::from_millis(1)), &mut events).unwrap();
         assert!(events.is_empty());
     }
 
