@@ -22,14 +22,10 @@ def create_snapshot(host: Host, reference: str, name: str) -> Snapshot:
     what = f"take snapshot {name!r} of volume {reference!r}"
     check_name(what, name)
     found = host.require(what, reference)
-    try:
-        with host.locks.holding(found.uuid):
-            volume = require_available(host, what, host.again(what, found))
-            snapshot = replace(take_snapshot(host, what, volume, name), state=State.AVAILABLE)
-            return replace(snapshot, version=host.store.commit(put(snapshot)))
-    except VStorageError:
-        abandon_snapshots(host, found)
-        raise
+    with host.locks.holding(found.uuid):
+        volume = require_available(host, what, host.again(what, found))
+        snapshot = replace(take_snapshot(host, what, volume, name), state=State.AVAILABLE)
+        return replace(snapshot, version=host.store.commit(put(snapshot)))
 
 
 def delete_snapshot(host: Host, reference: str, name: str) -> bool:
@@ -74,9 +70,10 @@ def require_snapshot(host: Host, what: str, volume: Volume, reference: str) -> S
 def take_snapshot(host: Host, what: str, volume: Volume, name: str | None) -> Snapshot:
     """Have the engine take a snapshot; the caller stores what it is to be, and holds the lock.
 
-    What is left when the caller fails, :func:`abandon_snapshots` takes away.
+    A caller that then decides otherwise calls :func:`abandon_snapshots`.
 
     :param name: None for a snapshot that a clone or template takes for itself
+    :raises VStorageError: ``duplicate_name`` or an engine code; nothing is left behind
     """
     snapshot = Snapshot(
         uuid=host.new_uuid(),
@@ -100,12 +97,16 @@ def take_snapshot(host: Host, what: str, volume: Volume, name: str | None) -> Sn
             f"volume {volume.name!r} already has a snapshot {name!r}",
             "choose another name, or delete that snapshot first",
         ) from conflict
-    host.engine.create_snapshot(volume.uuid, snapshot.uuid)
+    try:
+        host.engine.create_snapshot(volume.uuid, snapshot.uuid)
+    except VStorageError:
+        abandon_snapshots(host, volume)
+        raise
     return replace(snapshot, version=version)
 
 
 def abandon_snapshots(host: Host, volume: Volume) -> None:
-    """Take away snapshots of a volume whose taking failed; none is being taken under its lock."""
+    """Take away snapshots of a volume that are of no use; none is being taken under its lock."""
     with host.locks.holding(volume.uuid):
         for snapshot in host.store.snapshots(volume.uuid):
             if snapshot.state is State.CREATING:

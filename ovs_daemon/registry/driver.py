@@ -188,7 +188,7 @@ def open_registry(url: str) -> Registry:
     scheme = urlsplit(url).scheme
     try:
         manager: stevedore_driver.DriverManager[Callable[[str], object]] = (
-            stevedore_driver.DriverManager(NAMESPACE, scheme, warn_on_missing_entrypoint=False)
+            stevedore_driver.DriverManager(NAMESPACE, scheme)
         )
     except RuntimeError as missing:
         raise VStorageError(

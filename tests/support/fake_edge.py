@@ -1,0 +1,34 @@
+"""A twin of the Edge process: the same calls as `ovs_daemon.edge.EdgeClient`, no sockets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ovs_daemon.edge import EdgeClient, EdgeUnavailable
+
+
+class FakeEdge(EdgeClient):
+    """:param up: whether it answers; one that does not has ``gone`` or only hangs"""
+
+    def __init__(self) -> None:
+        super().__init__(Path("/run/vstorage/edge.sock"))
+        self.up = True
+        self.gone = True
+        self.served: dict[str, dict[str, Any]] = {}
+
+    def restart(self) -> None:
+        """It comes back knowing nothing."""
+        self.up = True
+        self.served.clear()
+
+    def _call(self, what: str, request: dict[str, Any]) -> dict[str, Any]:
+        if not self.up:
+            raise EdgeUnavailable(what, Path("edge.sock"), "the test stopped it", self.gone)
+        if request["op"] == "attach":
+            self.served[request["volume"]] = request
+        elif request["op"] == "detach":
+            self.served.pop(request["volume"], None)
+        elif request["op"] == "list":
+            return {"ok": True, "volumes": [{"volume": uuid} for uuid in self.served]}
+        return {"ok": True}

@@ -1,0 +1,179 @@
+"""A twin of the native engine without data: what exists, what is open, and every refusal.
+
+`FakeDisk` is what survives a kill, `FakeEngine` one life of the engine on it. The twin is strict
+where the daemon must be right: it refuses to open a volume twice, under an epoch that it has seen,
+before the parents it needs, or with a snapshot it never took.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+
+class FakeEngineError(Exception):
+    """args = (code, what, why, fix), like the native EngineError."""
+
+    def __init__(self, code: str, what: str, why: str) -> None:
+        super().__init__(code, what, why, "mend the test")
+
+
+@dataclass
+class FakeVolume:
+    """What the disk holds of one volume; content is a number that a test may set."""
+
+    size: int
+    parent: dict[str, str] | None
+    epoch: int
+    content: int = 0
+    corrupt: bool = False
+    snapshots: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class FakeDisk:
+    """What survives a kill."""
+
+    volumes: dict[str, FakeVolume] = field(default_factory=dict)
+
+
+@dataclass
+class OpenVolume:
+    """What the engine remembers of an open volume."""
+
+    size: int
+    read_only: bool
+    export: str | None = None
+
+
+class FakeEngine:
+    """One life of the engine.
+
+    :param fail: names of methods that fail, with a disk error, until taken out
+    """
+
+    def __init__(self, disk: FakeDisk | None = None, run_dir: str = "/run/vstorage") -> None:
+        self.disk = FakeDisk() if disk is None else disk
+        self.open: dict[str, OpenVolume] = {}
+        self.fail: set[str] = set()
+        self.findings: list[dict[str, str]] = []
+        self.drained: bool | None = None
+        self._run_dir = run_dir
+
+    def create_volume(self, spec_json: str, /) -> None:
+        self._maybe_fail("create_volume")
+        spec = json.loads(spec_json)
+        parent = spec["parent"]
+        content = 0
+        if parent is not None:
+            origin = self._volume("create_volume", parent["volume"])
+            content = self._snapshot("create_volume", origin, parent["snapshot"])
+        new = FakeVolume(spec["size"], parent, spec["epoch"], content)
+        self.disk.volumes.setdefault(spec["uuid"], new)
+
+    def open_volume(self, spec_json: str, /) -> str:
+        self._maybe_fail("open_volume")
+        spec = json.loads(spec_json)
+        volume = self._volume("open_volume", spec["uuid"])
+        if volume.corrupt:
+            raise FakeEngineError("corrupt", "open_volume", "a SCO is corrupt")
+        if spec["uuid"] in self.open:
+            raise FakeEngineError("busy", "open_volume", "it is open")
+        if spec["epoch"] <= volume.epoch:
+            raise FakeEngineError("stale", "open_volume", f"epoch {volume.epoch} was seen")
+        for ancestor in spec["ancestors"]:
+            if ancestor not in self.open:
+                raise FakeEngineError("order", "open_volume", f"{ancestor} is not open")
+        for snapshot in spec["snapshots"]:
+            self._snapshot("open_volume", volume, snapshot)
+        volume.epoch, volume.size = spec["epoch"], spec["size"]
+        volume.snapshots = {uuid: volume.snapshots[uuid] for uuid in spec["snapshots"]}
+        self.open[spec["uuid"]] = OpenVolume(spec["size"], spec["read_only"])
+        return json.dumps({"size": spec["size"], "recovered": {}})
+
+    def close_volume(self, uuid: str, /) -> None:
+        self._maybe_fail("close_volume")
+        self._opened("close_volume", uuid)
+        del self.open[uuid]
+
+    def delete_volume(self, uuid: str, /) -> None:
+        self._maybe_fail("delete_volume")
+        if uuid in self.open:
+            raise FakeEngineError("busy", "delete_volume", "it is open")
+        self._volume("delete_volume", uuid)
+        for other in self.disk.volumes.values():
+            if other.parent is not None and other.parent["volume"] == uuid:
+                raise FakeEngineError("has_clones", "delete_volume", "a clone needs it")
+        del self.disk.volumes[uuid]
+
+    def resize_volume(self, uuid: str, size: int, /) -> None:
+        self._maybe_fail("resize_volume")
+        self._opened("resize_volume", uuid).size = size
+        self.disk.volumes[uuid].size = size
+
+    def create_snapshot(self, uuid: str, snapshot_uuid: str, /) -> None:
+        self._maybe_fail("create_snapshot")
+        self._opened("create_snapshot", uuid)
+        volume = self.disk.volumes[uuid]
+        volume.snapshots[snapshot_uuid] = volume.content
+
+    def delete_snapshot(self, uuid: str, snapshot_uuid: str, /) -> None:
+        self._maybe_fail("delete_snapshot")
+        self._opened("delete_snapshot", uuid)
+        volume = self.disk.volumes[uuid]
+        self._snapshot("delete_snapshot", volume, snapshot_uuid)
+        for other in self.disk.volumes.values():
+            if other.parent == {"volume": uuid, "snapshot": snapshot_uuid}:
+                raise FakeEngineError("has_clones", "delete_snapshot", "a clone needs it")
+        del volume.snapshots[snapshot_uuid]
+
+    def revert_volume(self, uuid: str, snapshot_uuid: str, /) -> None:
+        self._maybe_fail("revert_volume")
+        self._opened("revert_volume", uuid)
+        volume = self.disk.volumes[uuid]
+        volume.content = self._snapshot("revert_volume", volume, snapshot_uuid)
+
+    def export_nbd(self, uuid: str, name: str, /) -> str:
+        self._maybe_fail("export_nbd")
+        opened = self._opened("export_nbd", uuid)
+        if opened.export is not None:
+            raise FakeEngineError("busy", "export_nbd", "it is exported")
+        opened.export = name
+        return f"{self._run_dir}/direct/{uuid}.sock"
+
+    def unexport_nbd(self, uuid: str, /) -> None:
+        self._maybe_fail("unexport_nbd")
+        self._opened("unexport_nbd", uuid).export = None
+
+    def status(self) -> str:
+        volumes = [
+            {"uuid": uuid, "size": opened.size, "state": "open", "mapped_bytes": 0}
+            for uuid, opened in self.open.items()
+        ]
+        answer: dict[str, Any] = {"volumes": volumes, "findings": self.findings}
+        return json.dumps(answer | {"buffer_free_bytes": 1 << 30})
+
+    def shutdown(self, drain: bool, /) -> None:
+        self.drained = drain
+        self.open.clear()
+
+    def _maybe_fail(self, method: str) -> None:
+        if method in self.fail:
+            raise FakeEngineError("io", method, "the disk failed, as the test wished")
+
+    def _volume(self, what: str, uuid: str) -> FakeVolume:
+        if uuid not in self.disk.volumes:
+            raise FakeEngineError("unknown_volume", what, f"there is no {uuid}")
+        return self.disk.volumes[uuid]
+
+    def _opened(self, what: str, uuid: str) -> OpenVolume:
+        self._volume(what, uuid)
+        if uuid not in self.open:
+            raise FakeEngineError("not_open", what, f"{uuid} is not open")
+        return self.open[uuid]
+
+    def _snapshot(self, what: str, volume: FakeVolume, uuid: str) -> int:
+        if uuid not in volume.snapshots:
+            raise FakeEngineError("unknown_snapshot", what, f"there is no {uuid}")
+        return volume.snapshots[uuid]
