@@ -1,8 +1,9 @@
 //! The record of a chunk of an LBA map (65536 clusters, 256 MiB of a volume) in a checkpoint.
 //!
-//! A run of consecutive ordinals costs 12 bytes and may span leaves; a leaf of random data costs a
-//! bitmap and 6 bytes per cluster, or 8 when its data is in several logs. The writer takes for each
-//! leaf what is smaller. All numbers are little endian.
+//! A run of consecutive ordinals costs 12 bytes and may span leaves. A leaf (512 clusters) of random
+//! data costs a bitmap and 4 bytes per mapped cluster, or 8 when its data is in several logs or its
+//! SCO numbers differ in their upper halves. The writer takes what the map has in memory. All
+//! numbers are little endian.
 //!
 //! ```text
 //!   record
@@ -22,19 +23,19 @@
 //!    | 1     | u8    | u16 > 0 |                                                           |
 //!    +-------+-------+---------+-----------------------------------------------------------+
 //!
-//!   section PACKED: one leaf, one log
-//!    0       1       2       4              68
-//!    +-------+-------+-------+--------------+-- one per set bit, 6 bytes --+
-//!    | kind  | leaf  | log   | bitmap       | ordinal u16 | sco u32        |
-//!    | 2     | u8    | u16   | 8 x u64      |                              |
-//!    +-------+-------+-------+--------------+------------------------------+
+//!   section PACKED: one leaf, one log, one upper half of the SCO number
+//!    0       1       2       4          6      8            72
+//!    +-------+-------+-------+----------+------+------------+-- one per set bit, 4 bytes ------+
+//!    | kind  | leaf  | log   | sco_high | zero | bitmap     | ordinal u16 | lower half of the  |
+//!    | 2     | u8    | u16   | u16      | u16  | 8 x u64    |             | SCO number u16     |
+//!    +-------+-------+-------+----------+------+------------+----------------------------------+
 //!
-//!   section MIXED: one leaf, several logs
-//!    0       1       2       4              68
-//!    +-------+-------+-------+--------------+-- one per set bit, 8 bytes ------------+
-//!    | kind  | leaf  | zero  | bitmap       | ordinal u16 | log u16 | sco u32        |
-//!    | 3     | u8    | u16   | 8 x u64      |                                        |
-//!    +-------+-------+-------+--------------+----------------------------------------+
+//!   section MIXED: one leaf
+//!    0       1       2              8            72
+//!    +-------+-------+--------------+------------+-- one per set bit, 8 bytes ----+
+//!    | kind  | leaf  | zero         | bitmap     | ordinal u16 | log u16 | sco u32 |
+//!    | 3     | u8    | 6 bytes      | 8 x u64    |                                 |
+//!    +-------+-------+--------------+------------+---------------------------------+
 //! ```
 //!
 //! Sections are in order of clusters and do not overlap. Bit n of the bitmap (word n / 64, bit
@@ -43,7 +44,7 @@
 use alloc::vec::Vec;
 use core::fmt;
 
-use crate::bytes::crc32c;
+use crate::bytes::{crc32c, put_u16, put_u32};
 
 /// First bytes of a record.
 pub const MAGIC: [u8; 4] = *b"OVMC";
@@ -58,18 +59,23 @@ pub const TRAILER_BYTES: usize = 4;
 /// Bytes of one run in a RUNS section.
 pub const RUN_BYTES: usize = 12;
 /// Bytes of a leaf's section before its cells.
-pub const LEAF_BYTES: usize = 68;
+pub const LEAF_BYTES: usize = 72;
 /// Bytes of a cell in a PACKED section.
-pub const PACKED_CELL_BYTES: usize = 6;
+pub const PACKED_CELL_BYTES: usize = 4;
 /// Bytes of a cell in a MIXED section.
 pub const MIXED_CELL_BYTES: usize = 8;
 
-const LEAF_CLUSTERS: usize = 512;
-const WORDS: usize = LEAF_CLUSTERS / 64;
+/// Clusters of a leaf.
+pub const LEAF_CLUSTERS: usize = 512;
+/// Words of a leaf's bitmap.
+pub const WORDS: usize = LEAF_CLUSTERS / 64;
+
+const SECTIONS_AT: usize = 12;
+const CLUSTERS_AT: usize = 16;
+const LENGTH_AT: usize = 20;
 const KIND_RUNS: u8 = 1;
 const KIND_PACKED: u8 = 2;
 const KIND_MIXED: u8 = 3;
-const RUNS_MAX: usize = u16::MAX as usize;
 
 /// `len` clusters of a chunk from `start` that are at `len` consecutive ordinals of one SCO.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,10 +95,6 @@ pub struct Extent {
 impl Extent {
     fn end(&self) -> u32 {
         u32::from(self.start) + self.len
-    }
-
-    fn leaf(&self) -> usize {
-        usize::from(self.start) / LEAF_CLUSTERS
     }
 
     /// Whether `self` goes on where `before` ends, on the volume and in the log.
@@ -141,10 +143,7 @@ impl fmt::Display for ChunkError {
         write!(out, "cannot read a chunk record of a map checkpoint: ")?;
         match self {
             ChunkError::Length { given, expected } => {
-                write!(
-                    out,
-                    "{given} bytes where {expected} belong; the object is cut short, "
-                )?;
+                write!(out, "{given} bytes where {expected} belong; the object is cut short, ")?;
                 write!(out, "or its root table is damaged")
             }
             ChunkError::Magic(found) => {
@@ -152,26 +151,17 @@ impl fmt::Display for ChunkError {
                 write!(out, "there is something else at this place")
             }
             ChunkError::Version(found) => {
-                write!(
-                    out,
-                    "version {found}, this program knows {VERSION}; use a newer program"
-                )
+                write!(out, "version {found}, this program knows {VERSION}; use a newer program")
             }
             ChunkError::Checksum { stored, computed } => {
-                write!(
-                    out,
-                    "its CRC32C is {stored:08x}, its bytes have {computed:08x}; "
-                )?;
+                write!(out, "its CRC32C is {stored:08x}, its bytes have {computed:08x}; ")?;
                 write!(out, "they are damaged, take an older checkpoint")
             }
             ChunkError::Section { at, why } => {
                 write!(out, "section at byte {at}: {why}; take an older checkpoint")
             }
             ChunkError::Totals => {
-                write!(
-                    out,
-                    "its sections are not what the header says; take an older checkpoint"
-                )
+                write!(out, "its sections are not what the header says; take an older checkpoint")
             }
         }
     }
@@ -179,106 +169,168 @@ impl fmt::Display for ChunkError {
 
 impl core::error::Error for ChunkError {}
 
-/// Appends the record of chunk `index` to `out`. `extents` are in order, do not overlap, lie within
-/// the chunk and pass no SCO's ordinal 65535; of anything else comes a record that `decode` refuses.
-pub fn encode(index: u32, extents: &[Extent], out: &mut Vec<u8>) {
-    let base = out.len();
-    let clusters = extents
-        .iter()
-        .fold(0u32, |sum, extent| sum.wrapping_add(extent.len));
-    out.extend_from_slice(&MAGIC);
-    out.extend_from_slice(&VERSION.to_le_bytes());
-    out.extend_from_slice(&[0; 2]);
-    out.extend_from_slice(&index.to_le_bytes());
-    out.extend_from_slice(&[0; 4]);
-    out.extend_from_slice(&clusters.to_le_bytes());
-    out.extend_from_slice(&[0; 4]);
-
-    let mut sections = 0u32;
-    let mut runs: &[Extent] = &[];
-    let mut rest = extents;
-    while let Some((first, _)) = rest.split_first() {
-        let leaf = first.leaf();
-        let leaf_end = ((leaf + 1) * LEAF_CLUSTERS) as u32;
-        let inside = rest
-            .iter()
-            .take_while(|e| e.leaf() == leaf && e.end() <= leaf_end)
-            .count();
-        let (group, after) = rest.split_at(inside);
-        let mixed = group.iter().any(|extent| extent.log != first.log);
-        let cells: usize = group.iter().map(|extent| extent.len as usize).sum();
-        let cell_bytes = if mixed {
-            MIXED_CELL_BYTES
-        } else {
-            PACKED_CELL_BYTES
-        };
-        if group.len() * RUN_BYTES > LEAF_BYTES + cells * cell_bytes {
-            sections += put_runs(runs, out);
-            put_leaf(group, mixed, out);
-            sections += 1;
-            (runs, rest) = (&[], after);
-        } else {
-            // The pending runs and these are neighbours in `extents`: one longer slice.
-            let taken = inside.max(1);
-            let from = extents.len() - rest.len() - runs.len();
-            runs = &extents[from..from + runs.len() + taken];
-            rest = &rest[taken..];
-        }
-    }
-    sections += put_runs(runs, out);
-
-    let length = (out.len() - base + TRAILER_BYTES) as u32;
-    out[base + 12..base + 16].copy_from_slice(&sections.to_le_bytes());
-    out[base + 20..base + 24].copy_from_slice(&length.to_le_bytes());
-    let crc = crc32c(&out[base..]);
-    out.extend_from_slice(&crc.to_le_bytes());
+/// The mapped clusters of a leaf that share a log and the upper half of the SCO number.
+#[derive(Clone, Copy, Debug)]
+pub struct PackedLeaf<'a> {
+    /// Number of the leaf in the chunk, 0 to 127.
+    pub leaf: u8,
+    /// Index of the log.
+    pub log: u16,
+    /// Upper half of all SCO numbers.
+    pub sco_high: u16,
+    /// Bit n % 64 of word n / 64: cluster n of the leaf is mapped. Never all zero.
+    pub bitmap: [u64; WORDS],
+    cells: &'a [u8],
 }
 
-/// Writes `runs` as RUNS sections; returns how many.
-fn put_runs(runs: &[Extent], out: &mut Vec<u8>) -> u32 {
-    let mut sections = 0;
-    for part in runs.chunks(RUNS_MAX) {
-        out.extend_from_slice(&[KIND_RUNS, 0]);
-        out.extend_from_slice(&(part.len() as u16).to_le_bytes());
-        for extent in part {
-            out.extend_from_slice(&extent.start.to_le_bytes());
-            out.extend_from_slice(&(extent.len.wrapping_sub(1) as u16).to_le_bytes());
-            out.extend_from_slice(&extent.ordinal.to_le_bytes());
-            out.extend_from_slice(&extent.log.to_le_bytes());
-            out.extend_from_slice(&extent.sco.to_le_bytes());
-        }
-        sections += 1;
+impl<'a> PackedLeaf<'a> {
+    /// For each mapped cluster in order: the lower half of its SCO number in the upper 16 bits, its
+    /// ordinal in the lower.
+    pub fn cells(&self) -> impl ExactSizeIterator<Item = u32> + 'a {
+        self.cells.as_chunks::<PACKED_CELL_BYTES>().0.iter().map(|cell| u32::from_le_bytes(*cell))
     }
-    sections
+
+    fn for_each(&self, mut visit: impl FnMut(Extent)) {
+        for (start, cell) in clusters(self.leaf, self.bitmap).zip(self.cells()) {
+            let sco = u32::from(self.sco_high) << 16 | cell >> 16;
+            visit(Extent { start, len: 1, log: self.log, sco, ordinal: cell as u16 });
+        }
+    }
 }
 
-/// Writes the extents of one leaf as a PACKED or MIXED section.
-fn put_leaf(group: &[Extent], mixed: bool, out: &mut Vec<u8>) {
-    let Some(first) = group.first() else { return };
-    out.extend_from_slice(&[
-        if mixed { KIND_MIXED } else { KIND_PACKED },
-        first.leaf() as u8,
-    ]);
-    out.extend_from_slice(&(if mixed { 0 } else { first.log }).to_le_bytes());
-    let mut bitmap = [0u64; WORDS];
-    for extent in group {
-        for cluster in u32::from(extent.start)..extent.end() {
-            let bit = cluster as usize % LEAF_CLUSTERS;
-            bitmap[bit / 64] |= 1 << (bit % 64);
-        }
+/// The clusters (counted from the start of the chunk) whose bits are set.
+fn clusters(leaf: u8, bitmap: [u64; WORDS]) -> impl Iterator<Item = u16> {
+    let base = u16::from(leaf) * LEAF_CLUSTERS as u16;
+    bitmap.into_iter().zip((base..).step_by(64)).flat_map(|(bits, base)| {
+        let mut left = bits;
+        core::iter::from_fn(move || {
+            let bit = (left != 0).then(|| left.trailing_zeros() as u16)?;
+            left &= left - 1;
+            Some(base + bit)
+        })
+    })
+}
+
+/// Writes one record. Clusters must come in order and once, runs within the chunk and within the
+/// ordinals of their SCO; of anything else comes a record that `decode` refuses.
+pub struct Writer<'a> {
+    out: &'a mut Vec<u8>,
+    base: usize,
+    sections: u32,
+    clusters: u32,
+    /// Place of the open RUNS section and its number of runs.
+    open: Option<(usize, u16)>,
+    pending: Option<Extent>,
+}
+
+impl<'a> Writer<'a> {
+    /// Begins the record of chunk `index` at the end of `out`.
+    pub fn new(index: u32, out: &'a mut Vec<u8>) -> Writer<'a> {
+        let base = out.len();
+        out.extend_from_slice(&MAGIC);
+        out.extend_from_slice(&VERSION.to_le_bytes());
+        out.extend_from_slice(&[0; 2]);
+        out.extend_from_slice(&index.to_le_bytes());
+        out.resize(base + HEADER_BYTES, 0);
+        Writer { out, base, sections: 0, clusters: 0, open: None, pending: None }
     }
-    bitmap
-        .iter()
-        .for_each(|word| out.extend_from_slice(&word.to_le_bytes()));
-    for extent in group {
-        for n in 0..extent.len {
-            out.extend_from_slice(&extent.ordinal.wrapping_add(n as u16).to_le_bytes());
-            if mixed {
-                out.extend_from_slice(&extent.log.to_le_bytes());
+
+    /// Adds a run; it is joined to the one before when it continues it.
+    pub fn run(&mut self, extent: Extent) {
+        match &mut self.pending {
+            Some(before) if extent.continues(before) => before.len += extent.len,
+            _ => {
+                self.put_run();
+                self.pending = Some(extent);
             }
-            out.extend_from_slice(&extent.sco.to_le_bytes());
         }
     }
+
+    /// Adds a leaf as a PACKED section; `cells` as in `PackedLeaf::cells`, one per bit of `bitmap`.
+    pub fn packed(
+        &mut self,
+        leaf: u8,
+        (log, sco_high): (u16, u16),
+        bitmap: &[u64; WORDS],
+        cells: impl Iterator<Item = u32>,
+    ) {
+        let [log, sco_high] = [log.to_le_bytes(), sco_high.to_le_bytes()];
+        let head = [KIND_PACKED, leaf, log[0], log[1], sco_high[0], sco_high[1], 0, 0];
+        self.begin_leaf(head, bitmap);
+        let before = self.out.len();
+        cells.for_each(|cell| self.out.extend_from_slice(&cell.to_le_bytes()));
+        self.clusters += ((self.out.len() - before) / PACKED_CELL_BYTES) as u32;
+    }
+
+    /// Adds a leaf as a MIXED section; `cells` = {log, SCO, ordinal}, one per bit of `bitmap`.
+    pub fn mixed(
+        &mut self,
+        leaf: u8,
+        bitmap: &[u64; WORDS],
+        cells: impl Iterator<Item = (u16, u32, u16)>,
+    ) {
+        self.begin_leaf([KIND_MIXED, leaf, 0, 0, 0, 0, 0, 0], bitmap);
+        for (log, sco, ordinal) in cells {
+            self.out.extend_from_slice(&ordinal.to_le_bytes());
+            self.out.extend_from_slice(&log.to_le_bytes());
+            self.out.extend_from_slice(&sco.to_le_bytes());
+            self.clusters += 1;
+        }
+    }
+
+    /// Completes the record; returns its number of bytes.
+    pub fn finish(mut self) -> usize {
+        self.close_runs();
+        let length = self.out.len() - self.base + TRAILER_BYTES;
+        let record = &mut self.out[self.base..];
+        put_u32(record, SECTIONS_AT, self.sections);
+        put_u32(record, CLUSTERS_AT, self.clusters);
+        put_u32(record, LENGTH_AT, length as u32);
+        let crc = crc32c(record);
+        self.out.extend_from_slice(&crc.to_le_bytes());
+        length
+    }
+
+    fn begin_leaf(&mut self, head: [u8; 8], bitmap: &[u64; WORDS]) {
+        self.close_runs();
+        self.out.extend_from_slice(&head);
+        bitmap.iter().for_each(|word| self.out.extend_from_slice(&word.to_le_bytes()));
+        self.sections += 1;
+    }
+
+    /// Writes the pending run into the open RUNS section, or into a new one.
+    fn put_run(&mut self) {
+        let Some(Extent { start, len, log, sco, ordinal }) = self.pending.take() else { return };
+        let (at, count) = match self.open {
+            Some((at, count)) if count < u16::MAX => (at, count + 1),
+            _ => {
+                self.out.extend_from_slice(&[KIND_RUNS, 0, 0, 0]);
+                self.sections += 1;
+                (self.out.len() - 4, 1)
+            }
+        };
+        self.open = Some((at, count));
+        put_u16(self.out, at + 2, count);
+        self.out.extend_from_slice(&start.to_le_bytes());
+        self.out.extend_from_slice(&(len.wrapping_sub(1) as u16).to_le_bytes());
+        self.out.extend_from_slice(&ordinal.to_le_bytes());
+        self.out.extend_from_slice(&log.to_le_bytes());
+        self.out.extend_from_slice(&sco.to_le_bytes());
+        self.clusters = self.clusters.wrapping_add(len);
+    }
+
+    fn close_runs(&mut self) {
+        self.put_run();
+        self.open = None;
+    }
+}
+
+/// What a record consists of, for `Record::visit`.
+pub trait Visitor {
+    /// Clusters at consecutive ordinals; not necessarily all that there are.
+    fn extent(&mut self, extent: Extent);
+    /// A PACKED section.
+    fn packed(&mut self, leaf: PackedLeaf<'_>);
 }
 
 /// A record whose every byte has been checked.
@@ -300,31 +352,62 @@ impl Record<'_> {
         self.clusters
     }
 
+    /// Gives the contents to `visitor`, in order.
+    pub fn visit(&self, visitor: &mut impl Visitor) {
+        // `decode` has walked these bytes, so this walk finds nothing to refuse.
+        let _ = walk(self.sections, visitor);
+    }
+
     /// Calls `visit` with the maximal extents of the chunk, in order.
-    pub fn for_each(&self, mut visit: impl FnMut(Extent)) {
-        let mut pending: Option<Extent> = None;
-        // The sections were walked once by `decode`, so this walk cannot fail.
-        let _ = walk(self.sections, &mut |extent| match &mut pending {
+    pub fn for_each(&self, visit: impl FnMut(Extent)) {
+        let mut joined = Joined { visit, pending: None };
+        self.visit(&mut joined);
+        if let Some(last) = joined.pending {
+            (joined.visit)(last);
+        }
+    }
+}
+
+/// Joins extents to maximal ones.
+struct Joined<F> {
+    visit: F,
+    pending: Option<Extent>,
+}
+
+impl<F: FnMut(Extent)> Visitor for Joined<F> {
+    fn extent(&mut self, extent: Extent) {
+        match &mut self.pending {
             Some(before) if extent.continues(before) => before.len += extent.len,
             _ => {
-                if let Some(done) = pending.replace(extent) {
-                    visit(done);
+                if let Some(done) = self.pending.replace(extent) {
+                    (self.visit)(done);
                 }
             }
-        });
-        if let Some(done) = pending {
-            visit(done);
         }
+    }
+
+    fn packed(&mut self, leaf: PackedLeaf<'_>) {
+        leaf.for_each(|extent| self.extent(extent));
+    }
+}
+
+/// Counts clusters.
+struct Count(u32);
+
+impl Visitor for Count {
+    fn extent(&mut self, extent: Extent) {
+        self.0 += extent.len;
+    }
+
+    fn packed(&mut self, leaf: PackedLeaf<'_>) {
+        self.0 += leaf.cells().len() as u32;
     }
 }
 
 /// Checks `bytes`, which are one whole record, and gives access to its extents. Allocates nothing.
 pub fn decode(bytes: &[u8]) -> Result<Record<'_>, ChunkError> {
     let given = bytes.len();
-    let too_short = ChunkError::Length {
-        given,
-        expected: HEADER_BYTES + TRAILER_BYTES,
-    };
+    let too_short = ChunkError::Length { given, expected: HEADER_BYTES + TRAILER_BYTES };
     let (body, trailer) = bytes.split_last_chunk::<TRAILER_BYTES>().ok_or(too_short)?;
     let mut rest = body;
     let magic = take::<4>(&mut rest).ok_or(too_short)?;
@@ -348,128 +431,124 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, ChunkError> {
         return Err(ChunkError::Checksum { stored, computed });
     }
     if zero != 0 {
-        return Err(ChunkError::Section {
-            at: 6,
-            why: "the reserved bytes are not zero",
-        });
+        return Err(ChunkError::Section { at: 6, why: "the reserved bytes are not zero" });
     }
-    let mut found = 0;
-    let count = walk(rest, &mut |extent| found += extent.len)?;
-    if count != sections || found != clusters {
+    let mut found = Count(0);
+    let count = walk(rest, &mut found)?;
+    if count != sections || found.0 != clusters {
         return Err(ChunkError::Totals);
     }
-    Ok(Record {
-        index,
-        clusters,
-        sections: rest,
-    })
+    Ok(Record { index, clusters, sections: rest })
 }
 
-/// Calls `visit` with the extents of all sections (a cell is an extent of its own) and checks that
-/// they are in order, apart, inside the chunk and inside their SCO. Returns the number of sections.
-fn walk(sections: &[u8], visit: &mut impl FnMut(Extent)) -> Result<u32, ChunkError> {
+const CUT: &str = "it is cut short";
+
+/// Gives all sections to `visitor` and checks that they are in order, apart, inside the chunk and
+/// inside their SCOs. Returns the number of sections.
+fn walk(sections: &[u8], visitor: &mut impl Visitor) -> Result<u32, ChunkError> {
     let mut rest = sections;
-    let mut next = 0u32;
+    let mut next = 0;
     let mut count = 0;
     while !rest.is_empty() {
         let at = HEADER_BYTES + sections.len() - rest.len();
-        let mut checked = |extent: Extent| {
-            if u32::from(extent.start) < next {
-                return Err("the clusters are not in order");
-            }
-            next = extent.end();
-            if next > CLUSTERS {
-                return Err("it passes the end of the chunk");
-            }
-            if u32::from(extent.ordinal) + extent.len > 1 << 16 {
-                return Err("a run passes the last ordinal of its SCO");
-            }
-            visit(extent);
-            Ok(())
-        };
-        section(&mut rest, &mut checked).map_err(|why| ChunkError::Section { at, why })?;
+        section(&mut rest, &mut next, visitor).map_err(|why| ChunkError::Section { at, why })?;
         count += 1;
     }
     Ok(count)
 }
 
-const CUT: &str = "it is cut short";
-
-/// Takes one section from `rest`.
+/// Takes one section from `rest`; `next` is the first cluster that it may hold.
 fn section(
     rest: &mut &[u8],
-    visit: &mut impl FnMut(Extent) -> Result<(), &'static str>,
+    next: &mut u32,
+    visitor: &mut impl Visitor,
 ) -> Result<(), &'static str> {
     let [kind, leaf] = take::<2>(rest).ok_or(CUT)?;
-    let number = take_u16(rest).ok_or(CUT)?;
     match kind {
         KIND_RUNS if leaf != 0 => Err("the reserved byte is not zero"),
-        KIND_RUNS if number == 0 => Err("it has no runs"),
-        KIND_RUNS => {
-            for _ in 0..number {
-                let start = take_u16(rest).ok_or(CUT)?;
-                let len = u32::from(take_u16(rest).ok_or(CUT)?) + 1;
-                let ordinal = take_u16(rest).ok_or(CUT)?;
-                let log = take_u16(rest).ok_or(CUT)?;
-                let sco = take_u32(rest).ok_or(CUT)?;
-                visit(Extent {
-                    start,
-                    len,
-                    log,
-                    sco,
-                    ordinal,
-                })?;
-            }
+        KIND_RUNS => runs_section(rest, next, visitor),
+        KIND_PACKED => {
+            let log = take_u16(rest).ok_or(CUT)?;
+            let sco_high = take_u16(rest).ok_or(CUT)?;
+            let zero = take_u16(rest).ok_or(CUT)?;
+            let (bitmap, cells) = leaf_section(rest, leaf, zero == 0, next, PACKED_CELL_BYTES)?;
+            visitor.packed(PackedLeaf { leaf, log, sco_high, bitmap, cells });
             Ok(())
         }
-        KIND_MIXED if number != 0 => Err("the reserved bytes are not zero"),
-        KIND_PACKED | KIND_MIXED => {
-            let log = (kind == KIND_PACKED).then_some(number);
-            leaf_section(rest, leaf, log, visit)
+        KIND_MIXED => {
+            let zero = take::<6>(rest).ok_or(CUT)?;
+            let (bitmap, cells) = leaf_section(rest, leaf, zero == [0; 6], next, MIXED_CELL_BYTES)?;
+            for (start, cell) in clusters(leaf, bitmap).zip(cells.as_chunks().0) {
+                let [o0, o1, l0, l1, sco @ ..]: [u8; MIXED_CELL_BYTES] = *cell;
+                let (ordinal, log) = (u16::from_le_bytes([o0, o1]), u16::from_le_bytes([l0, l1]));
+                let sco = u32::from_le_bytes(sco);
+                visitor.extent(Extent { start, len: 1, log, sco, ordinal });
+            }
+            Ok(())
         }
         _ => Err("its kind is unknown"),
     }
 }
 
-/// Takes the bitmap and cells of a PACKED section (`log` known) or a MIXED one.
-fn leaf_section(
+fn runs_section(
     rest: &mut &[u8],
-    leaf: u8,
-    log: Option<u16>,
-    visit: &mut impl FnMut(Extent) -> Result<(), &'static str>,
+    next: &mut u32,
+    visitor: &mut impl Visitor,
 ) -> Result<(), &'static str> {
-    let leaf = usize::from(leaf);
-    if leaf >= CLUSTERS as usize / LEAF_CLUSTERS {
+    let count = take_u16(rest).ok_or(CUT)?;
+    if count == 0 {
+        return Err("it has no runs");
+    }
+    for _ in 0..count {
+        let start = take_u16(rest).ok_or(CUT)?;
+        let len = u32::from(take_u16(rest).ok_or(CUT)?) + 1;
+        let ordinal = take_u16(rest).ok_or(CUT)?;
+        let log = take_u16(rest).ok_or(CUT)?;
+        let sco = take_u32(rest).ok_or(CUT)?;
+        let extent = Extent { start, len, log, sco, ordinal };
+        if u32::from(start) < *next {
+            return Err("the clusters are not in order");
+        }
+        *next = extent.end();
+        if *next > CLUSTERS {
+            return Err("it passes the end of the chunk");
+        }
+        if u32::from(ordinal) + len > 1 << 16 {
+            return Err("a run passes the last ordinal of its SCO");
+        }
+        visitor.extent(extent);
+    }
+    Ok(())
+}
+
+/// Takes the bitmap and the cells of a leaf's section.
+fn leaf_section<'a>(
+    rest: &mut &'a [u8],
+    leaf: u8,
+    reserved_is_zero: bool,
+    next: &mut u32,
+    cell_bytes: usize,
+) -> Result<([u64; WORDS], &'a [u8]), &'static str> {
+    if !reserved_is_zero {
+        return Err("the reserved bytes are not zero");
+    }
+    if usize::from(leaf) >= CLUSTERS as usize / LEAF_CLUSTERS {
         return Err("its leaf is outside the chunk");
     }
     let mut bitmap = [0u64; WORDS];
     for word in &mut bitmap {
         *word = u64::from_le_bytes(take::<8>(rest).ok_or(CUT)?);
     }
-    if bitmap == [0; WORDS] {
-        return Err("its bitmap is empty");
+    let mut bits = clusters(leaf, bitmap);
+    let first = bits.next().ok_or("its bitmap is empty")?;
+    if u32::from(first) < *next {
+        return Err("the clusters are not in order");
     }
-    for (number, bits) in bitmap.into_iter().enumerate() {
-        let mut left = bits;
-        while left != 0 {
-            let cluster = leaf * LEAF_CLUSTERS + number * 64 + left.trailing_zeros() as usize;
-            left &= left - 1;
-            let ordinal = take_u16(rest).ok_or(CUT)?;
-            let log = match log {
-                Some(log) => log,
-                None => take_u16(rest).ok_or(CUT)?,
-            };
-            let sco = take_u32(rest).ok_or(CUT)?;
-            visit(Extent {
-                start: cluster as u16,
-                len: 1,
-                log,
-                sco,
-                ordinal,
-            })?;
-        }
-    }
-    Ok(())
+    *next = u32::from(bits.last().unwrap_or(first)) + 1;
+    let count: u32 = bitmap.iter().map(|word| word.count_ones()).sum();
+    let (cells, tail) = rest.split_at_checked(count as usize * cell_bytes).ok_or(CUT)?;
+    *rest = tail;
+    Ok((bitmap, cells))
 }
 
 fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {

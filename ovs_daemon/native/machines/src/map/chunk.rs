@@ -3,10 +3,11 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use format::chunk::{self, ChunkError, Extent};
+use format::chunk::{self, ChunkError, Extent, PackedLeaf, Visitor, Writer};
 
 use super::loc::{Loc, Run};
 use super::memory::arc_bytes;
+use super::packed::Packed;
 use super::slot::Slot;
 use super::stored::{Stored, StoredCell};
 use super::{CHUNK_CLUSTERS, CHUNK_LEAVES, LEAF_CLUSTERS};
@@ -98,32 +99,21 @@ impl Chunk {
         }
     }
 
-    /// Appends the chunk's record (`format::chunk`) to `out`.
-    pub fn encode(&self, index: u32, out: &mut Vec<u8>) {
-        chunk::encode(index, &self.extents(), out);
+    /// Appends the chunk's record (`format::chunk`) to `out`; returns its number of bytes.
+    pub fn encode(&self, index: u32, out: &mut Vec<u8>) -> usize {
+        let mut writer = Writer::new(index, out);
+        for (leaf, slot) in self.slots.iter().enumerate() {
+            slot.encode(leaf as u8, &mut writer);
+        }
+        writer.finish()
     }
 
     /// Reads a chunk's record; returns the chunk and its index in the map.
     pub fn decode(bytes: &[u8]) -> Result<(u32, Chunk), ChunkError> {
         let record = chunk::decode(bytes)?;
         let mut builder = Builder::new();
-        record.for_each(|extent| builder.add(extent));
+        record.visit(&mut builder);
         Ok((record.index(), builder.finish()))
-    }
-
-    /// The maximal runs of the chunk as the format writes them.
-    pub fn extents(&self) -> Vec<Extent> {
-        let mut extents = Vec::new();
-        self.for_each_run(|start, len, Loc { log, sco, ordinal }| {
-            extents.push(Extent {
-                start: start as u16,
-                len,
-                log,
-                sco,
-                ordinal,
-            });
-        });
-        extents
     }
 
     #[inline]
@@ -140,11 +130,7 @@ impl Chunk {
         let end = start + len;
         (start / LEAF_CLUSTERS..end.div_ceil(LEAF_CLUSTERS)).map(move |leaf| {
             let base = leaf * LEAF_CLUSTERS;
-            (
-                leaf,
-                start.saturating_sub(base),
-                (end - base).min(LEAF_CLUSTERS),
-            )
+            (leaf, start.saturating_sub(base), (end - base).min(LEAF_CLUSTERS))
         })
     }
 
@@ -161,10 +147,7 @@ impl Chunk {
         new: Option<Loc>,
         displaced: &mut impl FnMut(Loc, u32),
     ) -> usize {
-        debug_assert!(
-            len > 0 && start + len <= CHUNK_CLUSTERS,
-            "the map splits at chunks"
-        );
+        debug_assert!(len > 0 && start + len <= CHUNK_CLUSTERS, "the map splits at chunks");
         self.stored.clear();
         let mut removed = 0;
         for (leaf, from, to) in Chunk::parts(start, len) {
@@ -191,9 +174,10 @@ impl PartialEq for Chunk {
 
 impl Eq for Chunk {}
 
-/// Builds a chunk from extents in order, each leaf at once.
+/// Builds a chunk from its record, each leaf at once.
 struct Builder {
     chunk: Chunk,
+    /// The leaf that `runs` belong to, and their clusters.
     leaf: usize,
     runs: Vec<Run>,
     clusters: usize,
@@ -201,41 +185,40 @@ struct Builder {
 
 impl Builder {
     fn new() -> Builder {
-        let runs = Vec::with_capacity(LEAF_CLUSTERS);
         Builder {
             chunk: Chunk::new(),
             leaf: 0,
-            runs,
+            runs: Vec::with_capacity(LEAF_CLUSTERS),
             clusters: 0,
         }
     }
 
-    fn add(&mut self, extent: Extent) {
-        let Extent {
-            start,
-            len,
-            log,
-            sco,
-            ordinal,
-        } = extent;
-        let loc = Loc { log, sco, ordinal };
-        let start = usize::from(start);
-        for (leaf, from, to) in Chunk::parts(start, len as usize) {
-            if leaf != self.leaf {
-                self.flush();
-                self.leaf = leaf;
-            }
-            let done = (leaf * LEAF_CLUSTERS + from - start) as u32;
-            self.runs.push(Run::new(from, to - from, loc.plus(done)));
-            self.clusters += to - from;
+    fn add(&mut self, leaf: usize, run: Run) {
+        if leaf != self.leaf {
+            self.flush();
+            self.leaf = leaf;
         }
+        match self.runs.last_mut() {
+            Some(last) if run.continues(last) => last.len += run.len,
+            _ => self.runs.push(run),
+        }
+        self.clusters += usize::from(run.len);
     }
 
     fn flush(&mut self) {
-        let slot = Slot::from_runs(&self.runs, self.clusters);
+        let slot = &mut self.chunk.slots[self.leaf];
+        let before = slot.bytes();
+        if matches!(slot, Slot::Empty) {
+            *slot = Slot::from_runs(&self.runs, self.clusters);
+        } else {
+            // Another section had a part of this leaf.
+            for run in &self.runs {
+                let (start, len) = (usize::from(run.start), usize::from(run.len));
+                slot.replace(start, len, Some(run.loc()), &mut |_, _| {});
+            }
+        }
         self.chunk.clusters += self.clusters as u32;
-        self.chunk.leaf_bytes += slot.bytes() as u32;
-        self.chunk.slots[self.leaf] = slot;
+        self.chunk.leaf_bytes = self.chunk.leaf_bytes - before as u32 + slot.bytes() as u32;
         self.runs.clear();
         self.clusters = 0;
     }
@@ -243,6 +226,32 @@ impl Builder {
     fn finish(mut self) -> Chunk {
         self.flush();
         self.chunk
+    }
+}
+
+impl Visitor for Builder {
+    fn extent(&mut self, extent: Extent) {
+        let Extent { start, len, log, sco, ordinal } = extent;
+        let (loc, start) = (Loc { log, sco, ordinal }, usize::from(start));
+        for (leaf, from, to) in Chunk::parts(start, len as usize) {
+            let done = (leaf * LEAF_CLUSTERS + from - start) as u32;
+            self.add(leaf, Run::new(from, to - from, loc.plus(done)));
+        }
+    }
+
+    fn packed(&mut self, leaf: PackedLeaf<'_>) {
+        self.flush();
+        self.leaf = usize::from(leaf.leaf);
+        let packed = Packed::from_record(&leaf);
+        if matches!(self.chunk.slots[self.leaf], Slot::Empty) {
+            self.chunk.clusters += packed.clusters() as u32;
+            let slot = Slot::from_packed(packed);
+            self.chunk.leaf_bytes += slot.bytes() as u32;
+            self.chunk.slots[self.leaf] = slot;
+        } else {
+            let leaf = self.leaf;
+            packed.for_each(0, LEAF_CLUSTERS, &mut |run| self.add(leaf, run));
+        }
     }
 }
 

@@ -17,10 +17,7 @@ impl Loc {
     /// 65535 (`Map::set` refuses them), so the addition does not wrap for any run of a map.
     #[inline]
     pub fn plus(self, clusters: u32) -> Loc {
-        Loc {
-            ordinal: self.ordinal.wrapping_add(clusters as u16),
-            ..self
-        }
+        Loc { ordinal: self.ordinal.wrapping_add(clusters as u16), ..self }
     }
 
     /// Whether `self` is the location `clusters` after `before`, so that the two make one run.
@@ -46,22 +43,12 @@ impl Run {
     #[inline]
     pub(super) fn new(start: usize, len: usize, loc: Loc) -> Run {
         let Loc { log, sco, ordinal } = loc;
-        Run {
-            sco,
-            ordinal,
-            log,
-            start: start as u16,
-            len: len as u16,
-        }
+        Run { sco, ordinal, log, start: start as u16, len: len as u16 }
     }
 
     #[inline]
     pub(super) fn loc(&self) -> Loc {
-        Loc {
-            log: self.log,
-            sco: self.sco,
-            ordinal: self.ordinal,
-        }
+        Loc { log: self.log, sco: self.sco, ordinal: self.ordinal }
     }
 
     /// First cluster after the run.

@@ -121,12 +121,7 @@ impl Map {
     /// `[lba, lba + len)` consists of, in order and without gaps.
     pub fn runs(&self, lba: u64, len: u64, visit: &mut impl FnMut(u64, u64, Option<Loc>)) {
         let end = lba.saturating_add(len);
-        let mut spans = Spans {
-            visit,
-            start: lba,
-            len: 0,
-            loc: None,
-        };
+        let mut spans = Spans { visit, start: lba, len: 0, loc: None };
         let mut at = lba;
         while at < end {
             let (index, start) = split(at);
@@ -197,17 +192,14 @@ impl Map {
     /// mapped, or lie beyond the end, are nothing to do: pages without mapped clusters in the range
     /// are neither copied nor marked as changed.
     pub fn unset(&mut self, lba: u64, len: u64, displaced: &mut impl FnMut(Loc, u32)) {
-        let end = lba
-            .saturating_add(len)
-            .min((self.root.len() * CHUNK_CLUSTERS) as u64);
+        let end = lba.saturating_add(len).min((self.root.len() * CHUNK_CLUSTERS) as u64);
         let mut at = lba;
         while at < end {
             let (index, start) = split(at);
             let count = (end - at).min((CHUNK_CLUSTERS - start) as u64);
             at += count;
-            let touched = self.root[index]
-                .as_ref()
-                .is_some_and(|c| c.touches(start, count as usize));
+            let touched =
+                self.root[index].as_ref().is_some_and(|c| c.touches(start, count as usize));
             if !touched {
                 continue;
             }
@@ -247,10 +239,7 @@ impl Map {
         for (index, chunk) in chunks {
             if index >= CHUNKS_MAX {
                 let lba = u64::from(index) * CHUNK_CLUSTERS as u64;
-                return Err(MapError::BeyondEnd {
-                    lba,
-                    len: CHUNK_CLUSTERS as u64,
-                });
+                return Err(MapError::BeyondEnd { lba, len: CHUNK_CLUSTERS as u64 });
             }
             let index = index as usize;
             if index >= root.len() {
@@ -261,20 +250,14 @@ impl Map {
             mapped -= place.as_ref().map_or(0, |old| u64::from(old.mapped()));
             *place = (chunk.mapped() > 0).then_some(chunk);
         }
-        Ok(Map {
-            root: Arc::new(root),
-            mapped,
-        })
+        Ok(Map { root: Arc::new(root), mapped })
     }
 }
 
 /// Index of the chunk of `lba` and its place there. The index does not wrap on any `lba`.
 #[inline]
 fn split(lba: u64) -> (usize, usize) {
-    (
-        (lba / CHUNK_CLUSTERS as u64) as usize,
-        lba as usize % CHUNK_CLUSTERS,
-    )
+    ((lba / CHUNK_CLUSTERS as u64) as usize, lba as usize % CHUNK_CLUSTERS)
 }
 
 impl PartialEq for Map {

@@ -1,10 +1,13 @@
-//! A leaf as a bitmap of its mapped clusters and 6 bytes for each of them, in order: the small form
+//! A leaf as a bitmap of its mapped clusters and 4 bytes for each of them, in order: the small form
 //! for random data. Entry *rank(cluster)* belongs to `cluster`, where the rank counts the mapped
 //! clusters before it.
 //!
-//! Almost every leaf holds data of one log only, whose index is then stored once. After a clone has
-//! written here, a palette of logs and one byte per cluster say which log is meant (7 bytes per
-//! cluster). A palette has at most 256 entries; a leaf with more logs stays a list of runs.
+//! A cell holds the ordinal and the low half of the SCO number. What is left of a location, the log
+//! and the high half of the SCO number, is its *page*. Almost every leaf has one page, which is then
+//! stored once: a page is 4 TiB of one log when SCOs are 64 MiB. A leaf whose data is in several
+//! (a clone has written here, or the log has grown by terabytes) has a palette of pages and one byte
+//! per cluster (5 bytes per cluster). A palette has at most 256 entries; a leaf with more pages
+//! stays a list of runs.
 //!
 //! The number of maximal runs is kept up to date (`links`: neighbours that continue each other), so
 //! the choice between this form and the list of runs is exact and costs nothing.
@@ -12,21 +15,50 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
+use format::chunk::{PackedLeaf, Writer};
+
 use super::LEAF_CLUSTERS;
 use super::loc::{Loc, Run};
 use super::memory::{allocated, arc_bytes, reserve, trim, vec_bytes};
 
 const WORDS: usize = LEAF_CLUSTERS / 64;
-/// `{ordinal, low half of sco, high half of sco}`; three u16 because they need no padding.
-type Cell = [u16; 3];
+/// Low half of the SCO number in the upper 16 bits, ordinal in the lower.
+type Cell = u32;
+
+/// 65536 SCOs of one log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Page {
+    log: u16,
+    /// Upper half of the SCO number.
+    sco_high: u16,
+}
+
+impl Page {
+    pub(super) fn of(loc: Loc) -> Page {
+        Page { log: loc.log, sco_high: (loc.sco >> 16) as u16 }
+    }
+
+    #[inline]
+    fn loc(self, cell: Cell) -> Loc {
+        Loc {
+            log: self.log,
+            sco: u32::from(self.sco_high) << 16 | cell >> 16,
+            ordinal: cell as u16,
+        }
+    }
+}
+
+fn cell(loc: Loc) -> Cell {
+    loc.sco << 16 | u32::from(loc.ordinal)
+}
 
 #[derive(Clone, Debug)]
 pub(super) struct Packed {
     bitmap: [u64; WORDS],
     cells: Vec<Cell>,
-    /// Set when the leaf holds data of several logs; `log` is meaningless then.
+    /// Set when the leaf holds data of several pages; `page` is meaningless then.
     mixed: Option<Box<Mixed>>,
-    log: u16,
+    page: Page,
     /// Pairs of neighbours `(n - 1, n)` in which n continues the run of n - 1.
     links: u16,
 }
@@ -40,31 +72,33 @@ struct Mixed {
 
 #[derive(Clone, Copy, Debug)]
 struct Shade {
-    log: u16,
+    page: Page,
     clusters: u16,
 }
 
 const PALETTE_MAX: usize = 256;
 
-fn cell(loc: Loc) -> Cell {
-    [loc.ordinal, loc.sco as u16, (loc.sco >> 16) as u16]
+/// Whether `next` is one ordinal after `before` in the same SCO, both of one page: the ordinal is the
+/// lower half, so adding one may not carry.
+fn follows(next: Cell, before: Cell) -> bool {
+    next == before.wrapping_add(1) && next as u16 != 0
 }
 
 impl Mixed {
-    /// The palette entry of `log`: an existing one, a disused one, or a new one.
-    fn shade(&mut self, log: u16) -> Option<u8> {
-        let known = self.palette.iter().position(|shade| shade.log == log);
+    /// The palette entry of `page`: an existing one, a disused one, or a new one.
+    fn shade(&mut self, page: Page) -> Option<u8> {
+        let known = self.palette.iter().position(|shade| shade.page == page);
         let known = known.or_else(|| self.palette.iter().position(|shade| shade.clusters == 0));
         let index = match known {
             Some(index) => index,
             None if self.palette.len() < PALETTE_MAX => {
                 reserve(&mut self.palette, 1, PALETTE_MAX);
-                self.palette.push(Shade { log, clusters: 0 });
+                self.palette.push(Shade { page, clusters: 0 });
                 self.palette.len() - 1
             }
             None => return None,
         };
-        self.palette[index].log = log;
+        self.palette[index].page = page;
         Some(index as u8)
     }
 
@@ -74,40 +108,85 @@ impl Mixed {
 }
 
 impl Packed {
-    /// Bytes of heap that a packed leaf of one log with `clusters` cells takes at least.
+    /// Bytes of heap that a packed leaf of one page with `clusters` cells takes at least.
     pub(super) const fn bytes_for(clusters: usize) -> usize {
         arc_bytes::<Packed>() + allocated(clusters * size_of::<Cell>())
     }
 
-    /// The packed form of `runs`, or None when they belong to more logs than a palette holds.
+    /// The packed form of `runs`, or None when they belong to more pages than a palette holds.
     pub(super) fn from_runs(runs: &[Run], clusters: usize) -> Option<Packed> {
-        let log = runs.first().map_or(0, |run| run.loc().log);
+        let page = Page::of(runs.first()?.loc());
         let mut packed = Packed {
             bitmap: [0; WORDS],
             cells: Vec::new(),
             mixed: None,
-            log,
+            page,
             links: clusters.saturating_sub(runs.len()) as u16,
         };
         packed.cells.reserve_exact(clusters);
         for run in runs {
             packed.mark(usize::from(run.start), usize::from(run.len));
             let loc = run.loc();
-            packed
-                .cells
-                .extend((0..u32::from(run.len)).map(|n| cell(loc.plus(n))));
+            packed.cells.extend((0..u32::from(run.len)).map(|n| cell(loc.plus(n))));
         }
-        if runs.iter().any(|run| run.loc().log != log) {
+        if runs.iter().any(|run| Page::of(run.loc()) != page) {
             let mut mixed = Box::<Mixed>::default();
             mixed.shades.reserve_exact(clusters);
             for run in runs {
-                let shade = mixed.shade(run.loc().log)?;
+                let shade = mixed.shade(Page::of(run.loc()))?;
                 mixed.palette[usize::from(shade)].clusters += run.len;
                 mixed.shades.extend((0..run.len).map(|_| shade));
             }
             packed.mixed = Some(mixed);
         }
         Some(packed)
+    }
+
+    pub(super) fn from_record(leaf: &PackedLeaf<'_>) -> Packed {
+        let mut packed = Packed {
+            bitmap: leaf.bitmap,
+            cells: Vec::new(),
+            mixed: None,
+            page: Page { log: leaf.log, sco_high: leaf.sco_high },
+            links: 0,
+        };
+        packed.cells.reserve_exact(leaf.cells().len());
+        packed.cells.extend(leaf.cells());
+        packed.links = packed.count_links();
+        packed
+    }
+
+    fn count_links(&self) -> u16 {
+        let (mut links, mut rank, mut before) = (0, 0, false);
+        for bits in self.bitmap {
+            // Clusters whose left neighbour is mapped too.
+            let joined = bits & (bits << 1 | u64::from(before));
+            before = bits >> 63 != 0;
+            let mut left = bits;
+            while left != 0 {
+                let lowest = left & left.wrapping_neg();
+                if joined & lowest != 0 {
+                    links += u16::from(follows(self.cells[rank], self.cells[rank - 1]));
+                }
+                rank += 1;
+                left &= left - 1;
+            }
+        }
+        links
+    }
+
+    /// Adds the leaf to a chunk's record.
+    pub(super) fn encode(&self, leaf: u8, writer: &mut Writer<'_>) {
+        if self.mixed.is_none() {
+            let page = (self.page.log, self.page.sco_high);
+            writer.packed(leaf, page, &self.bitmap, self.cells.iter().copied());
+            return;
+        }
+        let cells = (0..self.cells.len()).map(|rank| {
+            let Loc { log, sco, ordinal } = self.loc(rank);
+            (log, sco, ordinal)
+        });
+        writer.mixed(leaf, &self.bitmap, cells);
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -136,10 +215,7 @@ impl Packed {
             return cluster;
         }
         let word = cluster / 64;
-        let full: u32 = self.bitmap[..word]
-            .iter()
-            .map(|bits| bits.count_ones())
-            .sum();
+        let full: u32 = self.bitmap[..word].iter().map(|bits| bits.count_ones()).sum();
         let part = match self.bitmap.get(word) {
             Some(bits) => (bits & ((1 << (cluster % 64)) - 1)).count_ones(),
             None => 0,
@@ -149,16 +225,11 @@ impl Packed {
 
     #[inline]
     fn loc(&self, rank: usize) -> Loc {
-        let [ordinal, low, high] = self.cells[rank];
-        let log = match &self.mixed {
-            None => self.log,
-            Some(mixed) => mixed.palette[usize::from(mixed.shades[rank])].log,
+        let page = match &self.mixed {
+            None => self.page,
+            Some(mixed) => mixed.palette[usize::from(mixed.shades[rank])].page,
         };
-        Loc {
-            log,
-            sco: u32::from(low) | u32::from(high) << 16,
-            ordinal,
-        }
+        page.loc(self.cells[rank])
     }
 
     #[inline]
@@ -204,15 +275,36 @@ impl Packed {
         }
     }
 
-    /// Whether data of `log` can be stored in this form; when not, the caller turns it into runs.
-    pub(super) fn accepts(&self, log: u16) -> bool {
+    /// Whether data of `page` can be stored in this form; when not, the caller turns it into runs.
+    pub(super) fn accepts(&self, page: Page) -> bool {
         self.mixed.as_ref().is_none_or(|mixed| {
             mixed.palette.len() < PALETTE_MAX
-                || mixed
-                    .palette
-                    .iter()
-                    .any(|shade| shade.log == log || shade.clusters == 0)
+                || mixed.palette.iter().any(|shade| shade.page == page || shade.clusters == 0)
         })
+    }
+
+    /// Overwrites one mapped cluster in a leaf of one page and returns its old location; None when
+    /// this is another case, for `replace`. A map of random data spends its time here.
+    #[inline]
+    pub(super) fn overwrite(&mut self, cluster: usize, new: Loc) -> Option<Loc> {
+        if !self.has(cluster) || self.mixed.is_some() || Page::of(new) != self.page {
+            return None;
+        }
+        let rank = self.rank(cluster);
+        let place = self.cells.get_mut(rank)?;
+        let (old, fresh) = (*place, cell(new));
+        *place = fresh;
+        if rank > 0 && cluster > 0 && self.has(cluster - 1) {
+            let before = self.cells[rank - 1];
+            self.links += u16::from(follows(fresh, before));
+            self.links -= u16::from(follows(old, before));
+        }
+        if cluster + 1 < LEAF_CLUSTERS && self.has(cluster + 1) {
+            let after = self.cells[rank + 1];
+            self.links += u16::from(follows(after, fresh));
+            self.links -= u16::from(follows(after, old));
+        }
+        Some(self.page.loc(old))
     }
 
     /// Puts `new` (or nothing) at `[start, start + len)`, reports what was there, and returns how
@@ -244,7 +336,7 @@ impl Packed {
                     *place = cell(loc.plus(n as u32));
                 }
                 self.mark(start, len);
-                self.record_shades(first, removed, len, loc.log);
+                self.record_shades(first, removed, len, Page::of(loc));
                 gained += len - 1;
                 gained += usize::from(self.linked(start, first));
                 gained += usize::from(self.linked(end, first + len));
@@ -279,38 +371,35 @@ impl Packed {
         }
     }
 
-    /// Says that the cells `[first, first + len)`, which took the place of `removed`, are of `log`.
-    fn record_shades(&mut self, first: usize, removed: usize, len: usize, log: u16) {
+    /// Says that the cells `[first, first + len)`, which took the place of `removed`, are of `page`.
+    fn record_shades(&mut self, first: usize, removed: usize, len: usize, page: Page) {
         if self.mixed.is_none() {
-            if log == self.log || self.cells.len() == len {
-                self.log = log;
+            if page == self.page || self.cells.len() == len {
+                self.page = page;
                 return;
             }
             let before = self.cells.len() + removed - len;
             let mut mixed = Box::<Mixed>::default();
-            mixed.palette.push(Shade {
-                log: self.log,
-                clusters: (before - removed) as u16,
-            });
+            mixed.palette.push(Shade { page: self.page, clusters: (before - removed) as u16 });
             mixed.shades.resize(before, 0);
             self.mixed = Some(mixed);
         }
         if let Some(mixed) = &mut self.mixed {
             resize_cells(&mut mixed.shades, first, removed, len);
-            // `accepts` was asked before the call, so there is an entry for this log.
-            let shade = mixed.shade(log).unwrap_or_default();
+            // `accepts` was asked before the call, so there is an entry for this page.
+            let shade = mixed.shade(page).unwrap_or_default();
             mixed.palette[usize::from(shade)].clusters += len as u16;
             mixed.shades[first..first + len].fill(shade);
         }
         self.settle_shades();
     }
 
-    /// Drops the palette when one log is left.
+    /// Drops the palette when one page is left.
     fn settle_shades(&mut self) {
         let Some(mixed) = &self.mixed else { return };
         let mut used = mixed.palette.iter().filter(|shade| shade.clusters > 0);
         if let (Some(shade), None) = (used.next(), used.next()) {
-            self.log = shade.log;
+            self.page = shade.page;
             self.mixed = None;
         }
     }

@@ -16,19 +16,12 @@ const DENSE_SCOS: usize = 1 << 20;
 /// A cluster that several maps (a head and its snapshots) hold at the same LBA counts once. Pages
 /// that maps share are scanned once. Takes time in proportion to the distinct pages.
 pub fn count_refs(maps: &[&Map], log: u16) -> BTreeMap<u32, u32> {
-    let mut counts = Counts {
-        log,
-        dense: Vec::new(),
-        sparse: BTreeMap::new(),
-    };
+    let mut counts = Counts { log, dense: Vec::new(), sparse: BTreeMap::new() };
     let length = maps.iter().map(|map| map.root.len()).max().unwrap_or(0);
     let mut chunks: Vec<&Chunk> = Vec::new();
     for index in 0..length {
         chunks.clear();
-        for chunk in maps
-            .iter()
-            .filter_map(|map| map.root.get(index)?.as_deref())
-        {
+        for chunk in maps.iter().filter_map(|map| map.root.get(index)?.as_deref()) {
             if !chunks.iter().any(|seen| core::ptr::eq(*seen, chunk)) {
                 chunks.push(chunk);
             }
@@ -52,10 +45,7 @@ fn count_chunks(chunks: &[&Chunk], counts: &mut Counts) {
         for (number, slot) in slots.iter().enumerate() {
             slot.for_each(0, LEAF_CLUSTERS, &mut |run| {
                 if run.loc().log == counts.log {
-                    counts.add(
-                        run.loc().sco,
-                        u32::from(run.len) - known(&slots[..number], run),
-                    );
+                    counts.add(run.loc().sco, u32::from(run.len) - known(&slots[..number], run));
                 }
             });
         }
@@ -69,9 +59,7 @@ fn known(earlier: &[&Slot], run: Run) -> u32 {
     }
     let same = |n: &u32| {
         let loc: Loc = run.loc().plus(*n);
-        earlier
-            .iter()
-            .any(|slot| slot.get(usize::from(run.start) + *n as usize) == Some(loc))
+        earlier.iter().any(|slot| slot.get(usize::from(run.start) + *n as usize) == Some(loc))
     };
     (0..u32::from(run.len)).filter(same).count() as u32
 }
@@ -100,11 +88,7 @@ impl Counts {
 
     fn finish(self) -> BTreeMap<u32, u32> {
         let mut counts = self.sparse;
-        let used = self
-            .dense
-            .into_iter()
-            .enumerate()
-            .filter(|(_, clusters)| *clusters > 0);
+        let used = self.dense.into_iter().enumerate().filter(|(_, clusters)| *clusters > 0);
         counts.extend(used.map(|(sco, clusters)| (sco as u32, clusters)));
         counts
     }

@@ -20,9 +20,7 @@ pub(super) fn get(list: &[Run], cluster: usize) -> Option<Loc> {
 
 /// The runs that touch `[from, to)`, clipped to it.
 pub(super) fn within(list: &[Run], from: usize, to: usize) -> impl Iterator<Item = Run> {
-    let rest = list
-        .get(first_ending_after(list, from)..)
-        .unwrap_or_default();
+    let rest = list.get(first_ending_after(list, from)..).unwrap_or_default();
     rest.iter()
         .take_while(move |run| usize::from(run.start) < to)
         .map(move |run| run.clip(from, to))
@@ -39,11 +37,7 @@ pub(super) fn replace(
 ) -> usize {
     let end = start + len;
     let mut first = first_ending_after(list, start);
-    let mut last = first
-        + list[first..]
-            .iter()
-            .take_while(|r| usize::from(r.start) < end)
-            .count();
+    let mut last = first + list[first..].iter().take_while(|r| usize::from(r.start) < end).count();
     let mut removed = 0;
     for run in &list[first..last] {
         let gone = run.clip(start, end);
@@ -77,11 +71,7 @@ fn splice(list: &mut Vec<Run>, first: usize, last: usize, pieces: &[Run]) {
         list[first..last].copy_from_slice(pieces);
         return;
     }
-    reserve(
-        list,
-        pieces.len().saturating_sub(last - first),
-        LEAF_CLUSTERS,
-    );
+    reserve(list, pieces.len().saturating_sub(last - first), LEAF_CLUSTERS);
     list.splice(first..last, pieces.iter().copied());
     trim(list);
 }
@@ -94,21 +84,11 @@ struct Pieces {
 
 impl Pieces {
     fn new() -> Pieces {
-        let unused = Run::new(
-            0,
-            0,
-            Loc {
-                log: 0,
-                sco: 0,
-                ordinal: 0,
-            },
-        );
-        Pieces {
-            runs: [unused; 3],
-            count: 0,
-        }
+        let unused = Run::new(0, 0, Loc { log: 0, sco: 0, ordinal: 0 });
+        Pieces { runs: [unused; 3], count: 0 }
     }
 
+    #[inline]
     fn push(&mut self, run: Run) {
         if self.count > 0 && run.continues(&self.runs[self.count - 1]) {
             self.runs[self.count - 1].len += run.len;

@@ -5,7 +5,7 @@
 //! | `Empty`  | nothing                                  | 0                       |
 //! | `Run`    | 512 clusters at consecutive ordinals     | 0                       |
 //! | `Runs`   | a list of runs                           | 64 + 12 per run         |
-//! | `Packed` | a bitmap and a cell per mapped cluster   | 144 + 6 (7) per cluster |
+//! | `Packed` | a bitmap and a cell per mapped cluster   | 144 + 4 (5) per cluster |
 //!
 //! A leaf changes its form when another one would be smaller by `HYSTERESIS_BYTES`; that is some ten
 //! writes' worth of change, so no sequence of writes converts it at every step.
@@ -13,10 +13,12 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use format::chunk::{Extent, Writer};
+
 use super::LEAF_CLUSTERS;
 use super::loc::{Loc, Run};
 use super::memory::{allocated, arc_bytes, reserve, vec_bytes};
-use super::packed::Packed;
+use super::packed::{Packed, Page};
 use super::runs;
 
 const HYSTERESIS_BYTES: usize = 96;
@@ -51,6 +53,25 @@ impl Slot {
             return Slot::Packed(Arc::new(packed));
         }
         Slot::Runs(clusters as u16, Arc::new(list.to_vec()))
+    }
+
+    pub(super) fn from_packed(packed: Packed) -> Slot {
+        let mut slot = Slot::Packed(Arc::new(packed));
+        slot.settle();
+        slot
+    }
+
+    /// Adds the leaf to a chunk's record, in the form that it has in memory.
+    pub(super) fn encode(&self, leaf: u8, writer: &mut Writer<'_>) {
+        let base = u16::from(leaf) * LEAF_CLUSTERS as u16;
+        match self {
+            Slot::Packed(packed) => packed.encode(leaf, writer),
+            _ => self.for_each(0, LEAF_CLUSTERS, &mut |run| {
+                let Loc { log, sco, ordinal } = run.loc();
+                let (start, len) = (base + run.start, u32::from(run.len));
+                writer.run(Extent { start, len, log, sco, ordinal });
+            }),
+        }
     }
 
     #[inline]
@@ -128,8 +149,15 @@ impl Slot {
             *self = new.map_or(Slot::Empty, Slot::Run);
             return removed;
         }
+        if let (Slot::Packed(packed), Some(loc), 1) = (&mut *self, new, len)
+            && let Some(old) = Arc::make_mut(packed).overwrite(start, loc)
+        {
+            displaced(old, 1);
+            self.settle();
+            return 1;
+        }
         if let (Slot::Packed(packed), Some(loc)) = (&*self, new)
-            && !packed.accepts(loc.log)
+            && !packed.accepts(Page::of(loc))
         {
             *self = Slot::runs_of(packed);
         }
@@ -143,17 +171,12 @@ impl Slot {
                 None => return 0,
             },
             Slot::Run(loc) => {
-                let mut list = Vec::new();
-                reserve(&mut list, 3, LEAF_CLUSTERS);
-                list.push(Run::new(0, LEAF_CLUSTERS, *loc));
-                let removed = runs::replace(&mut list, start, len, new, displaced);
-                let clusters = if new.is_some() {
-                    LEAF_CLUSTERS
-                } else {
-                    LEAF_CLUSTERS - len
-                };
-                *self = Slot::Runs(clusters as u16, Arc::new(list));
-                removed
+                let whole = *loc;
+                displaced(whole.plus(start as u32), len as u32);
+                if new != Some(whole.plus(start as u32)) {
+                    *self = Slot::split(whole, start, len, new);
+                }
+                return len;
             }
             Slot::Runs(clusters, list) => {
                 let removed = runs::replace(Arc::make_mut(list), start, len, new, displaced);
@@ -165,6 +188,26 @@ impl Slot {
         };
         self.settle();
         removed
+    }
+
+    /// A whole run after `[start, start + len)` of it was replaced by something else, which can
+    /// therefore continue neither side.
+    fn split(whole: Loc, start: usize, len: usize, new: Option<Loc>) -> Slot {
+        let end = start + len;
+        let parts = [
+            (0, start, Some(whole)),
+            (start, len, new),
+            (end, LEAF_CLUSTERS - end, Some(whole.plus(end as u32))),
+        ];
+        let mut list = Vec::new();
+        list.reserve_exact(parts.len());
+        for (start, len, loc) in parts {
+            if let (Some(loc), true) = (loc, len > 0) {
+                list.push(Run::new(start, len, loc));
+            }
+        }
+        let clusters = list.iter().map(|run| run.len).sum();
+        Slot::Runs(clusters, Arc::new(list))
     }
 
     /// Changes the form when another one is smaller by enough.

@@ -48,12 +48,7 @@ impl StoredCell {
         if first & STATE != SET || self.first.load(Relaxed) != first {
             return None;
         }
-        Some(Stored {
-            log: (first >> 16) as u16,
-            object,
-            offset,
-            length: (first >> 32) as u32,
-        })
+        Some(Stored { log: (first >> 16) as u16, object, offset, length: (first >> 32) as u32 })
     }
 
     /// False when another thread was setting the address at the same time.
@@ -61,10 +56,7 @@ impl StoredCell {
         let before = self.first.load(Relaxed);
         let version = before.wrapping_add(VERSION_ONE) & VERSION;
         if before & STATE == BUSY
-            || self
-                .first
-                .compare_exchange(before, version | BUSY, Acquire, Relaxed)
-                .is_err()
+            || self.first.compare_exchange(before, version | BUSY, Acquire, Relaxed).is_err()
         {
             return false;
         }
