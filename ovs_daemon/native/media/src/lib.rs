@@ -7,6 +7,11 @@
 #![allow(unsafe_code)]
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
+/// Error numbers that volumes answer with.
+pub mod errno {
+    pub use libc::{EINVAL, EIO, ENOMEM, ENOSPC, EPERM};
+}
+
 mod file;
 mod memory;
 mod ring;

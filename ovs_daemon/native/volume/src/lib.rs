@@ -1,1 +1,23 @@
-//! See ARCHITECTURE.md.
+//! One open volume: performs what its machine (`machines::volume`) asks for.
+//!
+//! * [`open`] finds out, blocking, what a log holds: checkpoint, objects, write buffer.
+//! * [`Volume`] lives on a shard's thread and never blocks: it appends with one system call per
+//!   batch, reads what the page cache has, and hands everything slow to the ring or to worker
+//!   threads as [`Job`]s.
+
+mod checkpoint;
+mod items;
+mod jobs;
+mod moves;
+mod open;
+mod perform;
+mod reads;
+mod shared;
+mod shell;
+mod slab;
+
+pub use checkpoint::{checkpoint_folder, load as load_checkpoint};
+pub use jobs::{Job, JobDone, JobFailure, Outcome, Work};
+pub use open::{OpenError, OpenSpec, Opened, open, uuid_text};
+pub use shared::SharedScos;
+pub use shell::{Control, ControlDone, Finding, Outputs, Stats, Tuning, Volume};

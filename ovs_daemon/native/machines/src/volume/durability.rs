@@ -64,28 +64,23 @@ impl Volume {
         }
     }
 
-    /// Uploads closed SCOs, oldest first.
+    /// Uploads the oldest closed SCO; one at a time and in log order, so that what the backend has
+    /// is always the log up to some SCO, without a hole.
     pub(super) fn start_uploads(&mut self, out: &mut Vec<Action>) {
-        let running = self.pending().filter(|(_, s)| s.stage == Stage::Uploading).count();
-        let mut free = (self.limits.uploads as usize).saturating_sub(running);
-        if free == 0 || self.upload_failed {
+        let Some((number, sco)) = self.pending().next().map(|(number, sco)| (*number, *sco)) else {
+            return;
+        };
+        let safe = sco.last_sequence <= self.durable || sco.unsyncable;
+        let may = safe || self.is(Mutant::UploadBeforeDurable);
+        if sco.stage != Stage::Closed || !may || self.upload_failed {
             return;
         }
-        let (early, durable) = (self.is(Mutant::UploadBeforeDurable), self.durable);
-        let evict = self.is(Mutant::EvictBeforeUploaded);
-        let mut before_durable = true;
-        for (number, sco) in self.scos.range_mut(self.pending_from..) {
-            let safe = sco.last_sequence <= durable;
-            let may = safe || early || (sco.unsyncable && before_durable);
-            if sco.stage == Stage::Closed && may && free > 0 {
-                sco.stage = Stage::Uploading;
-                free -= 1;
-                out.push(Action::Upload(*number));
-                if evict {
-                    out.push(Action::Evict(*number));
-                }
-            }
-            before_durable &= safe;
+        if let Some(sco) = self.scos.get_mut(&number) {
+            sco.stage = Stage::Uploading;
+        }
+        out.push(Action::Upload(number));
+        if self.is(Mutant::EvictBeforeUploaded) {
+            out.push(Action::Evict(number));
         }
     }
 

@@ -109,8 +109,6 @@ pub struct Limits {
     pub batch_clusters: u32,
     /// Data clusters of one operation; not more than `sco_clusters` or `batch_clusters`.
     pub op_clusters: u32,
-    /// Uploads at a time.
-    pub uploads: u32,
     /// Compact SCOs with at most this share of live clusters, in percent. 0: never.
     pub compact_percent: u32,
 }
@@ -524,4 +522,12 @@ impl Volume {
         let room = u64::from(self.limits.buffer_scos) * u64::from(self.limits.sco_clusters);
         (pending * 1024 / room.max(1)).min(1024) as u32
     }
+}
+
+/// How long a cluster of a write is held back, in nanoseconds, when the buffer is `fill`/1024 full:
+/// nothing up to one half, then growing without a step, beyond every bound as the buffer gets full.
+/// At 3/4 about 500 MB/s pass, at 0.95 about 55 MB/s, at 0.995 about 5 MB/s.
+pub fn throttle_ns(fill: u32) -> u64 {
+    let fill = u64::from(fill.min(1023));
+    if fill <= 512 { 0 } else { 8_000 * (fill - 512) / (1024 - fill) }
 }

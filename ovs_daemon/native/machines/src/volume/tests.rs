@@ -12,7 +12,6 @@ fn limits() -> Limits {
         checkpoint_scos: 1,
         batch_clusters: 4,
         op_clusters: 4,
-        uploads: 1,
         compact_percent: 50,
     }
 }

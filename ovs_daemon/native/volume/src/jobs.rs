@@ -1,0 +1,272 @@
+//! What takes long: performed by worker threads, answered to the volume's shard.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use alba::{Backend, BackendError, Cause, Put, read_clusters, read_header, read_index, sco_name};
+use buffer::{ScoFile, file_name};
+use format::crc32c;
+use format::entry::{Entry, Uuid};
+use format::log::PAGE;
+use format::object::{ObjectHeader, ObjectIndex};
+use media::{Dir, File, Slice, StoreError};
+
+use crate::checkpoint::{NewCheckpoint, StoredCheckpoint, store};
+
+/// Why a job failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobFailure {
+    /// A device is full.
+    pub no_space: bool,
+    /// The object or file is missing.
+    pub not_found: bool,
+    /// Bytes are damaged.
+    pub corrupt: bool,
+    /// In words: what, on which object, why.
+    pub why: String,
+}
+
+impl JobFailure {
+    pub(crate) fn other(why: String) -> Self {
+        Self { no_space: false, not_found: false, corrupt: false, why }
+    }
+}
+
+impl fmt::Display for JobFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.why)
+    }
+}
+
+impl From<BackendError> for JobFailure {
+    fn from(error: BackendError) -> Self {
+        Self {
+            no_space: error.cause == Cause::NoSpace,
+            not_found: error.cause == Cause::NotFound,
+            corrupt: error.cause == Cause::Corrupt,
+            why: error.to_string(),
+        }
+    }
+}
+
+impl From<StoreError> for JobFailure {
+    fn from(error: StoreError) -> Self {
+        Self {
+            no_space: error.is_no_space(),
+            not_found: error.is_not_found(),
+            corrupt: false,
+            why: error.to_string(),
+        }
+    }
+}
+
+/// A job, with the number of the volume that its answer goes to.
+#[derive(Debug)]
+pub struct Job {
+    /// The volume's number on its shard.
+    pub volume: u32,
+    /// What to do.
+    pub work: Work,
+}
+
+/// What to do.
+#[derive(Debug)]
+pub enum Work {
+    /// Make an empty SCO file, unless less than `reserve` bytes would stay free.
+    Open { dir: PathBuf, sco: u32, need: u64, reserve: u64 },
+    /// Store a SCO as an object.
+    Upload { log: Uuid, log_text: String, sco: u32, file: Arc<ScoFile> },
+    /// Remove a file of the write buffer.
+    Unlink { dir: PathBuf, sco: u32 },
+    /// Store a checkpoint.
+    Checkpoint(Box<NewCheckpoint>),
+    /// Delete an object.
+    Delete { log_text: String, sco: u32 },
+    /// Read clusters of an object; `clusters`: how many it has, when that is known.
+    Fetch {
+        part: u32,
+        log: Uuid,
+        log_text: String,
+        sco: u32,
+        clusters: Option<u32>,
+        ordinal: u32,
+        into: Slice,
+    },
+    /// Read the index of an object.
+    Index { log: Uuid, log_text: String, sco: u32 },
+}
+
+impl Work {
+    /// A guest waits for it: it must not queue behind uploads.
+    pub fn is_urgent(&self) -> bool {
+        matches!(self, Work::Fetch { .. } | Work::Open { .. })
+    }
+}
+
+/// The answer to a job.
+#[derive(Debug)]
+pub struct JobDone {
+    /// The volume's number on its shard.
+    pub volume: u32,
+    /// What came of it.
+    pub outcome: Outcome,
+}
+
+/// What came of a job.
+#[derive(Debug)]
+pub enum Outcome {
+    /// [`Work::Open`].
+    Opened { sco: u32, result: Result<File, JobFailure> },
+    /// [`Work::Upload`].
+    Uploaded { sco: u32, result: Result<(), JobFailure> },
+    /// [`Work::Unlink`].
+    Unlinked { result: Result<(), JobFailure> },
+    /// [`Work::Checkpoint`].
+    Checkpointed(Result<StoredCheckpoint, JobFailure>),
+    /// [`Work::Delete`].
+    Deleted { sco: u32, result: Result<(), JobFailure> },
+    /// [`Work::Fetch`]; the object's clusters.
+    Fetched { part: u32, log: Uuid, sco: u32, result: Result<u32, JobFailure> },
+    /// [`Work::Index`].
+    Indexed { sco: u32, result: Result<ObjectIndex, JobFailure> },
+}
+
+impl Job {
+    /// Does it. Blocks; for worker threads.
+    pub fn run(self, backend: &dyn Backend) -> JobDone {
+        let outcome = match self.work {
+            Work::Open { dir, sco, need, reserve } => {
+                Outcome::Opened { sco, result: open_file(&dir, sco, need, reserve) }
+            }
+            Work::Upload { log, log_text, sco, file } => {
+                Outcome::Uploaded { sco, result: upload(backend, &log, &log_text, sco, &file) }
+            }
+            Work::Unlink { dir, sco } => {
+                let removed = Dir::at(&dir).unlink(&file_name(sco));
+                Outcome::Unlinked { result: removed.map_err(JobFailure::from) }
+            }
+            Work::Checkpoint(new) => Outcome::Checkpointed(store(backend, &new)),
+            Work::Delete { log_text, sco } => {
+                let deleted = backend.delete(&sco_name(&log_text, sco));
+                Outcome::Deleted { sco, result: deleted.map_err(JobFailure::from) }
+            }
+            Work::Fetch { part, log, log_text, sco, clusters, ordinal, into } => {
+                let name = sco_name(&log_text, sco);
+                let result = fetch(backend, &name, &log, sco, clusters, ordinal, &into);
+                Outcome::Fetched { part, log, sco, result }
+            }
+            Work::Index { log, log_text, sco } => {
+                let name = sco_name(&log_text, sco);
+                let index = read_header(backend, &name, &log, sco)
+                    .and_then(|header| read_index(backend, &name, &header));
+                Outcome::Indexed { sco, result: index.map_err(JobFailure::from) }
+            }
+        };
+        JobDone { volume: self.volume, outcome }
+    }
+}
+
+fn open_file(dir: &std::path::Path, sco: u32, need: u64, reserve: u64) -> Result<File, JobFailure> {
+    let dir = Dir::create(dir)?;
+    let free = dir.space()?.free;
+    if free < reserve.saturating_add(need) {
+        let why = format!(
+            "cannot add a SCO to {}: {} MiB are free and {} MiB have to stay free",
+            dir.path().display(),
+            free >> 20,
+            reserve >> 20
+        );
+        return Err(JobFailure { no_space: true, ..JobFailure::other(why) });
+    }
+    let file = File::create_new(&dir.join(&file_name(sco)))?;
+    dir.sync()?;
+    Ok(file)
+}
+
+fn fetch(
+    backend: &dyn Backend,
+    name: &str,
+    log: &Uuid,
+    sco: u32,
+    clusters: Option<u32>,
+    ordinal: u32,
+    into: &Slice,
+) -> Result<u32, JobFailure> {
+    let clusters = match clusters {
+        Some(clusters) => clusters,
+        None => read_header(backend, name, log, sco)?.clusters,
+    };
+    let mut bytes = vec![0; into.len()];
+    read_clusters(backend, name, clusters, ordinal, &mut bytes)?;
+    into.write(0, &bytes);
+    Ok(clusters)
+}
+
+/// Packs a closed SCO file into an object, comparing every checksum on the way: what the buffer's
+/// disk has spoilt must not reach the backend.
+fn upload(
+    backend: &dyn Backend,
+    log: &Uuid,
+    log_text: &str,
+    sco: u32,
+    file: &ScoFile,
+) -> Result<(), JobFailure> {
+    let name = sco_name(log_text, sco);
+    let index = &file.index;
+    let object_index = index.object_index();
+    let tail = object_index.encode();
+    let header = ObjectHeader {
+        log: *log,
+        sco,
+        epoch: index.epoch,
+        last_sequence: index.last_sequence,
+        previous_sequence: index.previous_sequence,
+        last_crc: index.last_crc,
+        slots: object_index.entries.iter().map(Entry::slots).sum::<usize>() as u32,
+        clusters: index.clusters(),
+        index_crc: crc32c(&tail),
+    };
+    let put = backend.put(&name, &mut |sink| {
+        sink.write(&header.encode())?;
+        let mut block = vec![0; 64 * PAGE];
+        let mut ordinal = 0;
+        while ordinal < header.clusters {
+            let count = (header.clusters - ordinal).min(64) as usize;
+            let bytes = &mut block[..count * PAGE];
+            read_checked(file, ordinal, bytes)?;
+            sink.write(bytes)?;
+            ordinal += count as u32;
+        }
+        sink.write(&tail)
+    })?;
+    if put == Put::Exists {
+        // An earlier attempt whose answer was lost, or somebody else's object: only the first
+        // is the same SCO.
+        let there = read_header(backend, &name, log, sco)?;
+        if there != header {
+            let why = format!("object {name} exists and is not SCO {sco} of this volume");
+            return Err(JobFailure { corrupt: true, ..JobFailure::other(why) });
+        }
+    }
+    Ok(())
+}
+
+fn read_checked(file: &ScoFile, ordinal: u32, bytes: &mut [u8]) -> alba::Result<()> {
+    let path = file.file.path().display();
+    let failed = |cause, why: String| BackendError {
+        attempted: "upload from",
+        object: path.to_string(),
+        cause,
+        why,
+    };
+    file.read_blocking(ordinal, bytes).map_err(|e| failed(Cause::Failed, e.to_string()))?;
+    for (offset, cluster) in bytes.chunks_exact(PAGE).enumerate() {
+        let which = ordinal as usize + offset;
+        if crc32c(cluster) != file.index.crcs[which] {
+            let why = format!("the checksum of its cluster {which} differs");
+            return Err(failed(Cause::Corrupt, why));
+        }
+    }
+    Ok(())
+}

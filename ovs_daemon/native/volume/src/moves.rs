@@ -1,0 +1,138 @@
+//! Compaction: moves what is live in a nearly dead SCO to the end of the log. One run of clusters
+//! at a time, so that guests hardly notice; the machine picks the SCO and checks, when the run is
+//! put into a batch, that nothing newer has taken its place.
+
+use std::collections::VecDeque;
+
+use format::entry::Entry;
+use format::log::PAGE;
+use format::object::ObjectIndex;
+use machines::map::Loc;
+use machines::volume::{Message, Verb};
+use media::{Ring, Slice};
+
+use crate::items::Owner;
+use crate::jobs::JobFailure;
+use crate::shell::{Outputs, Volume};
+
+/// Clusters moved at a time.
+const RUN_MAX: u64 = 64;
+
+struct Run {
+    lba: u64,
+    clusters: u32,
+    from: Loc,
+}
+
+/// The SCO that is being compacted, and other things that wait for a later turn.
+#[derive(Default)]
+pub(crate) struct Moves {
+    sco: Option<u32>,
+    runs: VecDeque<Run>,
+    reading: Option<(Run, Slice)>,
+    /// The last run was given to the log and has ended.
+    ended: bool,
+    /// The budget allows the next run from then on (nanoseconds).
+    not_before: u64,
+    pub(crate) drains: Vec<u64>,
+    pub(crate) retry_asked: bool,
+}
+
+impl Moves {
+    pub(crate) fn start(&mut self, sco: u32) {
+        self.sco = Some(sco);
+    }
+
+    pub(crate) fn finished_one(&mut self) {
+        self.ended = true;
+    }
+}
+
+impl Volume {
+    /// The index of the SCO to compact is there: list what is live.
+    pub(crate) fn index_read(
+        &mut self,
+        sco: u32,
+        result: Result<ObjectIndex, JobFailure>,
+        ring: &mut Ring,
+        out: &mut Outputs,
+    ) {
+        match result {
+            Ok(index) => self.list_live(sco, &index),
+            Err(error) => self.note("read", error),
+        }
+        self.next_move(ring, out);
+    }
+
+    fn list_live(&mut self, sco: u32, index: &ObjectIndex) {
+        let own = self.machine.own_log();
+        let mut ordinal = 0u32;
+        let runs = &mut self.moves.runs;
+        for entry in &index.entries {
+            let Entry::Data { lba, clusters } = *entry else { continue };
+            let first = ordinal;
+            ordinal += clusters;
+            self.machine.map().runs(lba, clusters.into(), &mut |at, len, loc| {
+                let from = Loc { log: own, sco, ordinal: (first + (at - lba) as u32) as u16 };
+                if loc != Some(from) {
+                    return;
+                }
+                let mut done = 0;
+                while done < len {
+                    let clusters = (len - done).min(RUN_MAX) as u32;
+                    runs.push_back(Run { lba: at + done, clusters, from: from.plus(done as u32) });
+                    done += u64::from(clusters);
+                }
+            });
+        }
+    }
+
+    /// Starts the next run, or ends the compaction. Called once per turn while one is under way.
+    pub(crate) fn next_move(&mut self, ring: &mut Ring, out: &mut Outputs) {
+        let Some(sco) = self.moves.sco else { return };
+        let Some(run) = self.moves.runs.pop_front() else {
+            self.moves.sco = None;
+            self.run(Message::Compacted { sco }, ring, out);
+            return;
+        };
+        let Ok(into) = Slice::zeroed(run.clusters as usize * PAGE) else {
+            self.moves.runs.clear();
+            return;
+        };
+        let lba = run.lba;
+        self.moves.reading = Some((run, into.clone()));
+        self.read_for_move(lba, into, ring, out);
+    }
+
+    /// The clusters of a run are there: give them to the log.
+    pub(crate) fn move_is_read(
+        &mut self,
+        failed: Option<i32>,
+        _ring: &mut Ring,
+        _out: &mut Outputs,
+    ) {
+        let Some((run, data)) = self.moves.reading.take() else { return };
+        if failed.is_some() {
+            self.moves.ended = true;
+            return;
+        }
+        self.stats.moved_clusters += u64::from(run.clusters);
+        let Run { lba, clusters, from } = run;
+        self.submit_op(Owner::Move, Some(data), Verb::Relocate { lba, clusters, from });
+    }
+
+    /// Goes on with compaction when a run has ended and the budget allows it.
+    pub(crate) fn continue_moves(&mut self, now: u64, ring: &mut Ring, out: &mut Outputs) {
+        if self.moves.ended && self.moves.not_before <= now {
+            self.moves.ended = false;
+            let bytes = RUN_MAX * PAGE as u64;
+            self.moves.not_before = now + bytes * 1_000_000_000 / self.compaction_budget.max(1);
+            self.next_move(ring, out);
+        }
+    }
+
+    /// When compaction wants the next turn.
+    pub(crate) fn moves_at(&self) -> Option<u64> {
+        self.moves.ended.then_some(self.moves.not_before)
+    }
+}

@@ -1,0 +1,565 @@
+//! An open volume on its shard's thread. See `perform` (what the machine asks for), `reads`,
+//! `moves` (compaction) and `items` (from bytes to clusters).
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use buffer::LogBuffer;
+use edge::target::{Completion, Extent, Outcome, Request, RequestId, Verb};
+use format::entry::Uuid;
+use format::log::PAGE;
+use machines::map::Map;
+use machines::volume::{
+    Action, Message, OpId, Stall, Verb as LogVerb, Volume as Machine, throttle_ns,
+};
+use media::{File, Ring, Slice};
+
+use crate::items::{Item, Owner, covering, cut_write, cut_zeroes, is_aligned, length};
+use crate::jobs::{Job, Work};
+use crate::moves::Moves;
+use crate::open::Opened;
+use crate::reads::Reads;
+use crate::shared::SharedScos;
+use crate::slab::Slab;
+
+/// A request of the control plane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Control {
+    /// Keep the present content under this UUID.
+    Snapshot(Uuid),
+    /// Forget a snapshot.
+    DeleteSnapshot(Uuid),
+    /// Make a snapshot's content the present one.
+    Revert(Uuid),
+    /// Bring everything to the backend and take a checkpoint.
+    Drain,
+}
+
+/// A control request that has ended well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ControlDone {
+    /// The ticket it was given.
+    pub ticket: u64,
+}
+
+/// Something an operator should know; gone when it is no longer so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// Stable name.
+    pub code: &'static str,
+    /// Why.
+    pub why: String,
+    /// What to do.
+    pub fix: &'static str,
+}
+
+/// What an operator can tune while volumes are open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tuning {
+    /// Bytes of the write buffer's disk that stay free.
+    pub buffer_reserve: u64,
+    /// Bytes per second that compaction may move.
+    pub compaction_bytes_per_s: u64,
+}
+
+/// Counters since open, and the state now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Stats {
+    pub reads: u64,
+    pub read_bytes: u64,
+    pub writes: u64,
+    pub write_bytes: u64,
+    pub trims: u64,
+    pub flushes: u64,
+    pub batches: u64,
+    pub checksum_errors: u64,
+    pub moved_clusters: u64,
+}
+
+/// What a volume hands to its shard in a turn.
+#[derive(Debug, Default)]
+pub struct Outputs {
+    /// Answers to front ends.
+    pub completions: Vec<Completion>,
+    /// Answers to the control plane.
+    pub control: Vec<ControlDone>,
+    /// Work for worker threads.
+    pub jobs: Vec<Job>,
+}
+
+/// An operation that the machine has.
+#[derive(Debug)]
+pub(crate) struct OpSlot {
+    pub(crate) owner: Owner,
+    pub(crate) data: Option<Slice>,
+}
+
+struct Group {
+    request: RequestId,
+    left: u32,
+    failed: Option<i32>,
+}
+
+/// A partial write that waits for the content around it.
+pub(crate) struct Patch {
+    owner: Owner,
+    offset: u64,
+    data: Slice,
+    fua: bool,
+    /// Whole clusters, filled by a read.
+    around: Slice,
+}
+
+pub(crate) struct SyncState {
+    pub(crate) through: u64,
+    pub(crate) left: usize,
+    pub(crate) failed: bool,
+}
+
+/// See the top of the file.
+pub struct Volume {
+    /// Number on the shard; in tokens and jobs.
+    pub(crate) number: u32,
+    pub(crate) class: u8,
+    size: u64,
+    read_only: bool,
+    pub(crate) machine: Machine,
+    pub(crate) log: LogBuffer,
+    pub(crate) ancestors: Vec<(Uuid, String)>,
+    pub(crate) epoch: u64,
+    pub(crate) shared: Arc<SharedScos>,
+    pub(crate) buffer_reserve: u64,
+    /// Bytes per second.
+    pub(crate) compaction_budget: u64,
+    pub(crate) ops: Slab<OpSlot>,
+    groups: Slab<Group>,
+    items: VecDeque<Item>,
+    patch: Option<Patch>,
+    zero: Slice,
+    pub(crate) incoming_reads: VecDeque<(RequestId, u64, Slice)>,
+    statuses: Vec<(RequestId, u64, u32)>,
+    pub(crate) reads: Reads,
+    pub(crate) actions: Vec<Action>,
+    pub(crate) append_data: Vec<Slice>,
+    pub(crate) spares: HashMap<u32, File>,
+    pub(crate) sync: Option<SyncState>,
+    pub(crate) checkpoints: BTreeSet<u64>,
+    pub(crate) next_checkpoint: u64,
+    pub(crate) last_crcs: BTreeMap<u32, u32>,
+    pub(crate) pinned: bool,
+    pub(crate) moves: Moves,
+    pub(crate) retry_at: Option<u64>,
+    pub(crate) drains: Vec<u64>,
+    not_before: u64,
+    pub(crate) throttle_ns: u64,
+    pub(crate) trouble: BTreeMap<&'static str, String>,
+    pub(crate) stats: Stats,
+    item_buffer: Vec<Item>,
+}
+
+impl Volume {
+    /// A volume that `open` has opened. `number` and `class` (top byte of its ring tokens) are the
+    /// shard's; `size` is in bytes.
+    pub fn new(
+        opened: Opened,
+        number: u32,
+        class: u8,
+        size: u64,
+        read_only: bool,
+        shared: Arc<SharedScos>,
+        tuning: Tuning,
+    ) -> std::io::Result<Self> {
+        Ok(Self {
+            number,
+            class,
+            size,
+            read_only,
+            machine: opened.machine,
+            log: opened.log,
+            ancestors: opened.ancestors,
+            epoch: opened.epoch,
+            shared,
+            buffer_reserve: tuning.buffer_reserve,
+            compaction_budget: tuning.compaction_bytes_per_s,
+            ops: Slab::new(),
+            groups: Slab::new(),
+            items: VecDeque::new(),
+            patch: None,
+            zero: Slice::zeroed(PAGE)?,
+            incoming_reads: VecDeque::new(),
+            statuses: Vec::new(),
+            reads: Reads::new(),
+            actions: Vec::new(),
+            append_data: Vec::new(),
+            spares: HashMap::new(),
+            sync: None,
+            checkpoints: opened.checkpoints,
+            next_checkpoint: opened.next_checkpoint,
+            last_crcs: opened.last_crcs,
+            pinned: false,
+            moves: Moves::default(),
+            retry_at: None,
+            drains: Vec::new(),
+            not_before: 0,
+            throttle_ns: 0,
+            trouble: BTreeMap::new(),
+            stats: Stats::default(),
+            item_buffer: Vec::new(),
+        })
+    }
+
+    /// Bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Writes are refused.
+    pub fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
+    /// Makes the volume larger. Clusters behind the old end were never written.
+    pub fn grow(&mut self, size: u64) {
+        self.size = self.size.max(size);
+    }
+
+    /// Clones refer (or not any more) to this volume's checkpoint objects.
+    pub fn set_pinned(&mut self, pinned: bool) {
+        self.pinned |= pinned;
+    }
+
+    /// A snapshot's content.
+    pub fn snapshot(&self, id: &Uuid) -> Option<Map> {
+        self.machine.snapshots().iter().find(|s| s.id == *id).map(|s| s.map.clone())
+    }
+
+    /// The machine, to look at.
+    pub fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> Stats {
+        self.stats
+    }
+
+    /// Bytes in the write buffer.
+    pub fn buffer_bytes(&self) -> u64 {
+        self.log.bytes()
+    }
+
+    /// How long a written cluster is held back now, in nanoseconds.
+    pub fn throttle_ns(&self) -> u64 {
+        self.throttle_ns
+    }
+
+    /// Folder of the write buffer.
+    pub fn buffer_dir(&self) -> PathBuf {
+        self.log.dir().path().to_owned()
+    }
+
+    /// What an operator should know.
+    pub fn findings(&self) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        let mut add = |code, why: String, fix| findings.push(Finding { code, why, fix });
+        for (kind, why) in &self.trouble {
+            match *kind {
+                "upload" | "checkpoint" | "delete" | "backend" => {
+                    add(
+                        "BACKEND_ERROR",
+                        why.clone(),
+                        "repair the backend; uploads go on by \
+                         themselves, nothing is lost meanwhile",
+                    );
+                }
+                "read" => add(
+                    "DATA_UNREADABLE",
+                    why.clone(),
+                    "restore the named object or file \
+                               from a copy; every other cluster stays readable",
+                ),
+                "sync" => add(
+                    "BUFFER_SYNC_FAILED",
+                    why.clone(),
+                    "look at the disk of the write \
+                               buffer; the data goes to the backend directly",
+                ),
+                _ => add("BUFFER_ERROR", why.clone(), "look at the disk of the write buffer"),
+            }
+        }
+        match self.machine.stall() {
+            Some(Stall::NoSpace) => add(
+                "BUFFER_FULL",
+                "the write buffer's disk is full or down to its reserve: writes wait".into(),
+                "free space on that disk, or let the backend take data faster; writes go on then",
+            ),
+            Some(Stall::BufferError) => add(
+                "BUFFER_ERROR",
+                "the write buffer's disk fails: writes wait".into(),
+                "look at the kernel log and replace the disk",
+            ),
+            Some(Stall::BackendBehind) => add(
+                "BACKEND_BEHIND",
+                "the backend is slower than the writes or away: writes wait".into(),
+                "look at the backend; writes go on as soon as it takes a SCO",
+            ),
+            None => {}
+        }
+        findings
+    }
+
+    /// Takes a front end's request. Answers come out of [`Volume::turn`].
+    pub fn submit(&mut self, request: Request, out: &mut Outputs) {
+        let id = request.id;
+        if let Some(errno) = self.refusal(&request) {
+            out.completions.push(Completion { id, outcome: Outcome::Failed(errno) });
+            return;
+        }
+        match request.verb {
+            Verb::Read(into) => self.incoming_reads.push_back((id, request.offset, into)),
+            Verb::BlockStatus { len } => self.statuses.push((id, request.offset, len)),
+            Verb::Flush => {
+                self.stats.flushes += 1;
+                self.items.push_back(Item::Flush { owner: Owner::Client(id) });
+            }
+            Verb::Write { data, fua } => {
+                self.stats.writes += 1;
+                self.stats.write_bytes += data.len() as u64;
+                self.accept_write(id, request.offset, data, fua);
+            }
+            Verb::Trim { len, fua } => {
+                self.stats.trims += 1;
+                self.accept_zeroes(id, request.offset, len, fua, false, out);
+            }
+            Verb::WriteZeroes { len, fua } => {
+                self.stats.trims += 1;
+                self.accept_zeroes(id, request.offset, len, fua, true, out);
+            }
+        }
+    }
+
+    /// Takes a request of the control plane; `ticket` comes back in [`Outputs::control`].
+    pub fn control(&mut self, ticket: u64, control: Control) {
+        let owner = Owner::Control(ticket);
+        let verb = match control {
+            Control::Snapshot(id) => LogVerb::Snapshot(id),
+            Control::DeleteSnapshot(id) => LogVerb::DeleteSnapshot(id),
+            Control::Revert(id) => LogVerb::Revert(id),
+            Control::Drain => {
+                self.drains.push(ticket);
+                return;
+            }
+        };
+        self.items.push_back(Item::Control { owner, verb });
+    }
+
+    fn refusal(&self, request: &Request) -> Option<i32> {
+        let writes =
+            !matches!(request.verb, Verb::Read(_) | Verb::Flush | Verb::BlockStatus { .. });
+        if writes && self.read_only {
+            return Some(media::errno::EPERM);
+        }
+        let end = request.offset.checked_add(length(request));
+        if end.is_none_or(|end| end > self.size) {
+            return Some(if writes { media::errno::ENOSPC } else { media::errno::EINVAL });
+        }
+        None
+    }
+
+    fn accept_write(&mut self, id: RequestId, offset: u64, data: Slice, fua: bool) {
+        let limit = self.machine.limits().op_clusters;
+        let (_, clusters) = covering(offset, data.len() as u64);
+        if clusters <= u64::from(limit) {
+            self.items.push_back(Item::Write { owner: Owner::Client(id), offset, data, fua });
+            return;
+        }
+        let group = self.groups.insert(Group { request: id, left: 0, failed: None });
+        let mut cut = std::mem::take(&mut self.item_buffer);
+        cut_write(offset, &data, fua, limit, Owner::Group(group), &mut cut);
+        self.add_group(group, &mut cut);
+        self.item_buffer = cut;
+    }
+
+    fn accept_zeroes(
+        &mut self,
+        id: RequestId,
+        offset: u64,
+        len: u64,
+        fua: bool,
+        exact: bool,
+        out: &mut Outputs,
+    ) {
+        let group = self.groups.insert(Group { request: id, left: 0, failed: None });
+        let zero = exact.then(|| self.zero.clone());
+        let mut cut = std::mem::take(&mut self.item_buffer);
+        cut_zeroes(offset, len, fua, zero.as_ref(), Owner::Group(group), &mut cut);
+        if cut.is_empty() {
+            self.groups.remove(group);
+            out.completions.push(Completion { id, outcome: Outcome::Done });
+        } else {
+            self.add_group(group, &mut cut);
+        }
+        self.item_buffer = cut;
+    }
+
+    fn add_group(&mut self, group: u32, cut: &mut Vec<Item>) {
+        if let Some(group) = self.groups.get_mut(group) {
+            group.left = cut.len() as u32;
+        }
+        self.items.extend(cut.drain(..));
+    }
+
+    /// Something waits to be done in a turn.
+    pub fn has_work(&self) -> bool {
+        !self.items.is_empty()
+            || !self.incoming_reads.is_empty()
+            || !self.statuses.is_empty()
+            || !self.drains.is_empty()
+    }
+
+    /// When the next turn has to come even if nothing happens; nanoseconds of the shard's clock.
+    pub fn wakes_at(&self) -> Option<u64> {
+        let held_back = (!self.items.is_empty() && self.patch.is_none()).then_some(self.not_before);
+        [self.retry_at, held_back, self.moves_at()].into_iter().flatten().min()
+    }
+
+    /// One turn of the shard's loop: everything submitted is put into the log or read, as far as
+    /// that goes without waiting. `now`: nanoseconds of a monotonic clock.
+    pub fn turn(&mut self, now: u64, ring: &mut Ring, out: &mut Outputs) {
+        if self.retry_at.is_some_and(|at| at <= now) {
+            self.retry_at = None;
+            self.run(Message::Retry, ring, out);
+            self.retry_reads(ring, out);
+        }
+        for ticket in std::mem::take(&mut self.drains) {
+            self.moves.drains.push(ticket);
+            self.run(Message::Drain, ring, out);
+        }
+        self.admit(now, ring, out);
+        self.run(Message::Turn, ring, out);
+        self.continue_moves(now, ring, out);
+        self.set_retry(now);
+        self.start_reads(ring, out);
+        self.answer_statuses(out);
+    }
+
+    /// Passes items to the machine while the throttle lets it.
+    fn admit(&mut self, now: u64, ring: &mut Ring, out: &mut Outputs) {
+        self.throttle_ns = throttle_ns(self.machine.fill());
+        self.not_before = self.not_before.max(now.saturating_sub(1_000_000));
+        while self.patch.is_none() && (self.throttle_ns == 0 || self.not_before <= now) {
+            let Some(item) = self.items.pop_front() else { return };
+            match item {
+                Item::Write { owner, offset, data, fua } if is_aligned(offset, data.len()) => {
+                    self.not_before += self.throttle_ns * (data.len() / PAGE) as u64;
+                    self.submit_write(owner, offset, data, fua);
+                }
+                Item::Write { owner, offset, data, fua } => {
+                    // What came before has to be in the map before its surroundings are read.
+                    self.run(Message::Turn, ring, out);
+                    if self.machine.queued() > 0 || self.machine.batch().is_some() {
+                        self.items.push_front(Item::Write { owner, offset, data, fua });
+                        return;
+                    }
+                    self.start_patch(owner, offset, data, fua, ring, out);
+                }
+                Item::Forget { owner, lba, clusters, fua } => {
+                    self.submit_op(owner, None, LogVerb::Trim { lba, clusters, fua });
+                }
+                Item::Flush { owner } => self.submit_op(owner, None, LogVerb::Flush),
+                Item::Control { owner, verb } => self.submit_op(owner, None, verb),
+            }
+        }
+    }
+
+    fn submit_write(&mut self, owner: Owner, offset: u64, data: Slice, fua: bool) {
+        let lba = offset / PAGE as u64;
+        let clusters = (data.len() / PAGE) as u32;
+        self.submit_op(owner, Some(data), LogVerb::Write { lba, clusters, fua });
+    }
+
+    pub(crate) fn submit_op(&mut self, owner: Owner, data: Option<Slice>, verb: LogVerb) {
+        let id: OpId = self.ops.insert(OpSlot { owner, data });
+        self.machine.step(Message::Submit(machines::volume::Op { id, verb }), &mut self.actions);
+    }
+
+    fn start_patch(
+        &mut self,
+        owner: Owner,
+        offset: u64,
+        data: Slice,
+        fua: bool,
+        ring: &mut Ring,
+        out: &mut Outputs,
+    ) {
+        let (lba, clusters) = covering(offset, data.len() as u64);
+        let Ok(around) = Slice::zeroed(clusters as usize * PAGE) else {
+            self.finish(owner, Some(media::errno::ENOMEM), out);
+            return;
+        };
+        self.patch = Some(Patch { owner, offset, data, fua, around: around.clone() });
+        self.read_around(lba, around, ring, out);
+    }
+
+    /// The content around a partial write is there: put the write into it.
+    pub(crate) fn patch_is_read(&mut self, failed: Option<i32>, out: &mut Outputs) {
+        let Some(patch) = self.patch.take() else { return };
+        if failed.is_some() {
+            self.finish(patch.owner, failed, out);
+            return;
+        }
+        let at = (patch.offset % PAGE as u64) as usize;
+        patch.data.copy_to(&patch.around.sub(at, patch.data.len()));
+        let start = patch.offset - at as u64;
+        self.submit_write(patch.owner, start, patch.around, patch.fua);
+    }
+
+    /// Tells whoever asked.
+    pub(crate) fn finish(&mut self, owner: Owner, failed: Option<i32>, out: &mut Outputs) {
+        let outcome = failed.map_or(Outcome::Done, Outcome::Failed);
+        match owner {
+            Owner::Client(id) => out.completions.push(Completion { id, outcome }),
+            Owner::Control(ticket) => out.control.push(ControlDone { ticket }),
+            Owner::Move => self.moves.finished_one(),
+            Owner::Group(number) => {
+                let Some(group) = self.groups.get_mut(number) else { return };
+                group.left -= 1;
+                group.failed = group.failed.or(failed);
+                if group.left == 0
+                    && let Some(group) = self.groups.remove(number)
+                {
+                    let outcome = group.failed.map_or(Outcome::Done, Outcome::Failed);
+                    out.completions.push(Completion { id: group.request, outcome });
+                }
+            }
+        }
+    }
+
+    fn answer_statuses(&mut self, out: &mut Outputs) {
+        for (id, offset, len) in std::mem::take(&mut self.statuses) {
+            let mut extents: Vec<Extent> = Vec::new();
+            let (lba, clusters) = covering(offset, u64::from(len));
+            let end = offset + u64::from(len);
+            self.machine.map().runs(lba, clusters, &mut |at, count, loc| {
+                let from = (at * PAGE as u64).max(offset);
+                let to = ((at + count) * PAGE as u64).min(end);
+                let (len, hole) = ((to - from) as u32, loc.is_none());
+                match extents.last_mut() {
+                    Some(last) if last.hole == hole => last.len += len,
+                    _ => extents.push(Extent { len, hole }),
+                }
+            });
+            out.completions.push(Completion { id, outcome: Outcome::Extents(extents) });
+        }
+    }
+
+    pub(crate) fn job(&self, work: Work, out: &mut Outputs) {
+        out.jobs.push(Job { volume: self.number, work });
+    }
+
+    pub(crate) fn own(&self) -> (Uuid, String) {
+        self.ancestors.last().cloned().unwrap_or_default()
+    }
+}
