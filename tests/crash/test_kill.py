@@ -160,7 +160,7 @@ def test_sigterm_drains_and_loses_nothing() -> None:
         with contextlib.suppress(Disconnected):
             client.settle()
         client.disconnect()
-        victim.start()
+        victim.start_everything()
         client.connect(*victim.endpoint())
         client.verify()
         client.disconnect()

@@ -77,11 +77,8 @@ class NodeVictim(Victim):
         self.node.start()
 
     def drain(self) -> None:
-        """End the daemon with SIGTERM."""
-        if self.node.daemon is not None:
-            status = self.node.daemon.terminate()
-            if status != 0:
-                raise AssertionError(f"daemon ended on SIGTERM with {status}\n{self.logs()}")
+        """End Edge and daemon with SIGTERM."""
+        self.node.stop()
 
     def logs(self) -> str:
         return self.node.tails()

@@ -136,8 +136,14 @@ def second_boot(node: Node, token: str, guests: list[Guest], story: Story) -> No
         story.tell(f"the guest booted again and found its file: {token}")
         tick = wait_for_ticks(guest, TICKS_AFTER_RESTART)
         story.tell(f"and writes on: tick {tick}")
-    volumes = node.cli("status")
-    story.tell(f"status: {volumes}")
+    status = node.cli("status")
+    for volume in status["volumes"]:
+        story.tell(
+            f"status: volume {volume['name']} is {volume['state']}, "
+            f"{volume['mapped_bytes'] >> 20} MiB mapped, {volume['writes']} writes since the start"
+        )
+    for finding in status["findings"]:
+        story.tell(f"finding: {finding}")
     node.stop()
     story.tell("daemon and Edge ended on SIGTERM")
 

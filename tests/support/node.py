@@ -133,10 +133,18 @@ class Node:
         self.start_daemon()
 
     def stop(self) -> None:
-        """End the Edge process, then drain and end the daemon, both with SIGTERM."""
+        """End the Edge process, then drain and end the daemon, both with SIGTERM.
+
+        Raises ProcessError if one does not end, or not with status 0.
+        """
         for process in (self.edge, self.daemon):
             if process is not None and process.running():
-                process.terminate()
+                status = process.terminate()
+                if status != 0:
+                    raise ProcessError(
+                        f"{process.name} ended with status {status} on SIGTERM; its log ends with\n"
+                        f"{process.tail()}"
+                    )
 
     def cli(self, *arguments: str) -> Any:
         """Run ``vstorage --json ARGUMENTS`` and return the decoded output (None if empty).
