@@ -61,4 +61,4 @@ def test_copy_is_independent(journal: Journal) -> None:
     journal.acknowledge(3, 0, 1)
     snapshot.check(0, sector_content(1, 0))
     journal.check(0, sector_content(3, 0))
-    assert SECTOR_BYTES == len(ZEROES)
+    assert len(ZEROES) == SECTOR_BYTES
