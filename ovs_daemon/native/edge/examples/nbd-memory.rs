@@ -1,6 +1,6 @@
 //! Serves a plain array of memory over NBD: what the front end costs without any storage behind it.
 //!
-//! `nbd-memory SOCKET [MIB]`. Compare with `nbdkit memory` and `qemu-nbd`; see `bench/`.
+//! `nbd-memory SOCKET [BYTES]`. Compare with `nbdkit memory` and `qemu-nbd`; see `bench/`.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -52,10 +52,10 @@ impl Memory {
     }
 }
 
-fn serve(path: &Path, mib: usize) -> Result<(), Box<dyn std::error::Error>> {
+fn serve(path: &Path, size: usize) -> Result<(), Box<dyn std::error::Error>> {
     let mut ring = Ring::new(256)?;
     let mut nbd = NbdServer::new(1, Arena::anonymous(256 << 20)?);
-    let bytes = Arena::anonymous(mib << 20)?.slice(0, mib << 20).ok_or("empty volume")?;
+    let bytes = Arena::anonymous(size)?.slice(0, size).ok_or("empty volume")?;
     let mut memory = Memory { bytes, done: Vec::new() };
     let offer = Offer {
         volume: VolumeId(0),
@@ -90,11 +90,11 @@ fn serve(path: &Path, mib: usize) -> Result<(), Box<dyn std::error::Error>> {
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let Some(path) = arguments.next() else {
-        eprintln!("usage: nbd-memory SOCKET [MIB]");
+        eprintln!("usage: nbd-memory SOCKET [BYTES]");
         return ExitCode::from(2);
     };
-    let mib = arguments.next().and_then(|text| text.parse().ok()).unwrap_or(1024);
-    match serve(Path::new(&path), mib) {
+    let size = arguments.next().and_then(|text| text.parse().ok()).unwrap_or(1 << 30);
+    match serve(Path::new(&path), size) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("nbd-memory: {error}");

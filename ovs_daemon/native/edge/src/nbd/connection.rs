@@ -229,6 +229,8 @@ impl Connection {
             return self.close(&"its export was withdrawn", true, true, core);
         };
         self.export = index;
+        // A client may send requests along with its last option: the answer to the option is first.
+        self.output.settle(&mut core.pool);
         if let Some(entry) = core.exports.get(index) {
             self.volume = entry.offer.volume;
         }

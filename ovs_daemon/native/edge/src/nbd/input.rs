@@ -73,16 +73,21 @@ impl Input {
 
     /// How much of a payload with `left` bytes to come, bound for `offset` of the volume, should be
     /// handed out now: all that is left, or whole clusters once waiting for more gains nothing.
+    /// `whole`: it has not been cut yet. A write of up to 64 KiB never is, so a client that dies
+    /// while it sends one leaves all or nothing of it.
     #[inline]
-    pub(super) fn piece(&self, left: u32, offset: u64) -> usize {
+    pub(super) fn piece(&self, left: u32, offset: u64, whole: bool) -> usize {
         let ready = self.available();
         if ready >= left as usize {
             return left as usize;
         }
+        if whole && left as usize <= ROOM_BYTES_MIN {
+            return 0;
+        }
         let end = (offset + ready as u64) / CLUSTER_BYTES * CLUSTER_BYTES;
-        let whole = end.saturating_sub(offset) as usize;
+        let clusters = end.saturating_sub(offset) as usize;
         let nearly_full = CHUNK_BYTES - self.fill < ROOM_BYTES_MIN;
-        if whole >= ROOM_BYTES_MIN || nearly_full { whole } else { 0 }
+        if clusters >= ROOM_BYTES_MIN || nearly_full { clusters } else { 0 }
     }
 
     /// `len` more bytes have arrived.

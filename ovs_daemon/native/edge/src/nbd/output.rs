@@ -107,8 +107,8 @@ impl Output {
         }
     }
 
-    /// Gives the small replies a place.
-    fn settle(&mut self, pool: &mut Pool) {
+    /// Gives the small replies a place behind what waits: whatever is pushed later follows them.
+    pub(super) fn settle(&mut self, pool: &mut Pool) {
         self.waiting_bytes += self.small.len();
         for bytes in self.small.chunks(CHUNK_BYTES) {
             if let Some(place) = pool.reserve(bytes.len()) {

@@ -24,7 +24,7 @@ impl Connection {
         targets: &mut dyn Targets,
     ) -> bool {
         let write = self.write.as_mut().expect("a payload belongs to a write");
-        let len = self.input.piece(left, write.offset);
+        let len = self.input.piece(left, write.offset, write.whole.is_none());
         if len == 0 {
             return false;
         }
