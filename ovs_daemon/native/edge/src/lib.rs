@@ -3,5 +3,12 @@
 //! Front ends are a library: the engine serves them in process, `vstorage-edge` serves the same
 //! ones from its own small process.
 
+pub mod client;
+pub mod memory;
+pub mod server;
+pub mod spin;
 pub mod nbd;
 pub mod target;
+mod token;
+
+pub use token::class_of;

@@ -1,0 +1,492 @@
+//! One volume: the machine, its present connection, and what the front ends wait for.
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use format::edge::{
+    ANSWER_ROOM, Command, Done, EXTENT_LEN, FLAG_FUA, FLAG_OWN, Frame, Layout, Refusal,
+    Verb as Wire, decode_extent,
+};
+use machines::edge::{self as machine, Action, Breach, Message, Phase};
+use media::{Arena, Ring, Slice};
+use net::Bell;
+use net::clock::monotonic_ns;
+
+use super::connection::Connection;
+use super::{Attachment, ENTRIES, KIND_CONTROL, Notice, Status};
+use crate::server::uuid;
+use crate::target::{Completion, Extent, Outcome, Request, RequestId, Verb, VolumeId, VolumeInfo};
+use crate::token::Token;
+
+/// Input or output error (errno(3)).
+const EIO: i32 = 5;
+
+/// What all sessions of a process share.
+pub(super) struct Shared {
+    pub(super) class: u8,
+    pub(super) engine: PathBuf,
+    pub(super) arena: Arc<Arena>,
+    pub(super) bell: Bell,
+    pub(super) client: String,
+    pub(super) completions: Vec<Completion>,
+    pub(super) notices: Vec<Notice>,
+}
+
+/// A request on its way, by tag.
+struct Pending {
+    id: RequestId,
+    /// Keeps the payload's memory until the answer.
+    _slice: Option<Slice>,
+    /// Bytes that a block status describes; 0 for other verbs.
+    status_len: u32,
+}
+
+pub(super) struct Session {
+    volume: VolumeId,
+    uuid: [u8; 16],
+    read_only: bool,
+    machine: machine::Session,
+    connection: Option<Connection>,
+    pending: Vec<Option<Pending>>,
+    free: Vec<u32>,
+    /// Requests for which there was no tag.
+    backlog: VecDeque<Request>,
+    actions: Vec<Action>,
+    timer_ns: Option<u64>,
+    why: String,
+    told_waiting: bool,
+    refusal: Option<Refusal>,
+    over: bool,
+    touched: bool,
+    pub(super) busy: bool,
+}
+
+impl Session {
+    pub(super) fn new(volume: VolumeId, attachment: &Attachment) -> Self {
+        let machine = match attachment.known_size {
+            Some(size) => machine::Session::restored(ENTRIES, size, attachment.read_only),
+            None => machine::Session::new(ENTRIES),
+        };
+        Self {
+            volume,
+            uuid: attachment.uuid,
+            read_only: attachment.read_only,
+            machine,
+            connection: None,
+            pending: (0..ENTRIES).map(|_| None).collect(),
+            free: (0..ENTRIES).rev().collect(),
+            backlog: VecDeque::new(),
+            actions: Vec::new(),
+            timer_ns: None,
+            why: String::new(),
+            told_waiting: false,
+            refusal: None,
+            over: false,
+            touched: false,
+            busy: false,
+        }
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.over
+    }
+
+    pub(super) fn info(&self) -> Option<VolumeInfo> {
+        let read_only = self.read_only || self.machine.is_read_only();
+        self.machine.is_settled().then(|| VolumeInfo { size: self.machine.size(), read_only })
+    }
+
+    pub(super) fn status(&self) -> Status {
+        let serving = self.machine.phase() == Phase::Ready;
+        Status {
+            phase: self.machine.phase(),
+            size: self.machine.size(),
+            read_only: self.read_only || self.machine.is_read_only(),
+            epoch: self.machine.epoch(),
+            in_flight: self.machine.in_flight() as usize + self.backlog.len(),
+            why: if serving { String::new() } else { self.why.clone() },
+        }
+    }
+
+    /// Generation in the tokens of the present connection.
+    pub(super) fn connection_generation(&self) -> Option<u16> {
+        self.connection.as_ref().map(|connection| connection.generation as u16)
+    }
+
+    pub(super) fn timer_ns(&self) -> Option<u64> {
+        self.timer_ns
+    }
+
+    pub(super) fn start(&mut self, shared: &mut Shared, ring: &mut Ring) {
+        self.step(Message::Start, shared, Some(ring));
+    }
+
+    pub(super) fn detach(&mut self, shared: &mut Shared, ring: &mut Ring) {
+        self.step(Message::Detach, shared, Some(ring));
+    }
+
+    pub(super) fn timer(&mut self, shared: &mut Shared, ring: &mut Ring) {
+        self.timer_ns = None;
+        self.step(Message::Timer, shared, Some(ring));
+    }
+
+    /// Takes a request from a front end.
+    pub(super) fn submit(&mut self, request: Request, shared: &mut Shared) {
+        match self.free.pop() {
+            Some(tag) if self.backlog.is_empty() => self.accept(tag, request, shared),
+            Some(tag) => {
+                self.free.push(tag);
+                self.backlog.push_back(request);
+            }
+            None => self.backlog.push_back(request),
+        }
+    }
+
+    fn accept(&mut self, tag: u32, request: Request, shared: &mut Shared) {
+        let mut command = Command {
+            tag,
+            verb: Wire::Flush,
+            flags: 0,
+            offset: request.offset,
+            length: 0,
+            place: 0,
+            room: 0,
+        };
+        let fua = |fua: bool| if fua { FLAG_FUA } else { 0 };
+        let mut status_len = 0;
+        let slice = match request.verb {
+            Verb::Read(slice) => {
+                command.verb = Wire::Read;
+                Some(slice)
+            }
+            Verb::Write { data, fua: durable } => {
+                command.verb = Wire::Write;
+                command.flags = fua(durable);
+                Some(data)
+            }
+            Verb::Trim { len, fua: durable } => {
+                (command.verb, command.length) = (Wire::Trim, len);
+                command.flags = fua(durable);
+                None
+            }
+            Verb::WriteZeroes { len, fua: durable } => {
+                (command.verb, command.length) = (Wire::WriteZeroes, len);
+                command.flags = fua(durable);
+                None
+            }
+            Verb::Flush => None,
+            Verb::BlockStatus { len } => {
+                (command.verb, command.length) = (Wire::BlockStatus, u64::from(len));
+                command.flags = FLAG_OWN;
+                command.place = answer_place(tag) as u64;
+                command.room = ANSWER_ROOM;
+                status_len = len;
+                None
+            }
+        };
+        if let Some(slice) = &slice {
+            command.length = slice.len() as u64;
+            command.place = slice.offset() as u64;
+        }
+        self.pending[tag as usize] = Some(Pending { id: request.id, _slice: slice, status_len });
+        self.step(Message::Submit(command), shared, None);
+    }
+
+    /// Runs the machine. Without a `ring` only messages of the data path may be given: these lead
+    /// to no action that needs one.
+    fn step(&mut self, message: Message, shared: &mut Shared, mut ring: Option<&mut Ring>) {
+        let mut actions = std::mem::take(&mut self.actions);
+        self.machine.step(message, &mut actions);
+        let mut at = 0;
+        while at < actions.len() {
+            let action = actions[at].clone();
+            at += 1;
+            if let Some(answer) = self.perform(action, shared, ring.as_deref_mut()) {
+                self.machine.step(answer, &mut actions);
+            }
+        }
+        actions.clear();
+        self.actions = actions;
+    }
+
+    /// Accepts requests that waited for a tag.
+    fn drain_backlog(&mut self, shared: &mut Shared) {
+        while let (false, Some(tag)) = (self.backlog.is_empty(), self.free.pop()) {
+            match self.backlog.pop_front() {
+                Some(request) => self.accept(tag, request, shared),
+                None => self.free.push(tag),
+            }
+        }
+    }
+
+    /// Performs one action; what it led to at once.
+    fn perform(
+        &mut self,
+        action: Action,
+        shared: &mut Shared,
+        ring: Option<&mut Ring>,
+    ) -> Option<Message> {
+        let volume = self.volume;
+        match action {
+            Action::Send(command) => {
+                let connection = self.connection.as_mut()?;
+                let generation = connection.generation;
+                return match connection.push(&command) {
+                    Ok(true) => None,
+                    _ => Some(Message::Nonsense { generation }),
+                };
+            }
+            Action::Complete(done) => self.finish(done, shared),
+            Action::Connect { generation } => {
+                let ring = ring?;
+                if let Err(error) = self.connect(generation, shared, ring) {
+                    self.wait_because(&unreachable(shared, &error), shared);
+                    return Some(Message::Lost { generation });
+                }
+            }
+            Action::SetTimer { pause_ms } => {
+                self.timer_ns = Some(monotonic_ns() + u64::from(pause_ms) * 1_000_000);
+            }
+            Action::Leave { breach, .. } => {
+                if let Some(breach) = breach {
+                    self.wait_because(&format!("the engine {}", describe(breach)), shared);
+                }
+                if let Some(connection) = &self.connection {
+                    connection.leave();
+                }
+            }
+            Action::Opened { first } => {
+                self.told_waiting = false;
+                self.why.clear();
+                shared.notices.push(Notice::Opened { volume, first });
+            }
+            Action::Resized { size } => shared.notices.push(Notice::Resized { volume, size }),
+            Action::Ended(ending) => {
+                self.over = true;
+                for request in self.backlog.drain(..) {
+                    let outcome = Outcome::Failed(machine::ERRNO_GONE);
+                    shared.completions.push(Completion { id: request.id, outcome });
+                }
+                let refusal = self.refusal.take().or_else(|| self.refusal_of_silence(shared));
+                shared.notices.push(Notice::Ended { volume, ending, refusal });
+            }
+        }
+        None
+    }
+
+    fn refusal_of_silence(&self, shared: &Shared) -> Option<Refusal> {
+        (!self.why.is_empty()).then(|| Refusal {
+            code: "engine-unreachable".into(),
+            what: format!("attach volume {}", uuid(&self.uuid)),
+            why: self.why.clone(),
+            fix: format!(
+                "start vstorage-daemon on this host, or check that it listens on {}",
+                shared.engine.display()
+            ),
+        })
+    }
+
+    /// Notes why the volume does not serve, and tells it once.
+    fn wait_because(&mut self, why: &str, shared: &mut Shared) {
+        self.why = why.to_owned();
+        if self.machine.is_settled() && !std::mem::replace(&mut self.told_waiting, true) {
+            let (volume, why) = (self.volume, self.why.clone());
+            shared.notices.push(Notice::Waiting { volume, why });
+        }
+    }
+
+    fn connect(&mut self, generation: u32, shared: &Shared, ring: &mut Ring) -> io::Result<()> {
+        self.connection = None;
+        let opened = Connection::open(shared, self.uuid, self.read_only, ENTRIES, generation)?;
+        self.listen(&opened, shared, ring);
+        self.connection = Some(opened);
+        Ok(())
+    }
+
+    fn listen(&self, connection: &Connection, shared: &Shared, ring: &mut Ring) {
+        let token = Token {
+            kind: KIND_CONTROL,
+            generation: connection.generation as u16,
+            index: self.volume.0,
+        };
+        ring.poll_readable(connection.socket(), token.pack(shared.class));
+    }
+
+    /// The control socket has something to read.
+    pub(super) fn readable(&mut self, shared: &mut Shared, ring: &mut Ring) {
+        let Some(connection) = self.connection.as_mut() else { return };
+        connection.read();
+        // Answers that the engine published before what it said are good; they need no replay.
+        self.poll(shared);
+        let Some(connection) = self.connection.as_ref() else { return };
+        let generation = connection.generation;
+        loop {
+            // An action may have replaced the connection meanwhile.
+            let Some(connection) = self.connection.as_mut() else { return };
+            if connection.generation != generation {
+                return;
+            }
+            let message = match connection.next_frame() {
+                Ok(Some(frame)) => self.message_of(frame, generation, shared),
+                Ok(None) => break,
+                Err(_) => {
+                    self.step(Message::Nonsense { generation }, shared, Some(ring));
+                    break;
+                }
+            };
+            self.step(message, shared, Some(ring));
+        }
+        if self.connection.take_if(|c| c.has_ended()).is_none() {
+            if let Some(connection) = &self.connection {
+                self.listen(connection, shared, ring);
+            }
+            return;
+        }
+        self.wait_because("the engine closed the connection", shared);
+        self.step(Message::Lost { generation }, shared, Some(ring));
+    }
+
+    fn message_of(&mut self, frame: Frame, generation: u32, shared: &mut Shared) -> Message {
+        match frame {
+            Frame::Attached(attached) => Message::Attached { generation, attached },
+            Frame::Refused(refusal) => {
+                self.wait_because(&format!("the engine refused it: {}", refusal.why), shared);
+                self.refusal = Some(refusal);
+                Message::Refused { generation }
+            }
+            Frame::Resized { size } => Message::Resized { generation, size },
+            Frame::Closed { reason, detail } => {
+                self.wait_because(&format!("the engine closed it: {detail}"), shared);
+                Message::Closed { generation, reason }
+            }
+            Frame::Moved { address, epoch } => {
+                let why = format!("the volume moved to '{address}' with epoch {epoch}");
+                self.wait_because(&why, shared);
+                Message::Closed { generation, reason: format::edge::CloseReason::Fenced }
+            }
+            Frame::Hello(_) | Frame::Goodbye => Message::Nonsense { generation },
+        }
+    }
+
+    /// Takes answers from the ring. True: there were some.
+    pub(super) fn poll(&mut self, shared: &mut Shared) -> bool {
+        let Some(connection) = self.connection.as_mut() else { return false };
+        let generation = connection.generation;
+        match connection.look() {
+            Ok(0) => return false,
+            Ok(_) => {}
+            Err(_) => {
+                self.step(Message::Nonsense { generation }, shared, None);
+                return true;
+            }
+        }
+        loop {
+            let Some(connection) = self.connection.as_mut() else { break };
+            let message = match connection.pop() {
+                Some(Ok(done)) => Message::Answered { generation, done },
+                Some(Err(_)) => Message::Nonsense { generation },
+                None => {
+                    connection.release();
+                    break;
+                }
+            };
+            self.step(message, shared, None);
+        }
+        self.drain_backlog(shared);
+        true
+    }
+
+    /// Gives the outcome of a request to its front end.
+    fn finish(&mut self, done: Done, shared: &mut Shared) {
+        let Some(pending) = self.pending[done.tag as usize].take() else { return };
+        let outcome = match done.errno {
+            0 if pending.status_len > 0 => self.read_extents(&done, pending.status_len),
+            0 => Outcome::Done,
+            errno => Outcome::Failed(errno),
+        };
+        self.free.push(done.tag);
+        shared.completions.push(Completion { id: pending.id, outcome });
+    }
+
+    /// The extents of a block status; an error when they do not describe exactly what was asked.
+    fn read_extents(&self, done: &Done, len: u32) -> Outcome {
+        let place = self.connection.as_ref().and_then(|connection| {
+            connection.memory().slice(answer_place(done.tag), ANSWER_ROOM as usize)
+        });
+        let count = done.extents as usize;
+        let Some(place) = place.filter(|place| count * EXTENT_LEN <= place.len()) else {
+            return Outcome::Failed(EIO);
+        };
+        let mut extents = Vec::with_capacity(count);
+        let mut described = 0u64;
+        for at in 0..count {
+            let mut bytes = [0; EXTENT_LEN];
+            place.read(at * EXTENT_LEN, &mut bytes);
+            let (len, hole) = decode_extent(&bytes);
+            described += u64::from(len);
+            extents.push(Extent { len, hole });
+        }
+        if described == u64::from(len) && extents.iter().all(|extent| extent.len > 0) {
+            Outcome::Extents(extents)
+        } else {
+            Outcome::Failed(EIO)
+        }
+    }
+
+    /// Requests are with the engine, so answers will come.
+    pub(super) fn is_waiting_for_answers(&self) -> bool {
+        self.machine.phase() == Phase::Ready && self.machine.in_flight() > 0
+    }
+
+    /// True the first time since the last [`Session::publish`].
+    #[inline]
+    pub(super) fn touch(&mut self) -> bool {
+        !std::mem::replace(&mut self.touched, true)
+    }
+
+    /// Shows commands to the engine and wakes it if it sleeps.
+    pub(super) fn publish(&mut self) {
+        self.touched = false;
+        if let Some(connection) = self.connection.as_mut() {
+            connection.publish();
+        }
+    }
+
+    /// Asks for the bell. False: an answer is there already.
+    pub(super) fn fall_asleep(&mut self) -> bool {
+        self.connection.as_mut().is_none_or(Connection::fall_asleep)
+    }
+
+    /// Takes the request for the bell back: the loop is looking again.
+    pub(super) fn wake_up(&mut self) {
+        if let Some(connection) = self.connection.as_mut() {
+            connection.wake_up();
+        }
+    }
+}
+
+/// Where the extents for a tag are in the session's memory.
+fn answer_place(tag: u32) -> usize {
+    Layout::new(ENTRIES).map_or(0, |layout| layout.answer(tag))
+}
+
+fn unreachable(shared: &Shared, error: &io::Error) -> String {
+    let path = shared.engine.display();
+    match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            format!("no engine listens on {path}")
+        }
+        _ => format!("cannot connect to the engine on {path}: {error}"),
+    }
+}
+
+fn describe(breach: Breach) -> String {
+    match breach {
+        Breach::StrangeAnswer { tag } => format!("answered tag {tag}, which it was not asked"),
+        Breach::OldEpoch { epoch } => format!("has the outdated ownership epoch {epoch}"),
+        Breach::OutOfTurn => "sent a message out of turn".into(),
+        Breach::Nonsense => "sent bytes that make no sense".into(),
+    }
+}
