@@ -146,18 +146,23 @@ def ratios(runs: Runs) -> dict[str, float]:
     return result
 
 
-def run_program(name: str, keys: tuple[str, ...], rounds: int, *, quick: bool) -> dict[str, float]:
+def run_program(name: str, keys: tuple[str, ...], rounds: int) -> dict[str, float]:
     """Run one of our benchmark programs ``rounds`` times; return the medians of its RESULT."""
     found: dict[str, list[float]] = defaultdict(list)
     for _ in range(rounds):
-        command = [release_binary(name), *(["--quick"] if quick else [])]
         result = subprocess.run(
-            command, capture_output=True, text=True, timeout=PROGRAM_SECONDS_MAX, check=False
+            [release_binary(name)],
+            capture_output=True,
+            text=True,
+            timeout=PROGRAM_SECONDS_MAX,
+            check=False,
         )
-        lines = [line for line in result.stdout.splitlines() if line.startswith("RESULT ")]
+        text, _, last = result.stdout.rstrip().rpartition("\n")
+        lines = [last] if last.startswith("RESULT ") else []
         if result.returncode != 0 or not lines:
             raise BenchError(
-                f"{name} ended with status {result.returncode} and {len(lines)} RESULT lines:\n"
+                f"{name} ended with status {result.returncode}, its last line "
+                f"{'is' if lines else 'is not'} RESULT:\n"
                 f"{result.stdout}{result.stderr}"
             )
         values = json.loads(lines[-1].removeprefix("RESULT "))
@@ -165,14 +170,16 @@ def run_program(name: str, keys: tuple[str, ...], rounds: int, *, quick: bool) -
             if key not in values:
                 raise BenchError(f"{name} does not report {key}: {lines[-1]}")
             found[key].append(float(values[key]))
-    print(result.stdout.rstrip())
+    print(f"{name}, the last of {rounds} runs:\n{text}")
     return {key: statistics.median(values) for key, values in found.items()}
 
 
 def parse_arguments() -> argparse.Namespace:
     """Return the options."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="short runs, for a first look")
+    parser.add_argument(
+        "--quick", action="store_true", help="short runs, our own programs once: for a first look"
+    )
     parser.add_argument("--only", default=",".join(SECTIONS), help=f"of {','.join(SECTIONS)}")
     parser.add_argument("--workloads", default=",".join(WORKLOADS), help="comma-separated")
     parser.add_argument("--stores", default="shm,disk", help="of shm,disk")
@@ -217,7 +224,7 @@ def measure_all(options: argparse.Namespace) -> dict[str, float]:
     result = ratios(runs)
     for section, (program, keys) in PROGRAMS.items():
         if section in options.only:
-            result |= run_program(program, keys, options.rounds, quick=options.quick)
+            result |= run_program(program, keys, 1 if options.quick else options.rounds)
     if options.json:
         rows = [
             {"store": s, "pinned": p, "workload": w, "server": k, **asdict(run)}
