@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from oslo_config import cfg, types
+from oslo_log import _options as _log_options
 from oslo_log import log
 
 from ovs_daemon.errors import Code, VStorageError
@@ -171,6 +172,13 @@ def list_opts() -> list[tuple[str | None, list[Any]]]:
     return [(group, list(options)) for group, options in GROUPS]
 
 
+def set_log_defaults() -> None:
+    """Log to stderr unless told otherwise; in the daemon and in the sample alike."""
+    for _, log_options in _log_options.list_opts():
+        if any(option.name == "use_stderr" for option in log_options):
+            cfg.set_defaults(log_options, use_stderr=True)
+
+
 def load(arguments: Sequence[str]) -> cfg.ConfigOpts:
     """Read the command line and the configuration files it names.
 
@@ -178,7 +186,7 @@ def load(arguments: Sequence[str]) -> cfg.ConfigOpts:
     """
     conf = cfg.ConfigOpts()
     log.register_options(conf)
-    conf.set_default("use_stderr", True)
+    set_log_defaults()
     for group, options in GROUPS:
         conf.register_opts(options, group=group)
     try:

@@ -1,0 +1,132 @@
+# Everything a developer needs; `make` alone prints the list.
+#
+# What is installed or built leaves a stamp in .venv/, so that a second run is quick.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+NATIVE := ovs_daemon/native
+export CARGO_TARGET_DIR ?= $(CURDIR)/$(NATIVE)/target
+CARGO := cargo
+MANIFEST := --manifest-path $(NATIVE)/Cargo.toml
+RELEASE := $(CARGO_TARGET_DIR)/release
+# The commands below find this project's programs before any that is installed elsewhere.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+RUST_SOURCES := $(shell find $(NATIVE) -name target -prune -o \
+	\( -name '*.rs' -o -name 'Cargo.*' \) -not -path '*/fuzz/*' -print)
+PACKAGING := setup.cfg pyproject.toml README.md LICENSE
+SAMPLE := etc/ovs/vstorage.conf.sample
+WHEELS := build/wheel
+
+.DEFAULT_GOAL := help
+.PHONY: help install build verify lint unit native-verify unit-rust exhaust-ci fix test demo \
+	functional conformance crash wheel bench-engine fuzz exhaust exhaust-write docs lock clean
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' Makefile
+
+## Installing and building
+
+$(VENV)/.system: bindep.txt tools/system-packages.sh
+	@tools/system-packages.sh
+	@mkdir -p $(VENV) && touch $@
+
+$(VENV)/.python: constraints.txt | $(VENV)/.system
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r constraints.txt
+	@touch $@
+
+$(VENV)/.native: $(RUST_SOURCES) tools/check-rust.sh | $(VENV)/.python
+	@tools/check-rust.sh
+	$(CARGO) build --release --locked $(MANIFEST) --workspace --bins
+	@touch $@
+
+# Editable: Python files are used where they lie; the extension is put beside them, the programs
+# `vstorage-edge` and `vstorage-offline` beside the Python ones.
+$(VENV)/.built: $(VENV)/.native $(PACKAGING)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@touch $@
+
+install: $(VENV)/.built ## install what is missing (apt, pip) and build
+
+build: install ## the same; only what changed is built again
+
+wheel: install ## build the wheel into build/wheel
+	$(BIN)/pip wheel --quiet --no-build-isolation --no-deps --wheel-dir $(WHEELS) .
+
+## Checking: `verify` and what it calls never write to the tree
+
+verify: lint unit native-verify ## format, lint, types, layers, unit tests, exhaustive checks
+
+lint: $(VENV)/.python ## Python format, lint, types and layers; Rust format and clippy
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	@tools/check-rust.sh
+	$(CARGO) fmt $(MANIFEST) --all --check
+	$(CARGO) clippy --locked $(MANIFEST) --workspace --all-targets --quiet -- -D warnings
+
+unit: install ## Python unit tests
+	$(BIN)/python -m pytest tests/unit
+
+native-verify: unit-rust exhaust-ci
+
+unit-rust: $(VENV)/.python ## Rust unit tests
+	@tools/check-rust.sh
+	$(CARGO) test --locked $(MANIFEST) --workspace --quiet
+
+exhaust-ci: install ## exhaustive checks of the machines, in the bounds of CI
+	$(RELEASE)/explore --check
+
+fix: $(VENV)/.python ## mend what verify complains about, as far as programs can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(CARGO) fmt $(MANIFEST) --all
+	$(MAKE) $(SAMPLE)
+
+test: install verify fuzz ## everything that CI runs: verify, wheel, functional, conformance, kill -9
+	$(BIN)/python -m pytest tests/packaging tests/functional tests/guest tests/conformance tests/crash
+
+functional: install ## tests of the real daemon
+	$(BIN)/python -m pytest tests/functional
+
+conformance: install ## NBD against clients that nobody here wrote
+	$(BIN)/python -m pytest tests/conformance
+
+crash: install ## kill -9 the daemon under a journalled client (ROUNDS=n)
+	$(BIN)/python -m pytest tests/crash
+
+fuzz: install ## damaged input for every parser, seeded (CASES=n)
+	@mkdir -p build/fuzz
+	$(RELEASE)/fuzz --artifacts build/fuzz $(if $(CASES),--cases $(CASES))
+
+exhaust: install ## exhaustive checks in larger bounds (DEPTH=n, 1 unless told)
+	DEPTH=$(or $(DEPTH),1) $(RELEASE)/explore --check
+
+exhaust-write: install ## the same in the bounds of CI, written into doc/verification.md
+	$(RELEASE)/explore --check --write doc/verification.md
+
+## Showing
+
+demo: install ## a guest boots from a volume and outlives kill -9 of the engine
+	$(BIN)/python tests/demo/demo.py
+
+bench-engine: install ## our engine beside qemu-nbd (OPTIONS="--quick" for a first look)
+	$(BIN)/python bench/engine.py $(OPTIONS)
+
+docs: install $(SAMPLE) ## sample configuration, Rust API pages, release notes (build/)
+	$(CARGO) doc --locked $(MANIFEST) --workspace --no-deps --quiet
+	@mkdir -p build
+	$(BIN)/reno --quiet report --output build/release-notes.rst .
+
+$(SAMPLE): ovs_daemon/options.py $(VENV)/.built
+	$(BIN)/oslo-config-generator --namespace ovs_daemon --namespace oslo.log --wrap-width 96 \
+		--output-file $@
+
+lock: ## newest versions of all Python packages into constraints.txt
+	PYTHON=$(PYTHON) tools/lock.sh
+
+clean: ## remove what was built and installed here
+	rm -rf $(VENV) build dist *.egg-info ovs_daemon/_native*.so $(NATIVE)/target
