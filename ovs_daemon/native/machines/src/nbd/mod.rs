@@ -20,6 +20,7 @@
 //! [`REQUESTS_IN_FLIGHT_MAX`] unanswered requests wants no bytes: the peer is slowed down by its
 //! own socket.
 
+mod feeder;
 mod handshake;
 mod reason;
 #[cfg(test)]
@@ -31,6 +32,7 @@ use alloc::vec::Vec;
 
 use format::nbd::{self, CLIENT_FLAGS_BYTES, OPTION_HEADER_BYTES, REQUEST_BYTES};
 
+pub use feeder::Feeder;
 pub use reason::Reason;
 
 /// Longest read or write, in bytes; larger ones are refused with EINVAL.
