@@ -1,1 +1,18 @@
-//! See ARCHITECTURE.md.
+//! The engine: shards (one thread and one io_uring each) that host volumes and their front ends,
+//! worker threads for what takes long, and the control calls that Python and the tools use.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
+
+mod config;
+mod engine;
+mod error;
+mod hosted;
+mod mailbox;
+mod places;
+mod shard;
+mod spec;
+mod status;
+mod workers;
+
+pub use config::Config;
+pub use engine::Engine;
+pub use error::Error;

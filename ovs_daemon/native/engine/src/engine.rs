@@ -1,0 +1,425 @@
+//! The control calls. They block, may come from any thread, and never touch the data path: each
+//! sends a message to the volume's shard and waits for the answer.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use alba::{Backend, BackendError, Directory};
+use edge::target::VolumeId;
+use format::entry::Uuid;
+use machines::map::Map;
+use media::Dir;
+use serde_json::{Value, json};
+use volume::{
+    Control, OpenSpec, Opened, SharedScos, Tuning, Volume, checkpoint_folder, open, uuid_text,
+};
+
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::mailbox::{Command, Mailbox, Reply};
+use crate::places::{Place, Places};
+use crate::shard::{self, CLASS_VOLUME, Setup};
+use crate::spec::{CreateSpec, OpenVolume, Parent, check_size, parse, uuid};
+use crate::workers::Workers;
+
+/// A running engine.
+pub struct Engine {
+    config: Config,
+    backend: Arc<dyn Backend>,
+    mailboxes: Vec<Arc<Mailbox>>,
+    places: Arc<Places>,
+    shared: Arc<SharedScos>,
+    workers: Workers,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    next_shard: AtomicUsize,
+    /// Creating, opening and deleting volumes happens one at a time.
+    changing: Mutex<()>,
+}
+
+fn backend_error(what: &str, error: &BackendError) -> Error {
+    Error::new("BACKEND", what, error.to_string(), "check the backend and try again")
+}
+
+fn store_error(what: &str, error: &media::StoreError) -> Error {
+    Error::new("STORE", what, error.to_string(), "check the directory and its disk, and try again")
+}
+
+fn is_open(what: String, uuid: &str) -> Error {
+    let why = format!("volume {uuid} is not open in this engine");
+    Error::new("NOT_OPEN", what, why, "open it first")
+}
+
+impl Engine {
+    /// Starts an engine; see [`Config`].
+    pub fn new(config_json: &str) -> Result<Self> {
+        let config = Config::parse(config_json)?;
+        let what = "cannot start the engine";
+        let directory =
+            Directory::open(&config.backend_dir).map_err(|e| backend_error(what, &e))?;
+        let backend: Arc<dyn Backend> = Arc::new(directory);
+        for dir in [&config.buffer_dir, &config.run_dir, &config.run_dir.join("direct")] {
+            Dir::create(dir).map_err(|e| store_error(what, &e))?;
+        }
+        let failed = |e: std::io::Error| {
+            Error::new("ENGINE_START", what, e.to_string(), "check the limits of this process")
+        };
+        let mut mailboxes = Vec::new();
+        for _ in 0..config.shards {
+            mailboxes.push(Arc::new(Mailbox::new().map_err(failed)?));
+        }
+        let (workers, mut threads) = Workers::start(&backend, &mailboxes).map_err(failed)?;
+        let places = Arc::new(Places::default());
+        for number in 0..config.shards {
+            let setup = Setup {
+                number,
+                mailboxes: mailboxes.clone(),
+                places: places.clone(),
+                workers: workers.clone(),
+                edge_socket: (number == 0).then(|| config.run_dir.join("engine.sock")),
+                nbd_tcp: config.nbd_tcp.map(|mut address| {
+                    address.set_port(address.port() + number as u16);
+                    address
+                }),
+                owner: config.owner()?,
+                mode: config.socket_mode,
+            };
+            let (started, hear) = sync_channel(1);
+            let name = format!("vs-shard-{number}");
+            let thread = std::thread::Builder::new().name(name);
+            threads.push(thread.spawn(move || shard::run(setup, started)).map_err(failed)?);
+            hear.recv().unwrap_or_else(|_| {
+                let fix = "look at the log of this process";
+                Err(Error::new("ENGINE_START", what, "a shard died at its start", fix))
+            })?;
+        }
+        Ok(Self {
+            config,
+            backend,
+            mailboxes,
+            places,
+            shared: Arc::default(),
+            workers,
+            threads: Mutex::new(threads),
+            next_shard: AtomicUsize::new(0),
+            changing: Mutex::new(()),
+        })
+    }
+
+    fn changing(&self) -> std::sync::MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn place(&self, what: String, text: &str) -> Result<(Uuid, Place)> {
+        let id = uuid(text)?;
+        let place = self.places.get(&id).ok_or_else(|| is_open(what, text))?;
+        Ok((id, place))
+    }
+
+    fn ask<T>(&self, shard: usize, command: impl FnOnce(Reply<T>) -> Command) -> Result<T> {
+        let (reply, hear) = sync_channel(1);
+        self.mailboxes[shard].send(command(reply));
+        hear.recv().unwrap_or_else(|_| {
+            let why = "the volume or the engine was closed meanwhile";
+            Err(Error::new("CLOSED", "cannot complete the call", why, "look at its state first"))
+        })
+    }
+
+    /// Prepares a volume: its folder, and for a clone the mark at its parent that keeps what it
+    /// refers to. Repeating it is harmless.
+    pub fn create_volume(&self, spec_json: &str) -> Result<()> {
+        let spec: CreateSpec = parse("cannot create a volume", spec_json)?;
+        let what = format!("cannot create volume {}", spec.uuid);
+        let id = uuid(&spec.uuid)?;
+        check_size(&what, spec.size)?;
+        let _one = self.changing();
+        if let Some(parent) = &spec.parent {
+            self.snapshot_map(&what, parent)?;
+            self.pin(&what, parent, &uuid_text(&id))?;
+        }
+        let dir = self.config.buffer_dir.join(uuid_text(&id));
+        Dir::create(&dir).map_err(|e| store_error(&what, &e))?;
+        Ok(())
+    }
+
+    fn pin(&self, what: &str, parent: &Parent, clone: &str) -> Result<()> {
+        let failed = |e: BackendError| backend_error(what, &e);
+        let parent_id = uuid(&parent.volume)?;
+        let text = serde_json::to_string(parent).unwrap_or_default();
+        let mark = |name: &str| {
+            self.backend.put(name, &mut |sink| sink.write(text.as_bytes())).map(|_| ())
+        };
+        mark(&format!("{clone}/parent")).map_err(failed)?;
+        mark(&pin_name(&uuid_text(&parent_id), clone)).map_err(failed)?;
+        if let Some(place) = self.places.get(&parent_id) {
+            self.mailboxes[place.shard].send(Command::Pin { volume: place.volume });
+        }
+        Ok(())
+    }
+
+    fn snapshot_map(&self, what: &str, parent: &Parent) -> Result<Map> {
+        let (_, place) = self.place(what.to_owned(), &parent.volume)?;
+        let (volume, snapshot) = (place.volume, uuid(&parent.snapshot)?);
+        let map =
+            self.ask(place.shard, |reply| Command::SnapshotMap { volume, snapshot, reply })?;
+        map.ok_or_else(|| {
+            let why = format!("volume {} has no snapshot {}", parent.volume, parent.snapshot);
+            Error::new("NO_SNAPSHOT", what, why, "list the snapshots of the volume")
+        })
+    }
+
+    /// Opens a volume: finds out what its log holds, and serves it. Proportional to its map and to
+    /// what was written since the last checkpoint, not to its data.
+    pub fn open_volume(&self, spec_json: &str) -> Result<String> {
+        let spec: OpenVolume = parse("cannot open a volume", spec_json)?;
+        let what = format!("cannot open volume {}", spec.uuid);
+        let id = uuid(&spec.uuid)?;
+        check_size(&what, spec.size)?;
+        let _one = self.changing();
+        if self.places.get(&id).is_some() {
+            let fix = "close it first";
+            return Err(Error::new("ALREADY_OPEN", what, "it is open in this engine", fix));
+        }
+        let opened = self.recover(&what, &spec, id)?;
+        let recovered = json!({
+            "replayed_scos": opened.replayed_scos,
+            "cut_bytes": opened.cut_pages * 4096,
+        });
+        let pinned = self.pins(&uuid_text(&id)).map_err(|e| backend_error(&what, &e))?;
+        let shard = self.next_shard.fetch_add(1, Ordering::Relaxed) % self.mailboxes.len();
+        let (shared, tuning) = (self.shared.clone(), self.tuning());
+        let (size, read_only) = (spec.size, spec.read_only);
+        let make = Box::new(move |number| {
+            let mut volume =
+                Volume::new(opened, number, CLASS_VOLUME, size, read_only, shared, tuning)?;
+            volume.set_pinned(!pinned.is_empty());
+            Ok(volume)
+        });
+        let epoch = spec.epoch;
+        let volume = self.ask(shard, |reply| Command::Add { uuid: id, epoch, make, reply })?;
+        self.forget_unlisted(shard, volume, &spec)?;
+        Ok(json!({"size": spec.size, "recovered": recovered}).to_string())
+    }
+
+    fn recover(&self, what: &str, spec: &OpenVolume, id: Uuid) -> Result<Opened> {
+        let mut ancestors =
+            spec.ancestors.iter().map(|text| uuid(text)).collect::<Result<Vec<_>>>()?;
+        if ancestors.last() != Some(&id) {
+            ancestors.push(id);
+        }
+        // Once a clone has a checkpoint of its own it needs its parent's map no more.
+        let own = self.backend.list(&checkpoint_folder(&uuid_text(&id)));
+        let has_checkpoint = !own.map_err(|e| backend_error(what, &e))?.is_empty();
+        let base = match &spec.parent {
+            Some(parent) if !has_checkpoint => Some(self.snapshot_map(what, parent)?),
+            _ => None,
+        };
+        let open_spec = OpenSpec {
+            ancestors,
+            epoch: spec.epoch,
+            base,
+            buffer_dir: self.config.buffer_dir.clone(),
+            limits: self.config.limits(spec.sco_size),
+        };
+        open(open_spec, &*self.backend, &self.shared).map_err(|e| {
+            let fix = "repair what is named; the volume stays closed and nothing was changed";
+            Error::new("DAMAGED", what, e.to_string(), fix)
+        })
+    }
+
+    /// A snapshot that the registry does not know was being deleted when the engine died.
+    fn forget_unlisted(&self, shard: usize, volume: VolumeId, spec: &OpenVolume) -> Result<()> {
+        let Some(listed) = &spec.snapshots else { return Ok(()) };
+        let listed = listed.iter().map(|text| uuid(text)).collect::<Result<Vec<_>>>()?;
+        for id in self.snapshot_ids(shard, volume)? {
+            if !listed.contains(&id) {
+                let control = Control::DeleteSnapshot(id);
+                self.ask(shard, |reply| Command::Control { volume, control, reply })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn snapshot_ids(&self, shard: usize, volume: VolumeId) -> Result<Vec<Uuid>> {
+        self.ask(shard, |reply| Command::Snapshots { volume, reply })
+    }
+
+    fn tuning(&self) -> Tuning {
+        Tuning {
+            buffer_reserve: self.config.reserve,
+            compaction_bytes_per_s: self.config.compaction_bytes_per_s,
+        }
+    }
+
+    fn pins(&self, log: &str) -> alba::Result<Vec<String>> {
+        self.backend.list(&format!("{log}/pins"))
+    }
+
+    /// Brings everything of a volume to the backend, takes a checkpoint and stops serving it.
+    pub fn close_volume(&self, text: &str) -> Result<()> {
+        let (uuid, place) = self.place(format!("cannot close volume {text}"), text)?;
+        let volume = place.volume;
+        self.ask(place.shard, |reply| Command::Unexport { volume, reply })?;
+        let control = Control::Drain;
+        self.ask(place.shard, |reply| Command::Control { volume, control, reply })?;
+        self.ask(place.shard, |reply| Command::Remove { volume, uuid, deleted: false, reply })
+    }
+
+    /// Deletes a volume and all its data. One that has clones is refused; a missing one is fine.
+    pub fn delete_volume(&self, text: &str) -> Result<()> {
+        let what = format!("cannot delete volume {text}");
+        let id = uuid(text)?;
+        let name = uuid_text(&id);
+        let failed = |e: BackendError| backend_error(&what, &e);
+        let _one = self.changing();
+        let clones = self.pins(&name).map_err(failed)?;
+        if !clones.is_empty() {
+            let why = format!("{} clones use its data, one is {}", clones.len(), clones[0]);
+            return Err(Error::new("HAS_CLONES", what, why, "delete the clones first"));
+        }
+        if let Some(place) = self.places.get(&id) {
+            let volume = place.volume;
+            self.ask(place.shard, |reply| Command::Remove {
+                volume,
+                uuid: id,
+                deleted: true,
+                reply,
+            })?;
+        }
+        let dir = Dir::at(&self.config.buffer_dir.join(&name));
+        dir.remove_all().map_err(|e| store_error(&what, &e))?;
+        // Checkpoints first: a crash in between must not leave one that refers to missing data.
+        self.backend.delete_folder(&checkpoint_folder(&name)).map_err(failed)?;
+        self.backend.delete_folder(&format!("{name}/sco")).map_err(failed)?;
+        self.unpin(&name).map_err(failed)?;
+        self.backend.delete_folder(&name).map_err(failed)
+    }
+
+    fn unpin(&self, clone: &str) -> alba::Result<()> {
+        let name = format!("{clone}/parent");
+        let Some(len) = self.backend.len(&name)? else { return Ok(()) };
+        let mut bytes = vec![0; len as usize];
+        self.backend.read(&name, 0, &mut bytes)?;
+        if let Ok(parent) = serde_json::from_slice::<Parent>(&bytes) {
+            self.backend.delete(&pin_name(&parent.volume, clone))?;
+        }
+        Ok(())
+    }
+
+    /// Makes a volume larger, while it is in use.
+    pub fn resize_volume(&self, text: &str, size: u64) -> Result<()> {
+        let what = format!("cannot resize volume {text}");
+        check_size(&what, size)?;
+        let (_, place) = self.place(what, text)?;
+        let volume = place.volume;
+        self.ask(place.shard, |reply| Command::Grow { volume, size, reply })
+    }
+
+    /// Keeps the present content under a UUID. Durable on return; repeating it is harmless.
+    pub fn create_snapshot(&self, text: &str, snapshot: &str) -> Result<()> {
+        let what = format!("cannot take snapshot {snapshot} of volume {text}");
+        let (_, place) = self.place(what, text)?;
+        let (volume, id) = (place.volume, uuid(snapshot)?);
+        if self.snapshot_ids(place.shard, volume)?.contains(&id) {
+            return Ok(());
+        }
+        let control = Control::Snapshot(id);
+        self.ask(place.shard, |reply| Command::Control { volume, control, reply })
+    }
+
+    /// Forgets a snapshot; a missing one is fine.
+    pub fn delete_snapshot(&self, text: &str, snapshot: &str) -> Result<()> {
+        let what = format!("cannot delete snapshot {snapshot} of volume {text}");
+        let (_, place) = self.place(what, text)?;
+        let (volume, control) = (place.volume, Control::DeleteSnapshot(uuid(snapshot)?));
+        self.ask(place.shard, |reply| Command::Control { volume, control, reply })
+    }
+
+    /// Makes a snapshot's content the present one.
+    pub fn revert_volume(&self, text: &str, snapshot: &str) -> Result<()> {
+        let what = format!("cannot revert volume {text} to snapshot {snapshot}");
+        let (_, place) = self.place(what.clone(), text)?;
+        let parent = Parent { volume: text.to_owned(), snapshot: snapshot.to_owned() };
+        self.snapshot_map(&what, &parent)?;
+        let (volume, control) = (place.volume, Control::Revert(uuid(snapshot)?));
+        self.ask(place.shard, |reply| Command::Control { volume, control, reply })
+    }
+
+    /// Serves a volume over NBD in this process; returns the socket's path.
+    pub fn export_nbd(&self, text: &str, name: &str) -> Result<String> {
+        let (id, place) = self.place(format!("cannot export volume {text}"), text)?;
+        let (volume, name) = (place.volume, name.to_owned());
+        let path: PathBuf = self.config.run_dir.join(format!("direct/{}.sock", uuid_text(&id)));
+        let socket = path.clone();
+        self.ask(place.shard, |reply| Command::Export { volume, name, path: socket, reply })?;
+        Ok(path.display().to_string())
+    }
+
+    /// Ends [`Engine::export_nbd`]; clients are disconnected.
+    pub fn unexport_nbd(&self, text: &str) -> Result<()> {
+        let (_, place) = self.place(format!("cannot withdraw volume {text}"), text)?;
+        let volume = place.volume;
+        self.ask(place.shard, |reply| Command::Unexport { volume, reply })
+    }
+
+    /// State of the engine and its volumes.
+    pub fn status(&self) -> Result<String> {
+        let mut volumes: Vec<Value> = Vec::new();
+        for shard in 0..self.mailboxes.len() {
+            volumes.extend(self.ask(shard, |reply| Command::Status { reply })?);
+        }
+        let mut findings: Vec<Value> = Vec::new();
+        for volume in &mut volumes {
+            if let Some(Value::Array(own)) = volume.get_mut("findings").map(Value::take) {
+                findings.extend(own);
+            }
+        }
+        let dir = Dir::at(&self.config.buffer_dir);
+        let space = dir.space().map_err(|e| store_error("cannot tell the status", &e))?;
+        if space.free < self.config.reserve {
+            findings.push(json!({
+                "code": "BUFFER_DISK_LOW",
+                "severity": "warning",
+                "object": format!("directory {}", self.config.buffer_dir.display()),
+                "why": format!("{} MiB are free, less than the reserve of {} MiB",
+                               space.free >> 20, self.config.reserve >> 20),
+                "fix": "free space on this disk; new SCOs wait until then",
+            }));
+        }
+        let status = json!({
+            "volumes": volumes,
+            "findings": findings,
+            "buffer_free_bytes": space.free,
+            "buffer_total_bytes": space.total,
+            "shards": self.mailboxes.len(),
+        });
+        Ok(status.to_string())
+    }
+
+    /// Stops. With `drain` every volume is closed first (uploads and checkpoints everything).
+    pub fn shutdown(&self, drain: bool) -> Result<()> {
+        let mut outcome = Ok(());
+        if drain {
+            for (uuid, _) in self.places.all() {
+                outcome = outcome.and(self.close_volume(&uuid_text(&uuid)));
+            }
+        }
+        for mailbox in &self.mailboxes {
+            mailbox.send(Command::Stop);
+        }
+        self.workers.stop();
+        let threads = std::mem::take(
+            &mut *self.threads.lock().unwrap_or_else(std::sync::PoisonError::into_inner),
+        );
+        for thread in threads {
+            let _ = thread.join();
+        }
+        outcome
+    }
+}
+
+fn pin_name(parent: &str, clone: &str) -> String {
+    format!("{parent}/pins/{clone}")
+}

@@ -1,0 +1,156 @@
+//! The volumes of a shard, as front ends see them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use edge::server::{Found, Host};
+use edge::target::{Request, Targets, VolumeId, VolumeInfo};
+use format::entry::Uuid;
+use media::Ring;
+use volume::{Outputs, Volume};
+
+use crate::mailbox::Reply;
+use crate::places::Places;
+
+/// A volume and who it is.
+pub(crate) struct Entry {
+    pub(crate) uuid: Uuid,
+    pub(crate) volume: Volume,
+    active: bool,
+}
+
+/// The volumes of one shard.
+pub(crate) struct Hosted {
+    shard: usize,
+    places: Arc<Places>,
+    entries: Vec<Option<Entry>>,
+    /// Numbers of volumes that have something to do, or wait for a moment.
+    active: Vec<u32>,
+    pub(crate) out: Outputs,
+    pub(crate) tickets: HashMap<u64, Reply<()>>,
+    next_ticket: u64,
+}
+
+impl Hosted {
+    pub(crate) fn new(shard: usize, places: Arc<Places>) -> Self {
+        Self {
+            shard,
+            places,
+            entries: Vec::new(),
+            active: Vec::new(),
+            out: Outputs::default(),
+            tickets: HashMap::new(),
+            next_ticket: 0,
+        }
+    }
+
+    /// A number for a new volume; fill it with [`Hosted::put`].
+    pub(crate) fn free_number(&self) -> u32 {
+        let free = self.entries.iter().position(Option::is_none);
+        free.unwrap_or(self.entries.len()) as u32
+    }
+
+    pub(crate) fn put(&mut self, number: u32, uuid: Uuid, volume: Volume) {
+        let index = number as usize;
+        if index == self.entries.len() {
+            self.entries.push(None);
+        }
+        self.entries[index] = Some(Entry { uuid, volume, active: false });
+        self.activate(number);
+    }
+
+    pub(crate) fn take(&mut self, number: VolumeId) -> Option<Entry> {
+        self.entries.get_mut(number.0 as usize)?.take()
+    }
+
+    pub(crate) fn get(&self, number: VolumeId) -> Option<&Volume> {
+        Some(&self.entries.get(number.0 as usize)?.as_ref()?.volume)
+    }
+
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().flatten()
+    }
+
+    /// Calls `f` with a volume, which gets a turn afterwards.
+    pub(crate) fn with<T>(
+        &mut self,
+        number: VolumeId,
+        f: impl FnOnce(&mut Volume, &mut Outputs) -> T,
+    ) -> Option<T> {
+        let entry = self.entries.get_mut(number.0 as usize)?.as_mut()?;
+        let result = f(&mut entry.volume, &mut self.out);
+        self.activate(number.0);
+        Some(result)
+    }
+
+    pub(crate) fn ticket(&mut self, reply: Reply<()>) -> u64 {
+        self.next_ticket += 1;
+        self.tickets.insert(self.next_ticket, reply);
+        self.next_ticket
+    }
+
+    fn activate(&mut self, number: u32) {
+        if let Some(Some(entry)) = self.entries.get_mut(number as usize)
+            && !entry.active
+        {
+            entry.active = true;
+            self.active.push(number);
+        }
+    }
+
+    /// Gives every active volume its turn.
+    pub(crate) fn turn(&mut self, now: u64, ring: &mut Ring) {
+        let mut next = 0;
+        while next < self.active.len() {
+            let number = self.active[next] as usize;
+            next += 1;
+            if let Some(Some(entry)) = self.entries.get_mut(number) {
+                entry.volume.turn(now, ring, &mut self.out);
+            }
+        }
+        let entries = &mut self.entries;
+        self.active.retain(|number| match entries.get_mut(*number as usize) {
+            Some(Some(entry)) => {
+                entry.active = entry.volume.has_work() || entry.volume.wakes_at().is_some();
+                entry.active
+            }
+            _ => false,
+        });
+    }
+
+    /// When the next turn has to come by itself, in nanoseconds of the monotonic clock.
+    pub(crate) fn wakes_at(&self) -> Option<u64> {
+        let volumes = self
+            .active
+            .iter()
+            .filter_map(|number| self.entries.get(*number as usize)?.as_ref()?.volume.wakes_at());
+        volumes.min()
+    }
+}
+
+impl Targets for Hosted {
+    fn info(&self, volume: VolumeId) -> Option<VolumeInfo> {
+        let volume = self.get(volume)?;
+        Some(VolumeInfo { size: volume.size(), read_only: volume.is_read_only() })
+    }
+
+    fn submit(&mut self, volume: VolumeId, request: Request) {
+        let id = request.id;
+        if self.with(volume, |volume, out| volume.submit(request, out)).is_none() {
+            let outcome = edge::target::Outcome::Failed(media::errno::EIO);
+            self.out.completions.push(edge::target::Completion { id, outcome });
+        }
+    }
+}
+
+impl Host for Hosted {
+    fn find(&self, volume: &Uuid) -> Found {
+        match self.places.get(volume) {
+            None => Found::Missing,
+            Some(place) if place.shard == self.shard => {
+                Found::Here { volume: place.volume, epoch: place.epoch }
+            }
+            Some(place) => Found::Shard(place.shard),
+        }
+    }
+}

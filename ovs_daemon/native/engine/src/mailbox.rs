@@ -1,0 +1,68 @@
+//! Messages to a shard from other threads.
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::mpsc::SyncSender;
+
+use edge::server::Adopted;
+use edge::target::VolumeId;
+use format::entry::Uuid;
+use machines::map::Map;
+use media::Ring;
+use net::Bell;
+use volume::{Control, JobDone, Volume};
+
+use crate::error::Result;
+
+/// Answers one call.
+pub(crate) type Reply<T> = SyncSender<Result<T>>;
+
+/// Makes a volume from its number on the shard.
+pub(crate) type MakeVolume = Box<dyn FnOnce(u32) -> io::Result<Volume> + Send>;
+
+/// What another thread wants of a shard.
+pub(crate) enum Command {
+    Add { uuid: Uuid, epoch: u64, make: MakeVolume, reply: Reply<VolumeId> },
+    Remove { volume: VolumeId, uuid: Uuid, deleted: bool, reply: Reply<()> },
+    Control { volume: VolumeId, control: Control, reply: Reply<()> },
+    Grow { volume: VolumeId, size: u64, reply: Reply<()> },
+    Pin { volume: VolumeId },
+    SnapshotMap { volume: VolumeId, snapshot: Uuid, reply: Reply<Option<Map>> },
+    Snapshots { volume: VolumeId, reply: Reply<Vec<Uuid>> },
+    Export { volume: VolumeId, name: String, path: PathBuf, reply: Reply<()> },
+    Unexport { volume: VolumeId, reply: Reply<()> },
+    Status { reply: Reply<Vec<serde_json::Value>> },
+    JobDone(JobDone),
+    Adopt(Box<Adopted>),
+    Stop,
+}
+
+/// A queue that wakes a shard.
+pub(crate) struct Mailbox {
+    queue: Mutex<VecDeque<Command>>,
+    bell: Bell,
+}
+
+impl Mailbox {
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self { queue: Mutex::new(VecDeque::new()), bell: Bell::new()? })
+    }
+
+    pub(crate) fn send(&self, command: Command) {
+        self.queue.lock().expect("no holder panics").push_back(command);
+        // The eventfd's counter can't overflow: the shard empties it at each wake-up.
+        let _ = self.bell.ring();
+    }
+
+    pub(crate) fn listen(&self, ring: &mut Ring, token: u64) {
+        self.bell.listen(ring, token);
+    }
+
+    /// Everything sent so far. The bell is silenced first, so that nothing sent later is missed.
+    pub(crate) fn take(&self) -> VecDeque<Command> {
+        self.bell.silence();
+        std::mem::take(&mut *self.queue.lock().expect("no holder panics"))
+    }
+}

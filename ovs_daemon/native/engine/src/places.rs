@@ -1,0 +1,40 @@
+//! Where each open volume is.
+
+use std::collections::HashMap;
+use std::sync::RwLock;
+
+use edge::target::VolumeId;
+use format::entry::Uuid;
+
+/// Shard and number of an open volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) shard: usize,
+    pub(crate) volume: VolumeId,
+    pub(crate) epoch: u64,
+}
+
+/// All open volumes of an engine.
+#[derive(Debug, Default)]
+pub(crate) struct Places {
+    by_uuid: RwLock<HashMap<Uuid, Place>>,
+}
+
+impl Places {
+    pub(crate) fn get(&self, uuid: &Uuid) -> Option<Place> {
+        self.by_uuid.read().expect("no holder panics").get(uuid).copied()
+    }
+
+    pub(crate) fn put(&self, uuid: Uuid, place: Place) {
+        self.by_uuid.write().expect("no holder panics").insert(uuid, place);
+    }
+
+    pub(crate) fn remove(&self, uuid: &Uuid) {
+        self.by_uuid.write().expect("no holder panics").remove(uuid);
+    }
+
+    pub(crate) fn all(&self) -> Vec<(Uuid, Place)> {
+        let places = self.by_uuid.read().expect("no holder panics");
+        places.iter().map(|(uuid, place)| (*uuid, *place)).collect()
+    }
+}

@@ -1,0 +1,279 @@
+//! One thread, one io_uring: the loop in which everything on the data path happens.
+//!
+//! A turn: events (bytes from guests, finished disk operations, messages from other threads), then
+//! each active volume takes all that came as one batch, then replies go out, then the thread
+//! sleeps in `io_uring_enter` until something happens. Nothing in it blocks.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::time::Duration;
+
+use edge::class_of;
+use edge::nbd::{NbdServer, Offer};
+use edge::server::EdgeServer;
+use edge::target::{Completion, VolumeId};
+use format::edge::CloseReason;
+use media::{Arena, Event, Ring, Wait};
+use net::clock::monotonic_ns;
+use volume::{ControlDone, Job, Volume};
+
+use crate::error::{Error, Result};
+use crate::hosted::Hosted;
+use crate::mailbox::{Command, Mailbox};
+use crate::places::{Place, Places};
+use crate::workers::Workers;
+
+const CLASS_MAIL: u8 = 1;
+const CLASS_NBD: u8 = 2;
+const CLASS_EDGE: u8 = 3;
+/// Class of the ring tokens of volumes.
+pub(crate) const CLASS_VOLUME: u8 = 4;
+
+/// Memory for requests and replies of NBD guests; pages never used cost nothing.
+const NBD_ARENA: usize = 512 << 20;
+
+/// What a shard is started with.
+pub(crate) struct Setup {
+    pub(crate) number: usize,
+    pub(crate) mailboxes: Vec<Arc<Mailbox>>,
+    pub(crate) places: Arc<Places>,
+    pub(crate) workers: Workers,
+    /// Socket for Edges; one shard listens for all.
+    pub(crate) edge_socket: Option<PathBuf>,
+    pub(crate) nbd_tcp: Option<SocketAddr>,
+    pub(crate) owner: Option<(u32, u32)>,
+    pub(crate) mode: u32,
+}
+
+struct Shard {
+    setup: Setup,
+    ring: Ring,
+    hosted: Hosted,
+    nbd: NbdServer,
+    edge: EdgeServer,
+    stopping: bool,
+}
+
+/// Body of a shard's thread. `started` hears whether its sockets could be made.
+pub(crate) fn run(setup: Setup, started: SyncSender<Result<()>>) {
+    match Shard::start(setup) {
+        Ok(mut shard) => {
+            let _ = started.send(Ok(()));
+            shard.work();
+        }
+        Err(error) => {
+            let _ = started.send(Err(error));
+        }
+    }
+}
+
+impl Shard {
+    fn start(setup: Setup) -> Result<Self> {
+        let failed = |why: String| {
+            let fix = "check the kernel (5.19 or newer with io_uring) and the run directory";
+            Error::new("ENGINE_START", "cannot start a shard of the engine", why, fix)
+        };
+        let mut ring = Ring::new(256).map_err(|e| failed(format!("io_uring: {e}")))?;
+        let arena = Arena::anonymous(NBD_ARENA).map_err(|e| failed(format!("memory: {e}")))?;
+        let mut nbd = NbdServer::new(CLASS_NBD, arena);
+        let mut edge = EdgeServer::new(CLASS_EDGE);
+        if let Some(path) = &setup.edge_socket {
+            edge.listen(path, &mut ring).map_err(|e| failed(e.to_string()))?;
+        }
+        if let Some(address) = setup.nbd_tcp {
+            nbd.listen_tcp(&mut ring, address).map_err(|e| failed(e.to_string()))?;
+        }
+        let hosted = Hosted::new(setup.number, setup.places.clone());
+        Ok(Self { setup, ring, hosted, nbd, edge, stopping: false })
+    }
+
+    fn work(&mut self) {
+        let mut events: Vec<Event> = Vec::new();
+        let mail = u64::from(CLASS_MAIL) << 56;
+        self.mailbox().listen(&mut self.ring, mail);
+        while !self.stopping {
+            events.clear();
+            let wait = self.wait();
+            if let Err(error) = self.ring.turn(wait, &mut events) {
+                // Without its ring a shard can do nothing: stop the process, guests wait for the
+                // next one.
+                eprintln!(
+                    "vstorage engine: the io_uring of shard {} fails: {error}",
+                    self.setup.number
+                );
+                std::process::abort();
+            }
+            for event in &events {
+                self.on_event(*event, mail);
+            }
+            self.edge.poll(&mut self.hosted);
+            loop {
+                self.hosted.turn(monotonic_ns(), &mut self.ring);
+                self.deliver();
+                if !self.nbd.end_turn(&mut self.ring, &mut self.hosted) {
+                    break;
+                }
+            }
+            self.edge.end_turn(&mut self.ring);
+            self.hand_over();
+            self.say();
+        }
+        self.nbd.close(&mut self.ring);
+        self.edge.stop_listening(&mut self.ring);
+    }
+
+    fn mailbox(&self) -> Arc<Mailbox> {
+        self.setup.mailboxes[self.setup.number].clone()
+    }
+
+    fn wait(&self) -> Wait {
+        if self.edge.wants_polling() {
+            return Wait::No;
+        }
+        match self.hosted.wakes_at() {
+            None => Wait::Forever,
+            Some(at) => match at.saturating_sub(monotonic_ns()) {
+                0 => Wait::No,
+                left => Wait::AtMost(Duration::from_nanos(left)),
+            },
+        }
+    }
+
+    fn on_event(&mut self, event: Event, mail: u64) {
+        match class_of(event.token) {
+            CLASS_NBD => self.nbd.on_event(event, &mut self.ring, &mut self.hosted),
+            CLASS_EDGE => self.edge.on_event(event, &mut self.ring, &mut self.hosted),
+            CLASS_VOLUME => {
+                let number = VolumeId(Volume::number_of(event.token));
+                let ring = &mut self.ring;
+                self.hosted.with(number, |volume, out| volume.on_event(event, ring, out));
+            }
+            _ => {
+                for command in self.mailbox().take() {
+                    self.obey(command);
+                }
+                self.mailbox().listen(&mut self.ring, mail);
+            }
+        }
+    }
+
+    /// Passes on what volumes have brought forth.
+    fn deliver(&mut self) {
+        for completion in self.hosted.out.completions.drain(..) {
+            route(completion, &mut self.nbd, &mut self.edge);
+        }
+        for ControlDone { ticket } in self.hosted.out.control.drain(..) {
+            if let Some(reply) = self.hosted.tickets.remove(&ticket) {
+                let _ = reply.send(Ok(()));
+            }
+        }
+        for job in self.hosted.out.jobs.drain(..) {
+            let job: Job = job;
+            self.setup.workers.give(self.setup.number, job);
+        }
+    }
+
+    fn hand_over(&mut self) {
+        for (shard, adopted) in self.edge.take_handovers() {
+            self.setup.mailboxes[shard].send(Command::Adopt(Box::new(adopted)));
+        }
+    }
+
+    fn say(&mut self) {
+        for line in self.nbd.take_log() {
+            eprintln!("vstorage nbd: {}", line.text);
+        }
+        for line in self.edge.take_log() {
+            eprintln!("vstorage engine: {line}");
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        let ring = &mut self.ring;
+        match command {
+            Command::JobDone(done) => {
+                let number = VolumeId(done.volume);
+                let outcome = done.outcome;
+                self.hosted.with(number, |volume, out| volume.on_job(outcome, ring, out));
+            }
+            Command::Adopt(adopted) => self.edge.adopt(*adopted, ring, &mut self.hosted),
+            Command::Add { uuid, epoch, make, reply } => {
+                let number = self.hosted.free_number();
+                let added = make(number).map(|volume| {
+                    self.hosted.put(number, uuid, volume);
+                    let volume = VolumeId(number);
+                    let place = Place { shard: self.setup.number, volume, epoch };
+                    self.setup.places.put(uuid, place);
+                    volume
+                });
+                let _ = reply.send(added.map_err(|e| {
+                    let what = "cannot host the volume";
+                    Error::new("ENGINE_MEMORY", what, e.to_string(), "free memory on this host")
+                }));
+            }
+            Command::Remove { volume, uuid, deleted, reply } => {
+                self.setup.places.remove(&uuid);
+                self.nbd.unexport(ring, volume);
+                let reason = if deleted { CloseReason::Deleted } else { CloseReason::Stopping };
+                self.edge.close_volume(volume, reason, "the volume was closed");
+                self.hosted.take(volume);
+                let _ = reply.send(Ok(()));
+            }
+            Command::Control { volume, control, reply } => {
+                let ticket = self.hosted.ticket(reply);
+                if self.hosted.with(volume, |v, _| v.control(ticket, control)).is_none() {
+                    self.hosted.tickets.remove(&ticket);
+                }
+            }
+            Command::Grow { volume, size, reply } => {
+                self.hosted.with(volume, |v, _| v.grow(size));
+                self.edge.volume_resized(volume, &self.hosted);
+                let _ = reply.send(Ok(()));
+            }
+            Command::Pin { volume } => {
+                self.hosted.with(volume, |v, _| v.set_pinned(true));
+            }
+            Command::SnapshotMap { volume, snapshot, reply } => {
+                let map = self.hosted.get(volume).and_then(|v| v.snapshot(&snapshot));
+                let _ = reply.send(Ok(map));
+            }
+            Command::Snapshots { volume, reply } => {
+                let snapshots = self.hosted.get(volume).map(|v| v.machine().snapshots());
+                let ids = snapshots.unwrap_or_default().iter().map(|s| s.id).collect();
+                let _ = reply.send(Ok(ids));
+            }
+            Command::Export { volume, name, path, reply } => {
+                let read_only = self.hosted.get(volume).is_some_and(Volume::is_read_only);
+                let offer = Offer { volume, name, description: String::new(), read_only };
+                let (mode, owner) = (self.setup.mode, self.setup.owner);
+                let made = self.nbd.listen_unix(ring, offer, &path, mode, owner);
+                let _ = reply.send(made.map_err(|e| {
+                    let what = format!("cannot serve {}", path.display());
+                    Error::new("EXPORT", what, e.to_string(), "check the run directory")
+                }));
+            }
+            Command::Unexport { volume, reply } => {
+                self.nbd.unexport(ring, volume);
+                let _ = reply.send(Ok(()));
+            }
+            Command::Status { reply } => {
+                let volumes = self
+                    .hosted
+                    .all()
+                    .map(|entry| crate::status::volume(&entry.uuid, &entry.volume));
+                let _ = reply.send(Ok(volumes.collect()));
+            }
+            Command::Stop => self.stopping = true,
+        }
+    }
+}
+
+fn route(completion: Completion, nbd: &mut NbdServer, edge: &mut EdgeServer) {
+    match class_of(completion.id.0) {
+        CLASS_NBD => nbd.complete(completion),
+        CLASS_EDGE => edge.complete(completion),
+        _ => {}
+    }
+}

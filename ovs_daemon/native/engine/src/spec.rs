@@ -1,0 +1,73 @@
+//! What control calls say about volumes.
+
+use format::entry::Uuid;
+use serde::Deserialize;
+
+use crate::error::{Error, Result};
+
+/// The snapshot that a clone starts from.
+#[derive(Clone, Debug, Deserialize, serde::Serialize)]
+pub(crate) struct Parent {
+    pub(crate) volume: String,
+    pub(crate) snapshot: String,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct CreateSpec {
+    pub(crate) uuid: String,
+    pub(crate) size: u64,
+    #[serde(default)]
+    pub(crate) parent: Option<Parent>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct OpenVolume {
+    pub(crate) uuid: String,
+    pub(crate) size: u64,
+    pub(crate) epoch: u64,
+    #[serde(default)]
+    pub(crate) read_only: bool,
+    #[serde(default)]
+    pub(crate) ancestors: Vec<String>,
+    #[serde(default)]
+    pub(crate) parent: Option<Parent>,
+    #[serde(default)]
+    pub(crate) snapshots: Option<Vec<String>>,
+    #[serde(default)]
+    pub(crate) sco_size: Option<u64>,
+}
+
+pub(crate) fn parse<T: serde::de::DeserializeOwned>(what: &str, json: &str) -> Result<T> {
+    serde_json::from_str(json).map_err(|e| {
+        Error::new("BAD_REQUEST", what, e.to_string(), "this is a fault of the caller: report it")
+    })
+}
+
+/// Parses a UUID of 8-4-4-4-12 hexadecimal digits.
+pub(crate) fn uuid(text: &str) -> Result<Uuid> {
+    let digits: Vec<u8> = text.bytes().filter(|b| *b != b'-').collect();
+    let mut id = [0; 16];
+    let whole = digits.len() == 32 && text.len() == 36 && digits.iter().all(u8::is_ascii_hexdigit);
+    if whole {
+        for (byte, pair) in id.iter_mut().zip(digits.chunks_exact(2)) {
+            let pair = std::str::from_utf8(pair).unwrap_or("0");
+            *byte = u8::from_str_radix(pair, 16).unwrap_or(0);
+        }
+    }
+    if !whole || volume::uuid_text(&id) != text.to_ascii_lowercase() {
+        let what = format!("cannot use {text:?} as a UUID");
+        let why = "it is not of the form 8-4-4-4-12 hexadecimal digits";
+        return Err(Error::new("BAD_REQUEST", what, why, "give the UUID of a volume or snapshot"));
+    }
+    Ok(id)
+}
+
+/// A size must be whole clusters and addressable.
+pub(crate) fn check_size(what: &str, size: u64) -> Result<()> {
+    const MAX: u64 = 64 << 40;
+    if size == 0 || !size.is_multiple_of(4096) || size > MAX {
+        let why = format!("{size} bytes is not a multiple of 4096 from 4096 to 64 TiB");
+        return Err(Error::new("BAD_SIZE", what, why, "give another size"));
+    }
+    Ok(())
+}

@@ -1,0 +1,93 @@
+//! Worker threads for jobs that block: reads that guests wait for have threads of their own.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
+
+use alba::Backend;
+use volume::Job;
+
+use crate::mailbox::{Command, Mailbox};
+
+struct Queue {
+    jobs: Mutex<(VecDeque<(usize, Job)>, bool)>,
+    ready: Condvar,
+}
+
+impl Queue {
+    fn push(&self, shard: usize, job: Job) {
+        self.jobs.lock().expect("no holder panics").0.push_back((shard, job));
+        self.ready.notify_one();
+    }
+
+    /// The next job; `None` when there will be no more.
+    fn next(&self) -> Option<(usize, Job)> {
+        let mut jobs = self.jobs.lock().expect("no holder panics");
+        loop {
+            if let Some(job) = jobs.0.pop_front() {
+                return Some(job);
+            }
+            if jobs.1 {
+                return None;
+            }
+            jobs = self.ready.wait(jobs).expect("no holder panics");
+        }
+    }
+
+    fn stop(&self) {
+        self.jobs.lock().expect("no holder panics").1 = true;
+        self.ready.notify_all();
+    }
+}
+
+/// Hands jobs to the threads; shared by all shards.
+#[derive(Clone)]
+pub(crate) struct Workers {
+    urgent: Arc<Queue>,
+    background: Arc<Queue>,
+}
+
+const URGENT_THREADS: usize = 4;
+const BACKGROUND_THREADS: usize = 2;
+
+impl Workers {
+    /// Starts the threads; answers go to the mailbox of the job's shard.
+    pub(crate) fn start(
+        backend: &Arc<dyn Backend>,
+        mailboxes: &[Arc<Mailbox>],
+    ) -> std::io::Result<(Self, Vec<JoinHandle<()>>)> {
+        let queue = || {
+            let jobs = Mutex::new((VecDeque::new(), false));
+            Arc::new(Queue { jobs, ready: Condvar::new() })
+        };
+        let workers = Self { urgent: queue(), background: queue() };
+        let mut threads = Vec::new();
+        for (name, queue, count) in [
+            ("vs-read", &workers.urgent, URGENT_THREADS),
+            ("vs-background", &workers.background, BACKGROUND_THREADS),
+        ] {
+            for _ in 0..count {
+                let (queue, backend) = (queue.clone(), backend.clone());
+                let mailboxes = mailboxes.to_vec();
+                let work = move || {
+                    while let Some((shard, job)) = queue.next() {
+                        mailboxes[shard].send(Command::JobDone(job.run(&*backend)));
+                    }
+                };
+                threads.push(std::thread::Builder::new().name(name.to_owned()).spawn(work)?);
+            }
+        }
+        Ok((workers, threads))
+    }
+
+    pub(crate) fn give(&self, shard: usize, job: Job) {
+        let queue = if job.work.is_urgent() { &self.urgent } else { &self.background };
+        queue.push(shard, job);
+    }
+
+    /// Threads end when their queues are empty.
+    pub(crate) fn stop(&self) {
+        self.urgent.stop();
+        self.background.stop();
+    }
+}
