@@ -177,7 +177,8 @@ fn other_options_are_answered_and_negotiation_goes_on() {
     let cd = nbd::server_entry("cd");
     let disk = nbd::server_entry("disk");
     let tls = b"TLS is not offered; use the unix socket or a protected network";
-    let cases: Vec<(u32, &[u8], Vec<(u32, &[u8])>)> = vec![
+    type Replies<'a> = Vec<(u32, &'a [u8])>;
+    let cases: Vec<(u32, &[u8], Replies)> = vec![
         (option::LIST, b"", vec![(reply::SERVER, &cd), (reply::SERVER, &disk), (reply::ACK, b"")]),
         (option::LIST, b"x", vec![(reply::ERR_INVALID, b"this option has no data")]),
         (option::STARTTLS, b"", vec![(reply::ERR_POLICY, tls)]),
