@@ -38,6 +38,25 @@ LOG = logging.getLogger(__name__)
 _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
 
+class _Mutable:
+    """The options that SIGHUP changes.
+
+    oslo.config checks a changed value only when it is read, and by then the old one is gone; so
+    good values are kept here, and a wrong one is refused while the signal is handled.
+    """
+
+    def __init__(self, conf: cfg.ConfigOpts) -> None:
+        self._conf = conf
+        self.check_interval_s: float = conf.edge.check_interval
+
+    def reload(self) -> None:
+        """Read the files again; raises cfg.Error, ValueError or OSError and keeps what was."""
+        changed = self._conf.mutate_config_files()
+        self.check_interval_s = self._conf.edge.check_interval
+        names = ", ".join(sorted(f"{group or 'DEFAULT'}.{name}" for group, name in changed))
+        LOG.info("configuration read again; changed: %s", names or "nothing")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run until told to stop; returns the exit status."""
     # Threads inherit the mask, so that signals reach nobody but `_wait`.
@@ -68,7 +87,8 @@ def _run(conf: cfg.ConfigOpts) -> None:
     )
     host = Host(Store(registry), engine, edge, settings)
     recover(host)
-    link = EdgeLink(host, lambda: float(conf.edge.check_interval))
+    mutable = _Mutable(conf)
+    link = EdgeLink(host, lambda: mutable.check_interval_s)
     server = ControlServer(Api(host, lambda: link.connected), run_dir / "control.sock")
     # The first look before anybody can ask: a ready daemon has told the Edge what to serve.
     link.check()
@@ -76,7 +96,7 @@ def _run(conf: cfg.ConfigOpts) -> None:
     server.start()
     LOG.info("ready: version %s on %s", metadata.version("open-vstorage"), run_dir)
     notify("READY=1")
-    _wait(conf)
+    _wait(mutable)
     notify("STOPPING=1")
     LOG.info("stopping: the write buffer is moved to the backend")
     server.stop()
@@ -139,15 +159,12 @@ def _claim(state_dir: Path) -> int:
     return descriptor
 
 
-def _wait(conf: cfg.ConfigOpts) -> None:
+def _wait(mutable: _Mutable) -> None:
     """Return when it is time to stop."""
     while signal.sigwait(_SIGNALS) == signal.SIGHUP:
         notify("RELOADING=1")
         try:
-            changed = conf.mutate_config_files()
-            LOG.info(
-                "configuration read again; changed: %s", sorted(map(str, changed)) or "nothing"
-            )
-        except (cfg.Error, VStorageError, OSError) as failure:
+            mutable.reload()
+        except (cfg.Error, ValueError, OSError) as failure:
             LOG.error("the configuration stays as it was: %s", failure)
         notify("READY=1")

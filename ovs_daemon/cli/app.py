@@ -23,6 +23,9 @@ _RUN_DIR = "/run/vstorage"
 class VStorage(App):
     """`vstorage [--json] [--run-dir DIR] COMMAND ...`."""
 
+    # An answer is all that is printed; -v shows what libraries do.
+    DEFAULT_VERBOSE_LEVEL = 0
+
     def __init__(self) -> None:
         super().__init__(
             description="Volumes of this node.",

@@ -1,0 +1,100 @@
+"""Configuration: defaults, derived values, refusals, and the sample that explains it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from oslo_config import cfg
+
+from ovs_daemon import options
+from ovs_daemon.errors import VStorageError
+
+ROOT = Path(__file__).resolve().parents[2]
+SAMPLE = ROOT / "etc" / "ovs" / "vstorage.conf.sample"
+
+
+def load(tmp_path: Path, text: str = "") -> cfg.ConfigOpts:
+    file = tmp_path / "vstorage.conf"
+    file.write_text(text)
+    return options.load(["--config-file", str(file)])
+
+
+def test_defaults(tmp_path: Path) -> None:
+    conf = load(tmp_path)
+    engine = options.engine_config(conf)
+    assert engine == {
+        "buffer_dir": "/var/lib/vstorage/buffer",
+        "backend_dir": "/var/lib/vstorage/backend",
+        "run_dir": "/run/vstorage",
+        "shards": len(os.sched_getaffinity(0)),
+        "sco_size": 64 << 20,
+        "buffer_size": 4 << 30,
+        "reserve": 1 << 30,
+        "checkpoint_scos": 16,
+        "compaction_bytes_per_s": 64 << 20,
+        "socket_owner": None,
+        "socket_mode": 0o660,
+        "nbd_tcp": None,
+    }
+    assert conf.registry.url == "sqlite:////var/lib/vstorage/registry.sqlite"
+
+
+def test_values(tmp_path: Path) -> None:
+    conf = load(
+        tmp_path,
+        "[DEFAULT]\nstate_dir = /s\nrun_dir = /r\n"
+        "[engine]\nshards = 3\nsco_size = 1MiB\nbuffer_size = 4194304\nbuffer_dir = /b\n"
+        "[nbd]\nsocket_owner = root:0\nsocket_mode = 0600\ntcp = 127.0.0.1:10809\n",
+    )
+    engine = options.engine_config(conf)
+    assert (engine["shards"], engine["sco_size"], engine["buffer_size"]) == (3, 1 << 20, 4 << 20)
+    assert (engine["buffer_dir"], engine["backend_dir"]) == ("/b", "/s/backend")
+    assert (engine["socket_owner"], engine["socket_mode"]) == ("0:0", 0o600)
+    assert engine["nbd_tcp"] == "127.0.0.1:10809"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[engine]\nsco_size = 3MiB\n",
+        "[engine]\nsco_size = 512KiB\n",
+        "[engine]\nsco_size = 512MiB\n",
+        "[engine]\nsco_size = big\n",
+        "[engine]\nbuffer_size = 128MiB\n",
+        "[engine]\nshards = -1\n",
+        "[nbd]\nsocket_owner = nobody-at-all:root\n",
+        "[nbd]\nsocket_owner = root\n",
+        "[nbd]\nsocket_mode = rw\n",
+        "[DEFAULT]\nrun_dir = /" + "x" * 100 + "\n",
+        "this is no configuration\n",
+    ],
+)
+def test_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises((VStorageError, cfg.Error, ValueError)) as caught:
+        options.engine_config(load(tmp_path, text))
+    assert str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(VStorageError, match=r"nothing\.conf"):
+        options.load(["--config-file", str(tmp_path / "nothing.conf")])
+
+
+def test_the_sample_is_up_to_date(tmp_path: Path) -> None:
+    """`make fix` writes it."""
+    made = tmp_path / "sample"
+    generator = Path(sys.executable).with_name("oslo-config-generator")
+    namespaces = ["--namespace", "ovs_daemon", "--namespace", "oslo.log"]
+    subprocess.run(
+        [generator, *namespaces, "--wrap-width", "96", "--output-file", made], check=True
+    )
+    assert made.read_text() == SAMPLE.read_text()
+
+
+def test_the_sample_changes_nothing(tmp_path: Path) -> None:
+    conf = options.load(["--config-file", str(SAMPLE)])
+    assert options.engine_config(conf) == options.engine_config(load(tmp_path))
