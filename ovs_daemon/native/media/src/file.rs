@@ -68,6 +68,8 @@ pub struct FsSpace {
 pub struct File {
     fd: Fd,
     path: Arc<Path>,
+    /// On a file system that lives in memory: reads never wait for a device.
+    in_memory: bool,
 }
 
 const IOV_MAX: usize = 1024;
@@ -96,7 +98,8 @@ impl File {
         options: &std::fs::OpenOptions,
     ) -> Result<Self, StoreError> {
         let file = options.open(path).map_err(|e| StoreError::new(what, path, e))?;
-        Ok(Self { fd: Arc::new(OwnedFd::from(file)), path: path.into() })
+        let in_memory = is_in_memory(&file);
+        Ok(Self { fd: Arc::new(OwnedFd::from(file)), path: path.into(), in_memory })
     }
 
     /// Its descriptor, for [`crate::Ring`].
@@ -192,7 +195,9 @@ impl File {
         // SAFETY: one vector into memory that the caller holds.
         let got = unsafe {
             let (fd, at) = (self.fd.as_raw_fd(), offset as libc::off_t);
-            libc::preadv2(fd, &iovec, 1, at, libc::RWF_NOWAIT)
+            // tmpfs does not know RWF_NOWAIT, and does not need it.
+            let flags = if self.in_memory { 0 } else { libc::RWF_NOWAIT };
+            libc::preadv2(fd, &iovec, 1, at, flags)
         };
         if got == into.len() as isize {
             return Ok(true);
@@ -229,6 +234,14 @@ impl File {
     pub fn truncate(&self, len: u64) -> Result<(), StoreError> {
         self.with("truncate", |f| f.set_len(len))
     }
+}
+
+fn is_in_memory(file: &std::fs::File) -> bool {
+    // SAFETY: zeroed is a valid out-parameter.
+    let mut stat: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: a live descriptor; `stat` outlives the call.
+    let known = unsafe { libc::fstatfs(file.as_raw_fd(), &mut stat) } == 0;
+    known && stat.f_type == libc::TMPFS_MAGIC
 }
 
 fn advance(rest: &mut [libc::iovec], mut bytes: usize) -> &mut [libc::iovec] {

@@ -77,7 +77,7 @@ impl Volume {
         };
         let used = self.scos.get(&sco).map_or(0, |s| s.clusters);
         let room = self.limits.sco_clusters - used;
-        let mut batch = Batch { sequence: self.sequence + 1, sco, ..Batch::default() };
+        let mut batch = Batch { sequence: self.sequence + if self.is(Mutant::SkipSequence) { 2 } else { 1 }, sco, ..Batch::default() };
         self.take_relocations(&mut batch, room.min(self.limits.batch_clusters));
         let full = self.take_operations(&mut batch, room);
         if full || closing || batch.clusters == room {
@@ -146,7 +146,7 @@ impl Volume {
     }
 
     fn ask_spare(&mut self, out: &mut Vec<Action>) {
-        let waiting = self.pending().count() as u32;
+        let waiting = self.pending_scos;
         let empty = u32::from(self.open.is_some_and(|n| !self.scos.contains_key(&n)));
         if waiting + empty >= self.limits.buffer_scos {
             if self.open.is_none() {
@@ -158,7 +158,9 @@ impl Volume {
             return;
         }
         let sco = self.next_sco;
-        self.next_sco += 1;
+        if !self.is(Mutant::ReuseNumbers) {
+            self.next_sco += 1;
+        }
         self.spare = Some(Err(sco));
         out.push(Action::Open(sco));
     }
@@ -259,6 +261,8 @@ impl Volume {
             return;
         };
         self.sequence = batch.sequence;
+        self.pending_clusters += u64::from(batch.clusters);
+        self.pending_scos += u32::from(!self.scos.contains_key(&batch.sco));
         let sco = self.scos.entry(batch.sco).or_insert(Sco {
             stage: Stage::Open,
             clusters: 0,
@@ -277,7 +281,8 @@ impl Volume {
             if *durable {
                 self.wait_durable(batch.sequence, *id, out);
             } else {
-                out.push(Action::Complete(*id));
+                let times = if self.is(Mutant::AnswerTwice) { 2 } else { 1 };
+                out.extend(core::iter::repeat_n(Action::Complete(*id), times));
             }
         }
         if batch.closes {

@@ -88,7 +88,10 @@ impl Volume {
     }
 
     fn take(&mut self, position: u32) {
-        let existing = self.scos.iter().filter(|(_, s)| s.stage != Stage::Deleting);
+        // SCOs that are being deleted are listed too: should the process die before they are gone,
+        // the next one has to know of them.
+        let forget = self.is(Mutant::ForgetDeleting);
+        let existing = self.scos.iter().filter(|(_, s)| !forget || s.stage != Stage::Deleting);
         self.checkpoints.taken = Some(Taken {
             position,
             last_sequence: self.sequence,

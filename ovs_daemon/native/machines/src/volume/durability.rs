@@ -2,12 +2,13 @@
 
 use alloc::vec::Vec;
 
-use super::{Action, Mutant, Stage, Stall, Volume};
+use super::{Action, Mutant, Sco, Stage, Stall, Volume};
 
 impl Volume {
     pub(super) fn closed(&mut self, number: u32) {
         if let Some(sco) = self.scos.get_mut(&number) {
             sco.stage = Stage::Closed;
+            self.closed_sequence = sco.last_sequence;
         }
         self.open = None;
         self.take_checkpoint(number);
@@ -20,10 +21,7 @@ impl Volume {
             return;
         }
         let durable = self.durable;
-        let closed_waits = self
-            .pending()
-            .any(|(_, s)| s.stage == Stage::Closed && s.last_sequence > durable && !s.unsyncable);
-        if self.waiters.is_empty() && !closed_waits {
+        if self.waiters.is_empty() && self.closed_sequence <= durable {
             return;
         }
         // A file whose sync failed stays in the way until its object is stored.
@@ -67,12 +65,19 @@ impl Volume {
     /// Uploads the oldest closed SCO; one at a time and in log order, so that what the backend has
     /// is always the log up to some SCO, without a hole.
     pub(super) fn start_uploads(&mut self, out: &mut Vec<Action>) {
-        let Some((number, sco)) = self.pending().next().map(|(number, sco)| (*number, *sco)) else {
+        if self.upload_failed || self.pending_scos == 0 {
+            return;
+        }
+        let closed = |(_, sco): &(&u32, &Sco)| sco.stage == Stage::Closed;
+        let next = match self.is(Mutant::UploadNewestFirst) {
+            true => self.pending().filter(closed).last(),
+            false => self.pending().next(),
+        };
+        let Some((number, sco)) = next.map(|(number, sco)| (*number, *sco)) else {
             return;
         };
-        let safe = sco.last_sequence <= self.durable || sco.unsyncable;
-        let may = safe || self.is(Mutant::UploadBeforeDurable);
-        if sco.stage != Stage::Closed || !may || self.upload_failed {
+        let may = sco.last_sequence <= self.durable || sco.unsyncable;
+        if sco.stage != Stage::Closed || !may {
             return;
         }
         if let Some(sco) = self.scos.get_mut(&number) {
@@ -92,6 +97,8 @@ impl Volume {
             return;
         }
         sco.stage = Stage::Uploaded;
+        self.pending_scos -= 1;
+        self.pending_clusters -= u64::from(sco.clusters);
         if self.stall == Some(Stall::BackendBehind) {
             self.stall = None;
         }

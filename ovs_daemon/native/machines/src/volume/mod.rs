@@ -283,6 +283,11 @@ pub struct Volume {
     /// Every SCO below this number is on the backend: what happens each turn looks only at the
     /// few above, however long the log is.
     pending_from: u32,
+    /// Number and data clusters of the SCOs that are not on the backend.
+    pending_scos: u32,
+    pending_clusters: u64,
+    /// Sequence of the last batch of the last closed SCO.
+    closed_sequence: u64,
     /// Something changed that may have made a SCO worth compacting.
     look_for_victims: bool,
     /// The SCO that batches go to.
@@ -341,6 +346,9 @@ impl Volume {
             snapshots: recovered.snapshots,
             scos: recovered.scos,
             pending_from: 0,
+            pending_scos: 0,
+            pending_clusters: 0,
+            closed_sequence: 0,
             look_for_victims: true,
             open: None,
             spare: None,
@@ -363,6 +371,9 @@ impl Volume {
         };
         volume.count_live();
         volume.advance_pending();
+        let pending: Vec<Sco> = volume.pending().map(|(_, sco)| *sco).collect();
+        volume.pending_scos = pending.len() as u32;
+        volume.pending_clusters = pending.iter().map(|s| u64::from(s.clusters)).sum();
         volume
     }
 
@@ -410,6 +421,10 @@ impl Volume {
 
     /// Everything that may start now, starts.
     fn proceed(&mut self, out: &mut Vec<Action>) {
+        // What was queued when draining began may end up behind the checkpoint it asked for.
+        if self.draining && !self.checkpoints.is_current(self.last_closed()) {
+            self.checkpoints.want();
+        }
         self.form_batch(out);
         self.start_sync(out);
         self.start_uploads(out);
@@ -431,7 +446,7 @@ impl Volume {
     fn retry(&mut self, out: &mut Vec<Action>) {
         self.retry_asked = false;
         self.upload_failed = false;
-        if core::mem::take(&mut self.append_failed) {
+        if core::mem::take(&mut self.append_failed) && !self.is(Mutant::ForgetFailedAppend) {
             self.stall = None;
             out.push(Action::Append);
         }
@@ -446,7 +461,7 @@ impl Volume {
         self.queue.is_empty()
             && self.batch.is_none()
             && self.relocations.is_empty()
-            && self.open.is_none_or(|sco| self.scos.get(&sco).is_none())
+            && self.open.is_none_or(|sco| !self.scos.contains_key(&sco))
             && self.scos.values().all(|s| s.stage >= Stage::Uploaded)
             && self.checkpoints.is_current(self.last_closed())
     }
@@ -518,9 +533,8 @@ impl Volume {
     /// How full the write buffer is with what the backend does not have yet, in parts per 1024.
     /// The shell slows writes down as it grows.
     pub fn fill(&self) -> u32 {
-        let pending: u64 = self.pending().map(|(_, s)| u64::from(s.clusters)).sum();
         let room = u64::from(self.limits.buffer_scos) * u64::from(self.limits.sco_clusters);
-        (pending * 1024 / room.max(1)).min(1024) as u32
+        (self.pending_clusters * 1024 / room.max(1)).min(1024) as u32
     }
 }
 

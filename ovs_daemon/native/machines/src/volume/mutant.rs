@@ -11,8 +11,8 @@ pub enum Mutant {
     SyncCoversTooMuch,
     /// A failed sync is simply repeated, and its later success believed.
     BelieveSecondSync,
-    /// A SCO is uploaded before it is durable.
-    UploadBeforeDurable,
+    /// The newest closed SCO is uploaded first.
+    UploadNewestFirst,
     /// A file is evicted when its upload starts.
     EvictBeforeUploaded,
     /// A failed upload counts as done.
@@ -31,16 +31,26 @@ pub enum Mutant {
     FuaWithoutSync,
     /// A snapshot is taken after the rest of its batch instead of before.
     SnapshotWithoutClosing,
+    /// Checkpoints leave out SCOs whose deletion is under way.
+    ForgetDeleting,
+    /// An append that failed is not tried again.
+    ForgetFailedAppend,
+    /// Every second sequence is left out.
+    SkipSequence,
+    /// Every SCO gets the same number.
+    ReuseNumbers,
+    /// A write is answered twice.
+    AnswerTwice,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 14] = [
+    pub const ALL: [Mutant; 19] = [
         Mutant::FlushWithoutSync,
         Mutant::CompleteBeforeAppend,
         Mutant::SyncCoversTooMuch,
         Mutant::BelieveSecondSync,
-        Mutant::UploadBeforeDurable,
+        Mutant::UploadNewestFirst,
         Mutant::EvictBeforeUploaded,
         Mutant::FailedUploadCounts,
         Mutant::CheckpointTooEarly,
@@ -50,5 +60,10 @@ impl Mutant {
         Mutant::ForgetTrim,
         Mutant::FuaWithoutSync,
         Mutant::SnapshotWithoutClosing,
+        Mutant::ForgetDeleting,
+        Mutant::ForgetFailedAppend,
+        Mutant::SkipSequence,
+        Mutant::ReuseNumbers,
+        Mutant::AnswerTwice,
     ];
 }
