@@ -394,12 +394,13 @@ impl Packed {
         self.settle_shades();
     }
 
-    /// Drops the palette when one page is left.
+    /// Drops the palette when one page is left, or none.
     fn settle_shades(&mut self) {
         let Some(mixed) = &self.mixed else { return };
         let mut used = mixed.palette.iter().filter(|shade| shade.clusters > 0);
-        if let (Some(shade), None) = (used.next(), used.next()) {
-            self.page = shade.page;
+        let first = used.next();
+        if used.next().is_none() {
+            self.page = first.map_or(self.page, |shade| shade.page);
             self.mixed = None;
         }
     }
@@ -427,3 +428,7 @@ fn for_words(start: usize, len: usize, mut visit: impl FnMut(usize, u64)) {
         visit(word, (u64::MAX >> (64 - (to - from))) << from);
     }
 }
+
+#[cfg(test)]
+#[path = "packed_tests.rs"]
+mod tests;

@@ -42,8 +42,16 @@ pub(super) struct StoredCell {
 }
 
 impl StoredCell {
+    #[inline]
     pub(super) fn get(&self) -> Option<Stored> {
+        self.read(|| {})
+    }
+
+    /// `meanwhile` stands for what other threads may do in the middle of a read.
+    #[inline]
+    fn read(&self, meanwhile: impl FnOnce()) -> Option<Stored> {
         let first = self.first.load(Acquire);
+        meanwhile();
         let (object, offset) = (self.object.load(Acquire), self.offset.load(Acquire));
         if first & STATE != SET || self.first.load(Relaxed) != first {
             return None;
@@ -71,5 +79,33 @@ impl StoredCell {
     #[inline]
     pub(super) fn clear(&mut self) {
         *self.first.get_mut() = EMPTY;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stored(number: u64) -> Stored {
+        Stored { log: 1, object: number, offset: number * 3, length: 5 }
+    }
+
+    #[test]
+    fn a_read_that_a_write_overtakes_answers_none() {
+        let cell = StoredCell::default();
+        assert_eq!(cell.read(|| assert!(cell.set(stored(1)))), None);
+        assert_eq!(cell.read(|| assert!(cell.set(stored(2)))), None);
+        // The first word would be the same but for its version.
+        assert_eq!(cell.read(|| assert!(cell.set(stored(3)))), None);
+        assert_eq!(cell.get(), Some(stored(3)));
+    }
+
+    #[test]
+    fn a_cell_that_is_being_set_is_left_alone() {
+        let cell = StoredCell::default();
+        cell.first.store(BUSY, Relaxed);
+        assert_eq!(cell.get(), None);
+        assert!(!cell.set(stored(1)));
+        assert_eq!((cell.first.load(Relaxed), cell.object.load(Relaxed)), (BUSY, 0));
     }
 }
