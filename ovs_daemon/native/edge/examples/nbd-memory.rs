@@ -56,6 +56,8 @@ fn serve(path: &Path, size: usize) -> Result<(), Box<dyn std::error::Error>> {
     let mut ring = Ring::new(256)?;
     let mut nbd = NbdServer::new(1, Arena::anonymous(256 << 20)?);
     let bytes = Arena::anonymous(size)?.slice(0, size).ok_or("empty volume")?;
+    // Touched now: the first use of a page is not what is measured.
+    bytes.zero();
     let mut memory = Memory { bytes, done: Vec::new() };
     let offer = Offer {
         volume: VolumeId(0),

@@ -12,4 +12,4 @@ pub mod pass;
 pub mod shm;
 
 pub use bell::Bell;
-pub use listen::{ListenError, UnixSocket, listen_tcp, peer_name, tune_stream};
+pub use listen::{ListenError, UnixSocket, listen_tcp, peer_name, send_now, tune_stream};

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use media::Fd;
+use media::{Fd, Slice};
 
 /// Longest path of a unix socket in bytes (`sun_path` without its final NUL; unix(7)).
 const PATH_BYTES_MAX: usize = 107;
@@ -120,6 +120,22 @@ pub fn listen_tcp(address: SocketAddr) -> Result<(Fd, SocketAddr), ListenError> 
 pub fn tune_stream(fd: &Fd) {
     set_option(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1);
     set_option(fd, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1);
+}
+
+/// Sends as much as the socket takes without waiting; 0: nothing now. For replies, which nearly
+/// always fit: one system call, and their memory is free again at once.
+pub fn send_now(fd: &Fd, from: &Slice) -> io::Result<usize> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: the slice outlives the call and has `len` bytes.
+    let sent = unsafe { libc::send(fd.as_raw_fd(), from.as_ptr().cast(), from.len(), flags) };
+    if let Ok(sent) = usize::try_from(sent) {
+        return Ok(sent);
+    }
+    let error = io::Error::last_os_error();
+    match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(0),
+        _ => Err(error),
+    }
 }
 
 /// Who is at the other end, for logs: an address, or process and user of a unix socket.

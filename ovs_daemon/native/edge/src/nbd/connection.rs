@@ -15,6 +15,9 @@ use super::pool::{NONE, Place};
 use super::slots::{Kind, Slot, Whole};
 use super::{Core, Stats, TokenKind};
 
+/// A receive that a signal ended, on Linux; it is simply started again.
+const EINTR: i32 = 4;
+
 /// Where a connection is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -61,6 +64,8 @@ pub(super) struct Connection {
     pub(super) read: Option<Read>,
     /// Bytes of reads at the volume.
     pub(super) reading_bytes: usize,
+    /// Bytes of reads that may still be submitted in this turn.
+    pub(super) turn_bytes: usize,
     /// Requests at the volume, counting pieces.
     pub(super) slots: u32,
     pub(super) dirty: bool,
@@ -87,6 +92,7 @@ impl Connection {
             write: None,
             read: None,
             reading_bytes: 0,
+            turn_bytes: super::TURN_BYTES_MAX,
             slots: 0,
             dirty: false,
             queued: false,
@@ -115,6 +121,7 @@ impl Connection {
                 self.session.end_of_stream(partial, &mut core.actions);
                 self.finish(core);
             }
+            _ if -result == EINTR => {}
             _ => {
                 let error = std::io::Error::from_raw_os_error(-result);
                 self.close(&format_args!("receiving failed: {error}"), true, true, core);
@@ -471,12 +478,12 @@ impl Connection {
         ring: &mut Ring,
         targets: &mut dyn Targets,
     ) -> bool {
+        // First the replies, so that further reads find their memory free and still in cache.
+        self.send(core, ring);
         if self.state == State::Open {
+            self.turn_bytes = super::TURN_BYTES_MAX;
             self.run(core, targets);
-        }
-        if matches!(self.state, State::Open | State::Closing) {
-            let token = core.token(TokenKind::Send, self.index);
-            self.output.send(&self.fd, token, &mut core.pool, ring);
+            self.send(core, ring);
         }
         match self.state {
             State::Open => {
@@ -496,6 +503,19 @@ impl Connection {
             self.input.close(&mut core.pool);
         }
         busy
+    }
+
+    #[inline]
+    fn send(&mut self, core: &mut Core, ring: &mut Ring) {
+        if matches!(self.state, State::Open | State::Closing) {
+            let token = core.token(TokenKind::Send, self.index);
+            self.output.send(&self.fd, token, &mut core.pool, ring);
+        }
+    }
+
+    /// It stopped submitting only to let what is ready go out first.
+    pub(super) fn wants_turn(&self) -> bool {
+        self.state == State::Open && self.read.is_some() && self.turn_bytes == 0
     }
 
     /// Starts receiving, unless it would be pointless now.

@@ -57,6 +57,10 @@ pub const PIECE_BYTES: u32 = 256 << 10;
 const STATUS_ONE_BYTES_MAX: u32 = 64 << 20;
 /// Longest range that is described in one reply, in bytes.
 const STATUS_BYTES_MAX: u32 = 1 << 30;
+/// Reads that one connection submits before their replies are sent, in bytes: about what stays in
+/// a core's cache, and the client starts to receive early. Slow volumes still get more, turn after
+/// turn.
+const TURN_BYTES_MAX: usize = 1 << 20;
 /// Most extents in one reply.
 const EXTENTS_MAX: usize = 4096;
 /// Connections at a time; further ones wait in the listening sockets.
@@ -342,8 +346,11 @@ impl NbdServer {
             if !connection.end_turn(&mut self.core, ring, targets) {
                 self.connections.remove(index);
                 self.accept_again(ring);
+            } else if connection.wants_turn() {
+                mark(connection, &mut self.dirty);
             }
         }
+        dirty.append(&mut self.dirty);
         self.dirty = dirty;
         self.core.submitted
     }

@@ -82,10 +82,10 @@ impl Output {
             return;
         }
         self.settle(pool);
-        let count = self.pieces.len().min(PIECES_MAX);
-        if count == 0 {
+        if self.pieces.is_empty() || self.sent_at_once(fd, pool) {
             return;
         }
+        let count = self.pieces.len().min(PIECES_MAX);
         let mut slices = Vec::new();
         let mut single = None;
         for piece in self.pieces.drain(..count) {
@@ -105,6 +105,26 @@ impl Output {
             Some(slice) => ring.send(fd, slice, token),
             None => ring.send_all(fd, slices, token),
         }
+    }
+
+    /// Sends what is in one piece by a plain system call. True: all of it is gone. Otherwise the
+    /// rest goes through the ring, which waits for the socket and reports errors.
+    #[inline]
+    fn sent_at_once(&mut self, fd: &Fd, pool: &mut Pool) -> bool {
+        let [piece] = &mut self.pieces[..] else { return false };
+        if piece.private.is_some() {
+            return false;
+        }
+        let sent = net::send_now(fd, &pool.slice(piece.place)).unwrap_or(0) as u32;
+        self.waiting_bytes -= sent as usize;
+        if sent < piece.place.len {
+            piece.place.at += sent;
+            piece.place.len -= sent;
+            return false;
+        }
+        pool.release(piece.place.chunk, piece.users);
+        self.pieces.clear();
+        true
     }
 
     /// Gives the small replies a place behind what waits: whatever is pushed later follows them.

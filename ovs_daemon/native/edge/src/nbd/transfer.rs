@@ -70,6 +70,9 @@ impl Connection {
             // Its own replies free memory when they are sent, which ends a turn: no queue needed.
             return false;
         }
+        if self.turn_bytes == 0 {
+            return false;
+        }
         let structured = self.session.structured();
         if left <= PIECE_BYTES && whole.is_none() {
             let header = if structured { DATA_HEADER_BYTES } else { SIMPLE_REPLY_BYTES };
@@ -162,6 +165,7 @@ impl Connection {
         targets: &mut dyn Targets,
     ) {
         self.reading_bytes += place.len as usize;
+        self.turn_bytes = self.turn_bytes.saturating_sub(place.len as usize);
         let skip = header as u32;
         let data = Place { at: place.at + skip, len: place.len - skip, ..place };
         let verb = target::Verb::Read(core.pool.slice(data));
