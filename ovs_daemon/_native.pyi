@@ -7,8 +7,8 @@ thread and raises EngineError. Sizes are bytes, UUIDs are the canonical 36 chara
 __version__: str
 
 class EngineError(Exception):
-    """args = (code, what, why, fix): a stable code, what was attempted on which object, why it
-    failed, what to do about it."""
+    """args = (code, what, why, fix): a stable code in upper case, what could not be done with
+    which object ("cannot ..."), why it failed, what to do about it."""
 
 class Engine:
     def __init__(self, config_json: str) -> None:
@@ -29,18 +29,30 @@ class Engine:
 
     def open_volume(self, spec_json: str) -> str:
         """{"uuid", "size", "epoch", "read_only", "ancestors": [uuid, oldest first],
-        "parent": {"volume", "snapshot"} | null, "snapshots": [uuid]} ->
+        "parent": {"volume", "snapshot"} | null, "snapshots": [uuid], "sco_size"} ->
         {"size", "recovered": {...}}.
 
         The epoch is one that the registry has just raised for this opening.
         """
 
-    def close_volume(self, uuid: str) -> None: ...
-    def delete_volume(self, uuid: str) -> None: ...
-    def resize_volume(self, uuid: str, size: int) -> None: ...
-    def create_snapshot(self, uuid: str, snapshot_uuid: str) -> None: ...
-    def delete_snapshot(self, uuid: str, snapshot_uuid: str) -> None: ...
-    def revert_volume(self, uuid: str, snapshot_uuid: str) -> None: ...
+    def close_volume(self, uuid: str) -> None:
+        """Bring everything of an open volume to the backend, then stop serving it."""
+
+    def delete_volume(self, uuid: str) -> None:
+        """Delete it with its data, open or not; a missing one is fine, one with clones refused."""
+
+    def resize_volume(self, uuid: str, size: int) -> None:
+        """Make an open volume larger."""
+
+    def create_snapshot(self, uuid: str, snapshot_uuid: str) -> None:
+        """Keep the present content; durable on return. Repeating it is harmless."""
+
+    def delete_snapshot(self, uuid: str, snapshot_uuid: str) -> None:
+        """Forget a snapshot; a missing one is fine."""
+
+    def revert_volume(self, uuid: str, snapshot_uuid: str) -> None:
+        """Make a snapshot's content the present one. Repeating it is harmless."""
+
     def export_nbd(self, uuid: str, name: str) -> str:
         """Serve the volume in this process on <run_dir>/direct/<uuid>.sock; returns that path."""
 

@@ -124,7 +124,7 @@ def start_engine(conf: cfg.ConfigOpts) -> EngineClient:
     try:
         return EngineClient(_native.Engine(configuration), _native.EngineError)
     except _native.EngineError as failure:
-        raise VStorageError(*failure.args) from failure
+        raise VStorageError.from_native(*failure.args) from failure
 
 
 def _make_folders(state_dir: Path, run_dir: Path) -> None:

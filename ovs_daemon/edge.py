@@ -90,7 +90,8 @@ class EdgeClient:
         with self._lock:
             answer = self._exchange(what, request)
         if not answer.get("ok"):
-            raise VStorageError.from_dict(answer.get("error", {}))
+            error = VStorageError.from_dict(answer.get("error", {}))
+            raise VStorageError.from_native(error.code, error.what, error.why, error.fix)
         return answer
 
     def _exchange(self, what: str, request: dict[str, Any]) -> dict[str, Any]:

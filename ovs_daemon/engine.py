@@ -13,6 +13,9 @@ from typing import Any, Protocol, TypeVar
 
 from ovs_daemon.errors import VStorageError
 
+# What the engine says about a volume or snapshot that is not there.
+_ABSENT = frozenset({"unknown_volume", "no_snapshot"})
+
 _Result = TypeVar("_Result")
 
 
@@ -67,6 +70,7 @@ class OpenSpec:
     ancestors: tuple[str, ...]
     parent: Parent | None
     snapshots: tuple[str, ...]
+    sco_size: int
 
 
 class EngineClient:
@@ -93,7 +97,7 @@ class EngineClient:
         self._call(lambda: self._engine.close_volume(uuid))
 
     def delete_volume(self, uuid: str) -> None:
-        """Delete a volume's log and objects; one that is not there is already deleted."""
+        """Delete a volume's log and objects, open or not; a missing one is already deleted."""
         self._unless_unknown(lambda: self._engine.delete_volume(uuid))
 
     def resize_volume(self, uuid: str, size: int) -> None:
@@ -132,8 +136,7 @@ class EngineClient:
         try:
             return call()
         except self._error as failure:
-            code, what, why, fix = failure.args
-            raise VStorageError(code, what, why, fix) from failure
+            raise VStorageError.from_native(*failure.args) from failure
 
     def _object(self, call: Callable[[], str]) -> dict[str, Any]:
         answer = json.loads(self._call(call))
@@ -145,5 +148,5 @@ class EngineClient:
         try:
             self._call(call)
         except VStorageError as failure:
-            if not failure.code.startswith("unknown_"):
+            if failure.code not in _ABSENT:
                 raise

@@ -57,6 +57,11 @@ class VStorageError(Exception):
         """The inverse of :meth:`to_dict`; missing fields read as empty."""
         return cls(*(str(fields.get(name, "")) for name in ("code", "what", "why", "fix")))
 
+    @classmethod
+    def from_native(cls, code: str, what: str, why: str, fix: str) -> VStorageError:
+        """An error of the Rust side, whose codes are upper case and which says "cannot" itself."""
+        return cls(code.lower(), what.removeprefix("cannot "), why, fix)
+
 
 def unknown_volume(what: str, name: str) -> VStorageError:
     """The volume that was named does not exist."""

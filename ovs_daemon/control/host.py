@@ -138,6 +138,12 @@ class Host:
             with self._guard:
                 self._open.pop(uuid, None)
 
+    def delete(self, uuid: str) -> None:
+        """Have the engine delete a volume, open or not. The caller holds its lock."""
+        self.engine.delete_volume(uuid)
+        with self._guard:
+            self._open.pop(uuid, None)
+
     def remember_failure(self, uuid: str, failure: VStorageError) -> None:
         """Keep what is wrong with a volume for `status`."""
         LOG.error("volume %s: %s", uuid, failure)
@@ -177,4 +183,5 @@ class Host:
             ancestors=volume.ancestors,
             parent=volume.parent,
             snapshots=tuple(one.uuid for one in snapshots if one.state in existing),
+            sco_size=volume.sco_size,
         )

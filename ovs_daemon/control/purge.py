@@ -44,8 +44,7 @@ def _purge_one(host: Host, uuid: str) -> str | None:
         if volume.state is not State.HIDDEN or host.store.snapshots(uuid):
             return None
         volume = _decide_hidden(host, uuid)
-    host.close(uuid)
-    host.engine.delete_volume(uuid)
+    host.delete(uuid)
     retry(f"delete volume {volume.name!r}", lambda: _drop_volume(host, uuid))
     host.forget_failure(uuid)
     return None if volume.parent is None else volume.parent.volume

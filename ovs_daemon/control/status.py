@@ -130,9 +130,14 @@ def _unfinished(volume: Volume) -> dict[str, Any]:
 
 
 def _named(finding: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
-    """The engine knows UUIDs; people know names."""
+    """The engine's finding as ours: it knows UUIDs, people know names."""
     subject = str(finding.get("object", ""))
-    return {**finding, "object": f"volume {names[subject]}" if subject in names else subject}
+    name = names.get(subject.removeprefix("volume "))
+    return {
+        **finding,
+        "code": str(finding.get("code", "")).lower(),
+        "object": subject if name is None else f"volume {name}",
+    }
 
 
 def _rank(finding: dict[str, Any]) -> tuple[int, str]:

@@ -16,7 +16,7 @@ class FakeEngineError(Exception):
     """args = (code, what, why, fix), like the native EngineError."""
 
     def __init__(self, code: str, what: str, why: str) -> None:
-        super().__init__(code, what, why, "mend the test")
+        super().__init__(code.upper(), f"cannot {what}", why, "mend the test")
 
 
 @dataclass
@@ -99,13 +99,12 @@ class FakeEngine:
 
     def delete_volume(self, uuid: str, /) -> None:
         self._maybe_fail("delete_volume")
-        if uuid in self.open:
-            raise FakeEngineError("busy", "delete_volume", "it is open")
         self._volume("delete_volume", uuid)
         for other in self.disk.volumes.values():
             if other.parent is not None and other.parent["volume"] == uuid:
                 raise FakeEngineError("has_clones", "delete_volume", "a clone needs it")
         del self.disk.volumes[uuid]
+        self.open.pop(uuid, None)
 
     def resize_volume(self, uuid: str, size: int, /) -> None:
         self._maybe_fail("resize_volume")
@@ -175,5 +174,5 @@ class FakeEngine:
 
     def _snapshot(self, what: str, volume: FakeVolume, uuid: str) -> int:
         if uuid not in volume.snapshots:
-            raise FakeEngineError("unknown_snapshot", what, f"there is no {uuid}")
+            raise FakeEngineError("no_snapshot", what, f"there is no {uuid}")
         return volume.snapshots[uuid]
