@@ -189,7 +189,7 @@ pub(crate) fn store(
     let mut existing = new.existing.clone();
     existing.insert(new.number);
     if !new.pinned {
-        drop_unreferenced(backend, new, &metadata, &mut existing)?;
+        drop_unreferenced(backend, new, &metadata, &mut existing);
     }
     let maps: Vec<&Map> =
         std::iter::once(&new.taken.map).chain(new.taken.snapshots.iter().map(|s| &s.map)).collect();
@@ -197,22 +197,21 @@ pub(crate) fn store(
     Ok(StoredCheckpoint { number: new.number, referenced, existing })
 }
 
+/// What can't be deleted now is tried again after the next checkpoint.
 fn drop_unreferenced(
     backend: &dyn Backend,
     new: &NewCheckpoint,
     metadata: &Metadata,
     existing: &mut BTreeSet<u64>,
-) -> Result<(), JobFailure> {
+) {
     let chunks = metadata.maps.iter().flat_map(|map| &map.chunks);
     let mut wanted: BTreeSet<u64> =
         chunks.filter(|c| c.log == new.own_log).map(|c| c.object).collect();
     wanted.insert(new.number);
-    let dead: Vec<u64> = existing.difference(&wanted).copied().collect();
-    for number in dead {
-        backend.delete(&checkpoint_name(&new.log_text, number))?;
-        existing.remove(&number);
-    }
-    Ok(())
+    existing.retain(|number| {
+        let name = checkpoint_name(&new.log_text, *number);
+        wanted.contains(number) || backend.delete(&name).is_err()
+    });
 }
 
 /// The last checkpoint of a log.

@@ -80,7 +80,7 @@ pub(crate) fn cut_zeroes(
     let end = offset + len;
     let first_whole = offset.div_ceil(PAGE64) * PAGE64;
     let end_whole = end / PAGE64 * PAGE64;
-    let mut part = |from: u64, to: u64, out: &mut Vec<Item>| {
+    let part = |from: u64, to: u64, out: &mut Vec<Item>| {
         if let Some(zero) = zero
             && from < to
         {

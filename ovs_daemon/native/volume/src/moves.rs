@@ -15,9 +15,6 @@ use crate::items::Owner;
 use crate::jobs::JobFailure;
 use crate::shell::{Outputs, Volume};
 
-/// Clusters moved at a time.
-const RUN_MAX: u64 = 64;
-
 struct Run {
     lba: u64,
     clusters: u32,
@@ -67,6 +64,7 @@ impl Volume {
     fn list_live(&mut self, sco: u32, index: &ObjectIndex) {
         let own = self.machine.own_log();
         let mut ordinal = 0u32;
+        let run_max = u64::from(self.machine.limits().op_clusters);
         let runs = &mut self.moves.runs;
         for entry in &index.entries {
             let Entry::Data { lba, clusters } = *entry else { continue };
@@ -79,7 +77,7 @@ impl Volume {
                 }
                 let mut done = 0;
                 while done < len {
-                    let clusters = (len - done).min(RUN_MAX) as u32;
+                    let clusters = (len - done).min(run_max) as u32;
                     runs.push_back(Run { lba: at + done, clusters, from: from.plus(done as u32) });
                     done += u64::from(clusters);
                 }
@@ -125,7 +123,7 @@ impl Volume {
     pub(crate) fn continue_moves(&mut self, now: u64, ring: &mut Ring, out: &mut Outputs) {
         if self.moves.ended && self.moves.not_before <= now {
             self.moves.ended = false;
-            let bytes = RUN_MAX * PAGE as u64;
+            let bytes = u64::from(self.machine.limits().op_clusters) * PAGE as u64;
             self.moves.not_before = now + bytes * 1_000_000_000 / self.compaction_budget.max(1);
             self.next_move(ring, out);
         }

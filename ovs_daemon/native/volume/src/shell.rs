@@ -563,3 +563,13 @@ impl Volume {
         self.ancestors.last().cloned().unwrap_or_default()
     }
 }
+
+impl Drop for Volume {
+    /// Clones no longer find this volume's files in the write buffer.
+    fn drop(&mut self) {
+        let (log, _) = self.own();
+        for (sco, _) in self.log.all_closed() {
+            self.shared.remove(&log, sco);
+        }
+    }
+}

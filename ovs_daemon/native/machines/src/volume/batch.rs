@@ -77,9 +77,10 @@ impl Volume {
         };
         let used = self.scos.get(&sco).map_or(0, |s| s.clusters);
         let room = self.limits.sco_clusters - used;
-        let mut batch = Batch { sequence: self.sequence + if self.is(Mutant::SkipSequence) { 2 } else { 1 }, sco, ..Batch::default() };
-        self.take_relocations(&mut batch, room.min(self.limits.batch_clusters));
-        let full = self.take_operations(&mut batch, room);
+        let next = if self.is(Mutant::SkipSequence) { 2 } else { 1 };
+        let mut batch = Batch { sequence: self.sequence + next, sco, ..Batch::default() };
+        let full =
+            self.take_relocations(&mut batch, room) || self.take_operations(&mut batch, room);
         if full || closing || batch.clusters == room {
             batch.entries.push(Entry::Closed);
             batch.closes = true;
@@ -180,12 +181,17 @@ impl Volume {
         }
     }
 
-    fn take_relocations(&mut self, batch: &mut Batch, room: u32) {
+    /// Fills the batch from the relocations. True: the SCO has no room for what comes next.
+    fn take_relocations(&mut self, batch: &mut Batch, room: u32) -> bool {
         while let Some(Op { id, verb: Verb::Relocate { lba, clusters, from } }) =
             self.relocations.front().copied()
         {
-            if batch.clusters + clusters > room || batch.entries.len() + 2 > SLOTS_MAX / 2 {
-                return;
+            if batch.clusters + clusters > room {
+                return true;
+            }
+            let full = batch.clusters + clusters > self.limits.batch_clusters;
+            if full || batch.entries.len() + 2 > SLOTS_MAX / 2 {
+                return false;
             }
             self.relocations.pop_front();
             let mut pieces = Vec::new();
@@ -208,6 +214,7 @@ impl Volume {
             }
             batch.completes.push((id, false));
         }
+        false
     }
 
     /// Fills the batch from the queue. True: the SCO has no room for what comes next.
