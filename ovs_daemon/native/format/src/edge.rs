@@ -296,7 +296,7 @@ pub fn decode_extent(bytes: &[u8; EXTENT_LEN]) -> (u32, bool) {
 /// 4480  answers:     head | tail | asleep, 128 bytes apart
 /// 8192  entries x 64 bytes of commands
 ///    .  entries x 16 bytes of answers                        (page aligned)
-///    .  entries x 4096 bytes for extents, one page for each tag
+///    .  entries x 32768 bytes for extents, by tag (memory only where used)
 /// ```
 ///
 /// Cursors are 128 bytes apart because processors fetch cache lines in pairs.
@@ -306,7 +306,7 @@ pub struct Layout {
 }
 
 /// Bytes for the extents of one tag.
-pub const ANSWER_ROOM: u32 = 4096;
+pub const ANSWER_ROOM: u32 = 32768;
 
 impl Layout {
     /// The layout for so many entries.

@@ -134,14 +134,8 @@ impl Session {
 
     /// Takes a request from a front end.
     pub(super) fn submit(&mut self, request: Request, shared: &mut Shared) {
-        match self.free.pop() {
-            Some(tag) if self.backlog.is_empty() => self.accept(tag, request, shared),
-            Some(tag) => {
-                self.free.push(tag);
-                self.backlog.push_back(request);
-            }
-            None => self.backlog.push_back(request),
-        }
+        self.backlog.push_back(request);
+        self.drain_backlog(shared);
     }
 
     fn accept(&mut self, tag: u32, request: Request, shared: &mut Shared) {
@@ -212,12 +206,13 @@ impl Session {
     }
 
     /// Accepts requests that waited for a tag.
+    #[inline]
     fn drain_backlog(&mut self, shared: &mut Shared) {
-        while let (false, Some(tag)) = (self.backlog.is_empty(), self.free.pop()) {
-            match self.backlog.pop_front() {
-                Some(request) => self.accept(tag, request, shared),
-                None => self.free.push(tag),
-            }
+        while !self.free.is_empty()
+            && let Some(request) = self.backlog.pop_front()
+            && let Some(tag) = self.free.pop()
+        {
+            self.accept(tag, request, shared);
         }
     }
 

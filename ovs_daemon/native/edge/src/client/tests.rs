@@ -365,3 +365,14 @@ fn memory_that_is_not_in_the_arena_is_refused() {
     bench.submit(volume, 1, 0, Verb::Read(Slice::zeroed(512).unwrap()));
     assert_eq!(bench.outcomes(1), [(1, Outcome::Failed(EINVAL))]);
 }
+
+#[test]
+fn one_request_at_a_time_goes_round_the_rings_many_times() {
+    let mut bench = Bench::new("single");
+    bench.start(Bench::fresh_volume());
+    let volume = bench.attach();
+    for id in 0..4 * u64::from(ENTRIES) {
+        bench.write(volume, id, id % 256 * 4096, 1);
+        assert_eq!(bench.outcomes(1), [(id, Outcome::Done)]);
+    }
+}

@@ -331,17 +331,27 @@ impl EdgeServer {
         }
     }
 
+    /// Publishes answers and rings Edges that sleep. [`EdgeServer::end_turn`] does it as well; a
+    /// loop that looks at the rings several times in a turn calls it in between.
+    pub fn publish(&mut self) {
+        let mut touched = std::mem::take(&mut self.touched);
+        touched.retain(|index| {
+            self.session(*index).is_some_and(|session| {
+                session.publish();
+                session.has_ended()
+            })
+        });
+        self.touched = touched;
+    }
+
     /// Publishes answers, rings sleepers, ends what has ended.
     pub fn end_turn(&mut self, ring: &mut Ring) {
-        let mut touched = std::mem::take(&mut self.touched);
-        for index in touched.drain(..) {
-            let Some(session) = self.session(index) else { continue };
-            session.publish();
-            if session.is_over() {
+        self.publish();
+        for index in std::mem::take(&mut self.touched) {
+            if self.session(index).is_some_and(|session| session.is_over()) {
                 self.finish(index);
             }
         }
-        self.touched = touched;
         if std::mem::take(&mut self.found_work) {
             self.spin.worked();
         } else if !self.awake.is_empty() && !self.spin.again() {
@@ -439,6 +449,20 @@ pub fn uuid(bytes: &[u8; 16]) -> String {
     let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     let parts = [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]];
     parts.join("-")
+}
+
+/// The bytes of a UUID in its usual text form, with or without hyphens.
+pub fn parse_uuid(text: &str) -> Option<[u8; 16]> {
+    let hex: Vec<u8> = text.bytes().filter(|byte| *byte != b'-').collect();
+    let mut bytes = [0; 16];
+    if hex.len() != 32 {
+        return None;
+    }
+    for (byte, pair) in bytes.iter_mut().zip(hex.chunks_exact(2)) {
+        let digit = |at: usize| char::from(pair[at]).to_digit(16);
+        *byte = (digit(0)? << 4 | digit(1)?) as u8;
+    }
+    Some(bytes)
 }
 
 /// A control socket and the way to it.

@@ -369,6 +369,11 @@ impl Session {
         pass::shutdown(self.socket.as_fd());
     }
 
+    /// It takes no more commands; it may still wait for outcomes.
+    pub(super) fn has_ended(&self) -> bool {
+        self.end.is_some()
+    }
+
     /// It has ended, and nothing of it is unanswered: it can be closed.
     pub(super) fn is_over(&self) -> bool {
         self.end.is_some() && self.in_flight == 0
