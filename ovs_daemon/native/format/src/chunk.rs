@@ -532,19 +532,22 @@ fn leaf_section<'a>(
     if !reserved_is_zero {
         return Err("the reserved bytes are not zero");
     }
-    if usize::from(leaf) >= CLUSTERS as usize / LEAF_CLUSTERS {
+    let leaf = usize::from(leaf);
+    if leaf >= CLUSTERS as usize / LEAF_CLUSTERS {
         return Err("its leaf is outside the chunk");
     }
     let mut bitmap = [0u64; WORDS];
     for word in &mut bitmap {
         *word = u64::from_le_bytes(take::<8>(rest).ok_or(CUT)?);
     }
-    let mut bits = clusters(leaf, bitmap);
-    let first = bits.next().ok_or("its bitmap is empty")?;
-    if u32::from(first) < *next {
+    let base = (leaf * LEAF_CLUSTERS) as u32;
+    let word = |(n, bits): (usize, &u64)| (*bits != 0).then_some((base + 64 * n as u32, *bits));
+    let (first, low) = bitmap.iter().enumerate().find_map(word).ok_or("its bitmap is empty")?;
+    if first + low.trailing_zeros() < *next {
         return Err("the clusters are not in order");
     }
-    *next = u32::from(bits.last().unwrap_or(first)) + 1;
+    let (last, high) = bitmap.iter().enumerate().rev().find_map(word).unwrap_or((first, low));
+    *next = last + 64 - high.leading_zeros();
     let count: u32 = bitmap.iter().map(|word| word.count_ones()).sum();
     let (cells, tail) = rest.split_at_checked(count as usize * cell_bytes).ok_or(CUT)?;
     *rest = tail;

@@ -73,6 +73,10 @@ impl Chunk {
     /// is written from a clone of the map; a chunk that the owner has changed meanwhile is another
     /// chunk by then and keeps its None. Returns false (and keeps the other's address) when two
     /// threads do this at once.
+    ///
+    /// All maps that share the chunk see the address, those of other volumes (clones) too. So a
+    /// volume may share chunks in memory with another one only where both know them to be stored:
+    /// a snapshot that has been checkpointed, whose checkpoints stay while a clone refers to them.
     pub fn set_stored(&self, stored: Stored) -> bool {
         self.stored.set(stored)
     }

@@ -7,16 +7,17 @@
 //!                                   ├─ Empty
 //!                                   ├─ Run(loc)         the whole leaf in order: no leaf at all
 //!                                   ├─ Runs   ── Arc ──> list of runs, 12 bytes each
-//!                                   └─ Packed ── Arc ──> bitmap + 6 bytes per mapped cluster
+//!                                   └─ Packed ── Arc ──> bitmap + 4 bytes per mapped cluster
 //! ```
 //!
 //! *Sharing.* Everything below a `Map` is immutable while it is shared. A snapshot or a clone is
 //! `Map::clone`, one counter; a write copies the root (8 bytes per 256 MiB), the chunk (2 KiB) and
 //! the leaf that it touches, once, and then works in place until the next snapshot.
 //!
-//! *Size.* Sequential data costs its slots, 0.03 bytes per cluster. Random data costs 6.3 bytes per
-//! cluster when a leaf is full and stays under 8 down to a quarter (see `slot` for the choice of the
-//! form and `memory` for how bytes are counted).
+//! *Size.* Sequential data costs its slots, 0.03 bytes per cluster. Random data costs 4.3 bytes per
+//! cluster when a leaf is full and 5.4 at a quarter; what fragmentation of the heap adds on top stays
+//! below 1.9 when a volume is filled at random (`bench_map` measures it). See `slot` for the choice
+//! of the form and `memory` for how bytes are counted.
 //!
 //! *Checkpoints.* A chunk remembers where it was last stored and forgets it when it is changed, so
 //! a checkpoint writes the chunks whose `Chunk::stored` is None. A clone of the map can be stored by

@@ -157,20 +157,26 @@ impl Packed {
     }
 
     fn count_links(&self) -> u16 {
-        let (mut links, mut rank, mut before) = (0, 0, false);
+        let (mut links, mut rank, mut before) = (0, 0, 0);
         for bits in self.bitmap {
             // Clusters whose left neighbour is mapped too.
-            let joined = bits & (bits << 1 | u64::from(before));
-            before = bits >> 63 != 0;
-            let mut left = bits;
-            while left != 0 {
-                let lowest = left & left.wrapping_neg();
-                if joined & lowest != 0 {
-                    links += u16::from(follows(self.cells[rank], self.cells[rank - 1]));
-                }
-                rank += 1;
-                left &= left - 1;
+            let mut joined = bits & (bits << 1 | before);
+            before = bits >> 63;
+            if bits == u64::MAX {
+                // All 64 in one loop without branches: opening a volume of 1 TiB runs it 4 million
+                // times.
+                let cells = &self.cells[rank..rank + 64];
+                let pairs = cells.iter().zip(&cells[1..]);
+                links += pairs.map(|(cell, next)| u16::from(follows(*next, *cell))).sum::<u16>();
+                joined &= 1;
             }
+            while joined != 0 {
+                let lowest = joined & joined.wrapping_neg();
+                let at = rank + (bits & (lowest - 1)).count_ones() as usize;
+                links += u16::from(follows(self.cells[at], self.cells[at - 1]));
+                joined &= joined - 1;
+            }
+            rank += bits.count_ones() as usize;
         }
         links
     }

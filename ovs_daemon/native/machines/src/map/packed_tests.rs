@@ -80,6 +80,8 @@ fn apply(packed: &mut Packed, model: &mut Model, start: usize, len: usize, new: 
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
     #[test]
     fn agrees_with_an_array(full: bool, changes in changes()) {
         let loc = Loc { log: 0, sco: 1, ordinal: 0 };

@@ -4,8 +4,8 @@
 //! |----------|------------------------------------------|-------------------------|
 //! | `Empty`  | nothing                                  | 0                       |
 //! | `Run`    | 512 clusters at consecutive ordinals     | 0                       |
-//! | `Runs`   | a list of runs                           | 64 + 12 per run         |
-//! | `Packed` | a bitmap and a cell per mapped cluster   | 144 + 4 (5) per cluster |
+//! | `Runs`   | a list of runs                           | 48 + 12 per run         |
+//! | `Packed` | a bitmap and a cell per mapped cluster   | 128 + 4 (5) per cluster |
 //!
 //! A leaf changes its form when another one would be smaller by `HYSTERESIS_BYTES`; that is some ten
 //! writes' worth of change, so no sequence of writes converts it at every step.
