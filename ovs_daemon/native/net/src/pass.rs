@@ -149,6 +149,18 @@ fn take_descriptors(message: &libc::msghdr) -> Vec<OwnedFd> {
     fds
 }
 
+/// Ends both directions of a connection: the peer sees its end, pending operations complete.
+pub fn shutdown(socket: BorrowedFd<'_>) {
+    // SAFETY: plain system call on a live descriptor.
+    unsafe { libc::shutdown(socket.as_raw_fd(), libc::SHUT_RDWR) };
+}
+
+/// Ends our direction only: the peer sees our end and can still send.
+pub fn shutdown_write(socket: BorrowedFd<'_>) {
+    // SAFETY: plain system call on a live descriptor.
+    unsafe { libc::shutdown(socket.as_raw_fd(), libc::SHUT_WR) };
+}
+
 /// Device and inode of what a descriptor refers to: equal for the same memfd passed twice.
 pub fn identity(fd: BorrowedFd<'_>) -> io::Result<(u64, u64)> {
     // SAFETY: all-zero is a valid stat.
