@@ -1,0 +1,103 @@
+//! `vstorage-offline`: looks at stored files without a daemon, and changes nothing.
+//!
+//! ```text
+//! vstorage-offline dump FILE...          what is in a SCO file, a SCO object or a checkpoint
+//! vstorage-offline verify FILE|DIR...    compares every checksum; a folder: every file in it, and
+//!                                        whether a volume's write buffer could be recovered
+//!          --json                        one JSON document per file
+//! ```
+//! Exit status: 0 nothing is wrong, 1 something is damaged, 2 it could not be looked at.
+#![allow(clippy::disallowed_methods)]
+
+mod checkpoint;
+mod folder;
+mod object;
+mod report;
+mod sco;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use media::{File, StoreError};
+use report::Report;
+
+const USAGE: &str = "usage: vstorage-offline dump|verify [--json] FILE|DIR...";
+
+/// What a file says it is, by its first or last bytes.
+enum Kind {
+    Sco,
+    Object,
+    Checkpoint,
+    Unknown,
+}
+
+fn kind(file: &File) -> Result<Kind, StoreError> {
+    let mut magic = [0; 8];
+    file.read_some_at(0, &mut magic)?;
+    match &magic {
+        b"OVSSCO01" => return Ok(Kind::Sco),
+        b"OVSOBJ01" => return Ok(Kind::Object),
+        _ => {}
+    }
+    let footer = file.len()?.checked_sub(format::checkpoint::FOOTER as u64);
+    if let Some(at) = footer {
+        file.read_some_at(at, &mut magic)?;
+    }
+    Ok(if &magic == b"OVSCKPT1" { Kind::Checkpoint } else { Kind::Unknown })
+}
+
+fn look_at(path: &Path, verify: bool) -> Result<Report, StoreError> {
+    let file = File::open_read(path)?;
+    let mut report = Report::new(path);
+    match kind(&file)? {
+        Kind::Sco => sco::look(&file, verify, &mut report)?,
+        Kind::Object => object::look(&file, verify, &mut report)?,
+        Kind::Checkpoint => checkpoint::look(&file, verify, &mut report)?,
+        Kind::Unknown if file.is_empty()? => report.kind = "empty file",
+        Kind::Unknown => {
+            report.kind = "unknown";
+            report.damage(0, "it is neither a SCO file, a SCO object nor a checkpoint");
+        }
+    }
+    Ok(report)
+}
+
+fn run() -> Result<bool, String> {
+    let mut words: Vec<String> = std::env::args().skip(1).collect();
+    let json = words.iter().any(|word| word == "--json");
+    words.retain(|word| word != "--json");
+    let (verb, paths) = words.split_first().ok_or(USAGE)?;
+    let verify = match verb.as_str() {
+        "verify" => true,
+        "dump" => false,
+        _ => return Err(USAGE.to_owned()),
+    };
+    if paths.is_empty() {
+        return Err(USAGE.to_owned());
+    }
+    let mut sound = true;
+    for path in paths {
+        let path = PathBuf::from(path);
+        let reports = if path.is_dir() {
+            folder::look(&path, verify)
+        } else {
+            look_at(&path, verify).map(|report| vec![report])
+        };
+        for report in reports.map_err(|e| e.to_string())? {
+            sound &= report.damages.is_empty();
+            report.print(json, verify);
+        }
+    }
+    Ok(sound)
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(why) => {
+            eprintln!("vstorage-offline: {why}");
+            ExitCode::from(2)
+        }
+    }
+}
