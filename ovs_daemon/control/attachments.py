@@ -63,7 +63,7 @@ def detach(host: Host, reference: str) -> Volume:
         _stop_serving(host, volume)
         released = _store(host, volume, None)
         # One that was open read-only for its guest is to be writable again.
-        return host.open(released) if volume.read_only else released
+        return host.open(released) if host.is_open(volume.uuid) else released
 
 
 def serve(host: Host, volume: Volume) -> Volume:
@@ -124,7 +124,9 @@ def _attach_again(host: Host, what: str, volume: Volume, mode: Mode, read_only: 
 def _stop_serving(host: Host, volume: Volume) -> None:
     assert volume.attachment is not None
     if volume.attachment.mode is Mode.DIRECT:
-        host.engine.unexport_nbd(volume.uuid)
+        # One that could not be opened is not served either.
+        if host.is_open(volume.uuid):
+            host.engine.unexport_nbd(volume.uuid)
         return
     try:
         host.edge.detach(volume.uuid)

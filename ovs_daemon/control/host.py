@@ -129,11 +129,14 @@ class Host:
         )
         return current
 
+    def is_open(self, uuid: str) -> bool:
+        """Whether the engine has the volume open."""
+        with self._guard:
+            return uuid in self._open
+
     def close(self, uuid: str) -> None:
         """Close a volume if it is open. The caller holds its lock."""
-        with self._guard:
-            opened = uuid in self._open
-        if opened:
+        if self.is_open(uuid):
             self.engine.close_volume(uuid)
             with self._guard:
                 self._open.pop(uuid, None)

@@ -159,6 +159,19 @@ def test_detach_from_an_edge_that_is_gone(house: House, link: EdgeLink) -> None:
     assert house.edge.served == {}
 
 
+@pytest.mark.parametrize("mode", list(Mode))
+def test_one_that_cannot_be_opened_is_detached_and_deleted(house: House, mode: Mode) -> None:
+    made = volumes.create_volume(house.host, "web1", GIB, None)
+    attachments.attach(house.host, "web1", mode, read_only=False)
+    house.disk.volumes[made.uuid].corrupt = True
+    house.start()
+    with refused("corrupt"):
+        attachments.attach(house.host, "web1", mode, read_only=False)
+    assert attachments.detach(house.host, "web1").attachment is None
+    assert volumes.delete_volume(house.host, "web1", cascade=False)
+    assert house.host.failures() == {}
+
+
 def test_detach_from_an_edge_that_hangs_is_refused(house: House) -> None:
     volumes.create_volume(house.host, "web1", GIB, None)
     attachments.attach(house.host, "web1", Mode.EDGE, read_only=False)
