@@ -1,0 +1,296 @@
+//! `doc/format.md` against the code: one of each structure is encoded, and every row of its table
+//! is looked up in the bytes.
+#![allow(clippy::disallowed_methods)]
+
+use std::collections::BTreeMap;
+
+use format::checkpoint::{ChunkRef, Footer, Metadata, StoredMap};
+use format::chunk::{self, Extent};
+use format::edge::{Command, Done, FrameHeader, FrameKind, Verb};
+use format::entry::Entry;
+use format::log::{Link, PAGE, encode_batch_header, encode_sco_header};
+use format::object::ObjectHeader;
+
+/// Offset, field and type of each row of the tables below a heading.
+fn rows(heading: &str) -> Vec<(usize, String, String)> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../doc/format.md");
+    let text = std::fs::read_to_string(path).expect("doc/format.md is readable");
+    let start = text.find(&format!("### {heading}\n")).expect("the heading is there");
+    let rest = &text[start + 4..];
+    let section = &rest[..rest.find("\n#").unwrap_or(rest.len())];
+    let mut rows = Vec::new();
+    for line in section.lines().filter(|line| line.starts_with("| ")) {
+        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+        if let Ok(offset) = cells[0].parse() {
+            rows.push((offset, cells[1].to_owned(), cells[2].to_owned()));
+        }
+    }
+    assert!(!rows.is_empty(), "no table below {heading}");
+    rows
+}
+
+/// Compares `bytes` with the table below `heading`; `fields`: what each named field must hold.
+fn compare(heading: &str, bytes: &[u8], fields: &[(&str, Vec<u8>)]) {
+    let mut fields: BTreeMap<&str, Vec<u8>> =
+        fields.iter().map(|(name, value)| (*name, value.clone())).collect();
+    let mut end = 0;
+    for (offset, field, kind) in rows(heading) {
+        assert_eq!(offset, end, "{heading}: a gap or an overlap before {field}");
+        let len = match kind.as_str() {
+            "u8" => 1,
+            "u16" => 2,
+            "u32" => 4,
+            "u48" => 6,
+            "u64" => 8,
+            "uuid" => 16,
+            "4 bytes" => 4,
+            "8 bytes" => 8,
+            "16 bytes a slot" => 16,
+            "to 4096" => 4096 - offset,
+            other => panic!("{heading}: unknown type {other}"),
+        };
+        end = offset + len;
+        let there = &bytes[offset..end];
+        if let Some(magic) = field.strip_prefix("magic ") {
+            assert_eq!(there, magic.trim_matches('"').as_bytes(), "{heading}: {field}");
+        } else if field == "zero" {
+            assert!(there.iter().all(|b| *b == 0), "{heading}: bytes at {offset} are not zero");
+        } else {
+            let expected = fields.remove(field.as_str());
+            let expected = expected.unwrap_or_else(|| panic!("{heading}: {field} is not tested"));
+            assert_eq!(there, expected, "{heading}: {field}");
+        }
+    }
+    assert!(fields.is_empty(), "{heading}: not in the table: {:?}", fields.keys());
+}
+
+fn u16(value: u16) -> Vec<u8> {
+    value.to_le_bytes().to_vec()
+}
+fn u32(value: u32) -> Vec<u8> {
+    value.to_le_bytes().to_vec()
+}
+fn u64(value: u64) -> Vec<u8> {
+    value.to_le_bytes().to_vec()
+}
+
+fn own_crc(bytes: &[u8], at: usize) -> Vec<u8> {
+    let mut copy = bytes.to_vec();
+    copy[at..at + 4].fill(0);
+    u32(format::crc32c(&copy))
+}
+
+fn link() -> Link {
+    Link {
+        log: [0xa1; 16],
+        sco: 0x1122_3344,
+        epoch: 0x0102_0304_0506_0708,
+        sequence: 0x1112_1314_1516_1718,
+        durable_sequence: 0x2122_2324_2526_2728,
+        previous_crc: 0x5152_5354,
+    }
+}
+
+#[test]
+fn headers_of_the_write_buffer() {
+    let link = link();
+    let common = [
+        ("log", link.log.to_vec()),
+        ("sco", u32(link.sco)),
+        ("epoch", u64(link.epoch)),
+        ("sequence", u64(link.sequence)),
+        ("durable sequence", u64(link.durable_sequence)),
+        ("previous crc", u32(link.previous_crc)),
+    ];
+    let mut page = [0; PAGE];
+    let crc = encode_sco_header(&link, &mut page);
+    assert_eq!(u32(crc), own_crc(&page, 60));
+    let mut fields = common.to_vec();
+    fields.extend([("version", u16(1)), ("own crc", u32(crc))]);
+    compare("SCO header", &page, &fields);
+
+    let entry = Entry::Data { lba: 0x3_1234_5678, clusters: 3 };
+    let mut bytes = Vec::new();
+    let crc = encode_batch_header(&link, &[entry], &[7, 8, 9], &mut bytes);
+    assert_eq!(u32(crc), own_crc(&bytes, 60));
+    let mut slot = Vec::new();
+    entry.encode(&mut slot);
+    let mut fields = common.to_vec();
+    fields.extend([
+        ("pages", u16(1)),
+        ("own crc", u32(crc)),
+        ("slots", u32(1)),
+        ("clusters", u32(3)),
+        ("entries", slot.clone()),
+    ]);
+    compare("Batch header", &bytes, &fields);
+    assert_eq!(bytes[96..108], [u32(7), u32(8), u32(9)].concat(), "CRCs follow the entries");
+    assert!(bytes[108..].iter().all(|b| *b == 0) && bytes.len() == PAGE);
+
+    let fields = [("lba", u64(0x3_1234_5678)[..6].to_vec()), ("kind", vec![1]), ("length", u32(3))];
+    compare("Entry slot", &slot, &fields);
+    let kinds = [
+        Entry::Data { lba: 1, clusters: 1 },
+        Entry::Trim { lba: 1, clusters: 1 },
+        Entry::SnapshotCreated([9; 16]),
+        Entry::SnapshotDeleted([9; 16]),
+        Entry::Reverted([9; 16]),
+        Entry::Closed,
+    ];
+    for (number, entry) in kinds.iter().enumerate() {
+        let mut bytes = Vec::new();
+        entry.encode(&mut bytes);
+        assert_eq!(usize::from(bytes[6]), number + 1);
+        assert_eq!(bytes.len(), 16 * entry.slots());
+        if entry.slots() == 2 {
+            assert_eq!(bytes[16..], [9; 16]);
+        }
+    }
+}
+
+#[test]
+fn objects() {
+    let header = ObjectHeader {
+        log: [0xb2; 16],
+        sco: 5,
+        epoch: 6,
+        last_sequence: 7,
+        previous_sequence: 8,
+        last_crc: 9,
+        slots: 10,
+        clusters: 11,
+        index_crc: 12,
+    };
+    let page = header.encode();
+    let fields = [
+        ("log", header.log.to_vec()),
+        ("sco", u32(5)),
+        ("version", u16(1)),
+        ("epoch", u64(6)),
+        ("last sequence", u64(7)),
+        ("previous sequence", u64(8)),
+        ("last crc", u32(9)),
+        ("own crc", own_crc(&page, 60)),
+        ("slots", u32(10)),
+        ("clusters", u32(11)),
+        ("index crc", u32(12)),
+    ];
+    compare("Object header", &page, &fields);
+    assert_eq!(ObjectHeader::data_at(3), 4 * 4096);
+    assert_eq!(header.crc_at(2), 4096 * (1 + 11) + 8);
+}
+
+#[test]
+fn checkpoints() {
+    let chunk = ChunkRef { index: 0x31, log: 0x32, object: 0x33, offset: 0x34, len: 0x35 };
+    let metadata = Metadata {
+        log: [0xc3; 16],
+        position: 0x21,
+        last_crc: 0x22,
+        last_sequence: 0x23,
+        scos: vec![(0x24, 0x25)],
+        maps: vec![StoredMap { snapshot: [0xd4; 16], position: 0x26, chunks: vec![chunk] }],
+    };
+    let bytes = metadata.encode();
+    let fields = [
+        ("log", vec![0xc3; 16]),
+        ("position", u32(0x21)),
+        ("last crc", u32(0x22)),
+        ("last sequence", u64(0x23)),
+        ("sco count", u32(1)),
+        ("first sco", u32(0x24)),
+        ("first sco clusters", u32(0x25)),
+        ("map count", u32(1)),
+        ("snapshot", vec![0xd4; 16]),
+        ("snapshot position", u32(0x26)),
+        ("chunk count", u32(1)),
+        ("chunk index", u32(0x31)),
+        ("chunk log", u16(0x32)),
+        ("chunk object", u64(0x33)),
+        ("chunk offset", u64(0x34)),
+        ("chunk length", u32(0x35)),
+    ];
+    compare("Checkpoint metadata", &bytes, &fields);
+    assert_eq!(bytes.len(), 104);
+    let footer = Footer {
+        log: [0xe5; 16],
+        number: 1,
+        epoch: 2,
+        metadata_at: 3,
+        metadata_len: 4,
+        metadata_crc: 5,
+    };
+    let bytes = footer.encode();
+    let fields = [
+        ("log", vec![0xe5; 16]),
+        ("number", u64(1)),
+        ("epoch", u64(2)),
+        ("metadata offset", u64(3)),
+        ("metadata length", u32(4)),
+        ("metadata crc", u32(5)),
+        ("version", u16(1)),
+        ("own crc", own_crc(&bytes, 60)),
+    ];
+    compare("Checkpoint footer", &bytes, &fields);
+}
+
+#[test]
+fn chunk_records() {
+    let extents = [
+        Extent { start: 0, len: 512, log: 1, sco: 0x1234_5678, ordinal: 3 },
+        Extent { start: 600, len: 2, log: 1, sco: 9, ordinal: 4 },
+    ];
+    let mut bytes = Vec::new();
+    let mut writer = chunk::Writer::new(7, &mut bytes);
+    for extent in extents {
+        writer.run(extent);
+    }
+    writer.finish();
+    let fields = [
+        ("version", u16(1)),
+        ("index", u32(7)),
+        ("sections", u32(1)),
+        ("clusters", u32(514)),
+        ("record length", u32(bytes.len() as u32)),
+    ];
+    compare("Chunk record", &bytes, &fields);
+    let end = bytes.len() - 4;
+    assert_eq!(bytes[end..], u32(format::crc32c(&bytes[..end])));
+    let runs = [
+        vec![1, 0],
+        u16(2),
+        [u16(0), u16(511), u16(3), u16(1), u32(0x1234_5678)].concat(),
+        [u16(600), u16(1), u16(4), u16(1), u32(9)].concat(),
+    ];
+    assert_eq!(bytes[24..end], runs.concat(), "section RUNS");
+}
+
+#[test]
+fn the_edge_protocol() {
+    let command =
+        Command { tag: 1, verb: Verb::Write, flags: 1, offset: 2, length: 3, place: 4, room: 5 };
+    let bytes = command.encode();
+    let fields = [
+        ("tag", u32(1)),
+        ("verb", vec![2]),
+        ("flags", vec![1]),
+        ("volume offset", u64(2)),
+        ("request length", u64(3)),
+        ("place", u64(4)),
+        ("room", u32(5)),
+    ];
+    compare("Edge command", &bytes, &fields);
+    assert!(bytes.len() == 64 && bytes[36..].iter().all(|b| *b == 0));
+    let done = Done { tag: 1, errno: 5, extents: 2 }.encode();
+    let fields = [("tag", u32(1)), ("errno", u32(5)), ("extents", u32(2))];
+    compare("Edge done", &done, &fields);
+    assert_eq!(done.len(), 16);
+    let (kind, crc) = (FrameKind::Submit, format::crc32c(b"body"));
+    let header = FrameHeader { kind, body_len: 4, crc }.encode();
+    let fields = [
+        ("kind", u16(FrameKind::Submit as u16)),
+        ("body length", u32(4)),
+        ("body crc", u32(format::crc32c(b"body"))),
+    ];
+    compare("Edge frame header", &header, &fields);
+}
