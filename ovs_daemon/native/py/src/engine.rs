@@ -37,9 +37,7 @@ impl Engine {
 impl Engine {
     #[new]
     fn new(py: Python<'_>, config_json: &str) -> PyResult<Self> {
-        let inner = py
-            .detach(|| engine::Engine::new(config_json))
-            .map_err(raise)?;
+        let inner = py.detach(|| engine::Engine::new(config_json)).map_err(raise)?;
         Ok(Self { inner })
     }
 
