@@ -48,12 +48,7 @@ pub struct CrashBounds {
 
 impl Default for CrashBounds {
     fn default() -> Self {
-        CrashBounds {
-            exhaustive: 12,
-            torn: 6,
-            samples: 256,
-            seed: 1,
-        }
+        CrashBounds { exhaustive: 12, torn: 6, samples: 256, seed: 1 }
     }
 }
 
@@ -141,11 +136,7 @@ pub fn enumerate(
                 return Ok(());
             }
             report.images += 1;
-            let crash = Crash {
-                operations,
-                marks: &marks,
-                image: &image,
-            };
+            let crash = Crash { operations, marks: &marks, image: &image };
             recover(&crash).map_err(|violation| CrashFailure {
                 violation,
                 operations,
@@ -199,9 +190,7 @@ fn choose(
 ) -> Result<(), CrashFailure> {
     let mut random = Random::new(bounds.seed ^ pieces as u64);
     let mut all_gaps = |fates: &[Fate]| {
-        [Gap::Short, Gap::Zeros, Gap::Garbage]
-            .into_iter()
-            .try_for_each(|gap| visit(fates, gap))
+        [Gap::Short, Gap::Zeros, Gap::Garbage].into_iter().try_for_each(|gap| visit(fates, gap))
     };
     let mut fates = vec![Fate::Absent; pieces];
     if pieces <= bounds.torn {
@@ -210,11 +199,7 @@ fn choose(
     if pieces <= bounds.exhaustive {
         for subset in 0u64..1 << pieces {
             for (piece, fate) in fates.iter_mut().enumerate() {
-                *fate = if subset >> piece & 1 == 1 {
-                    Fate::Present
-                } else {
-                    Fate::Absent
-                };
+                *fate = if subset >> piece & 1 == 1 { Fate::Present } else { Fate::Absent };
             }
             all_gaps(&fates)?;
             tear_some(disk, &mut random, &mut fates);
@@ -234,11 +219,7 @@ fn choose(
     for _ in 0..bounds.samples {
         let share = random.below(9);
         for fate in &mut fates {
-            *fate = if random.chance(share, 8) {
-                Fate::Present
-            } else {
-                Fate::Absent
-            };
+            *fate = if random.chance(share, 8) { Fate::Present } else { Fate::Absent };
         }
         if random.chance(1, 2) {
             tear_some(disk, &mut random, &mut fates);
@@ -260,10 +241,7 @@ fn every_fate(
         return visit(fates);
     }
     let torn = disk.tear(piece, random);
-    for fate in [Some(Fate::Absent), Some(Fate::Present), torn]
-        .into_iter()
-        .flatten()
-    {
+    for fate in [Some(Fate::Absent), Some(Fate::Present), torn].into_iter().flatten() {
         fates[piece] = fate;
         every_fate(disk, random, piece + 1, fates, visit)?;
     }
@@ -280,26 +258,11 @@ fn tear_some(disk: &Disk, random: &mut Random, fates: &mut [Fate]) {
 
 /// Something that power loss may undo.
 enum Piece {
-    Data {
-        node: usize,
-        offset: u64,
-        bytes: Vec<u8>,
-    },
-    Resize {
-        node: usize,
-        len: u64,
-    },
-    Name {
-        path: String,
-        node: usize,
-    },
-    Rename {
-        from: String,
-        to: String,
-    },
-    Removal {
-        path: String,
-    },
+    Data { node: usize, offset: u64, bytes: Vec<u8> },
+    Resize { node: usize, len: u64 },
+    Name { path: String, node: usize },
+    Rename { from: String, to: String },
+    Removal { path: String },
 }
 
 impl Piece {
@@ -338,13 +301,7 @@ impl Disk {
         let lens = files.iter().map(Vec::len).collect();
         let durable: Names = base.keys().cloned().zip(0..).collect();
         let live = durable.clone();
-        Disk {
-            files,
-            lens,
-            durable,
-            live,
-            undecided: Vec::new(),
-        }
+        Disk { files, lens, durable, live, undecided: Vec::new() }
     }
 
     fn take(&mut self, op: &Op) {
@@ -354,16 +311,9 @@ impl Disk {
                 self.files.push(Vec::new());
                 self.lens.push(0);
                 self.live.insert(path.clone(), node);
-                self.undecided.push(Piece::Name {
-                    path: path.clone(),
-                    node,
-                });
+                self.undecided.push(Piece::Name { path: path.clone(), node });
             }
-            Op::Write {
-                path,
-                offset,
-                bytes,
-            } => self.write(self.live[path], *offset, bytes),
+            Op::Write { path, offset, bytes } => self.write(self.live[path], *offset, bytes),
             Op::Truncate { path, len } => {
                 let node = self.live[path];
                 self.lens[node] = *len as usize;
@@ -371,10 +321,7 @@ impl Disk {
             }
             Op::Rename { from, to } => {
                 rename(&mut self.live, from, to);
-                self.undecided.push(Piece::Rename {
-                    from: from.clone(),
-                    to: to.clone(),
-                });
+                self.undecided.push(Piece::Rename { from: from.clone(), to: to.clone() });
             }
             Op::Unlink { path } => {
                 self.live.remove(path);
@@ -395,11 +342,7 @@ impl Disk {
         while !rest.is_empty() {
             let room = SECTOR - (at as usize % SECTOR);
             let (now, later) = rest.split_at(room.min(rest.len()));
-            self.undecided.push(Piece::Data {
-                node,
-                offset: at,
-                bytes: now.to_vec(),
-            });
+            self.undecided.push(Piece::Data { node, offset: at, bytes: now.to_vec() });
             at += now.len() as u64;
             rest = later;
         }
@@ -443,10 +386,7 @@ impl Disk {
             }
         }
         let mut file = |node: usize| std::mem::take(&mut files[node]);
-        names
-            .into_iter()
-            .map(|(path, node)| (path, file(node)))
-            .collect()
+        names.into_iter().map(|(path, node)| (path, file(node))).collect()
     }
 
     fn explain(&self, fates: &[Fate], gap: Gap) -> Vec<String> {
@@ -456,16 +396,8 @@ impl Disk {
         };
         let line = |(piece, fate): (&Piece, &Fate)| {
             let what = match piece {
-                Piece::Data {
-                    node,
-                    offset,
-                    bytes,
-                } => {
-                    format!(
-                        "write of {} bytes at {offset} of {}",
-                        bytes.len(),
-                        name(node)
-                    )
+                Piece::Data { node, offset, bytes } => {
+                    format!("write of {} bytes at {offset} of {}", bytes.len(), name(node))
                 }
                 Piece::Resize { node, len } => format!("truncation of {} to {len}", name(node)),
                 Piece::Name { path, .. } => format!("name of the new file {path}"),
@@ -488,11 +420,7 @@ fn rename(names: &mut Names, from: &str, to: &str) {
 
 fn apply(piece: &Piece, fate: Fate, names: &mut Names, files: &mut [Vec<u8>]) {
     match piece {
-        Piece::Data {
-            node,
-            offset,
-            bytes,
-        } => match fate {
+        Piece::Data { node, offset, bytes } => match fate {
             Fate::Absent => {}
             Fate::Present => put(&mut files[*node], *offset, bytes),
             Fate::Head(cut) => put(&mut files[*node], *offset, &bytes[..cut]),
@@ -512,11 +440,7 @@ fn apply(piece: &Piece, fate: Fate, names: &mut Names, files: &mut [Vec<u8>]) {
 /// Extends a file to `len` bytes with zeros or garbage.
 fn stretch(file: &mut Vec<u8>, len: usize, gap: Gap, seed: u64) {
     for at in file.len()..len {
-        let old = if gap == Gap::Garbage {
-            mix(seed ^ at as u64) as u8
-        } else {
-            0
-        };
+        let old = if gap == Gap::Garbage { mix(seed ^ at as u64) as u8 } else { 0 };
         file.push(old);
     }
 }

@@ -34,10 +34,7 @@ pub struct Violation {
 impl Violation {
     /// Builds a violation; a shorthand for worlds.
     pub fn new(invariant: &'static str, detail: impl Into<String>) -> Self {
-        Violation {
-            invariant,
-            detail: detail.into(),
-        }
+        Violation { invariant, detail: detail.into() }
     }
 }
 
@@ -83,8 +80,8 @@ pub trait World: Clone + Eq + Hash {
     /// become equal here.
     fn canonical(&mut self) {}
 
-    /// What must be reached somewhere.
-    fn goals() -> Vec<Goal<Self>> {
+    /// What must be reached somewhere; asked of the start only.
+    fn goals(&self) -> Vec<Goal<Self>> {
         Vec::new()
     }
 
@@ -107,11 +104,7 @@ pub struct Bounds {
 
 impl Default for Bounds {
     fn default() -> Self {
-        Bounds {
-            states_max: 20_000_000,
-            depth_max: usize::MAX,
-            seed: 0,
-        }
+        Bounds { states_max: 20_000_000, depth_max: usize::MAX, seed: 0 }
     }
 }
 
@@ -168,10 +161,7 @@ impl Outcome {
 
     /// Goals that no visited state reached.
     pub fn missed_goals(&self) -> impl Iterator<Item = &'static str> + '_ {
-        self.goals
-            .iter()
-            .filter(|(_, at)| at.is_none())
-            .map(|(name, _)| *name)
+        self.goals.iter().filter(|(_, at)| at.is_none()).map(|(name, _)| *name)
     }
 }
 
@@ -220,7 +210,7 @@ struct Search<'a, W: World> {
 
 impl<'a, W: World> Search<'a, W> {
     fn new(start: &'a W, bounds: &'a Bounds) -> Self {
-        let goals = W::goals();
+        let goals = start.goals();
         let outcome = Outcome {
             states: 0,
             transitions: 0,
@@ -230,31 +220,15 @@ impl<'a, W: World> Search<'a, W> {
             failure: None,
         };
         let (visited, origins) = (HashSet::default(), Vec::new());
-        Search {
-            start,
-            bounds,
-            goals,
-            visited,
-            origins,
-            outcome,
-        }
+        Search { start, bounds, goals, visited, origins, outcome }
     }
 
     fn run(&mut self) -> Option<Failure> {
         let mut first = self.start.clone();
         first.canonical();
-        self.visit(
-            &first,
-            Origin {
-                parent: 0,
-                choice: 0,
-            },
-        );
+        self.visit(&first, Origin { parent: 0, choice: 0 });
         if let Err(violation) = guarded(|| first.check()) {
-            return Some(Failure {
-                violation,
-                trace: Vec::new(),
-            });
+            return Some(Failure { violation, trace: Vec::new() });
         }
         let mut frontier = vec![(0u32, first)];
         let mut moves = Vec::new();
@@ -270,10 +244,7 @@ impl<'a, W: World> Search<'a, W> {
                     continue;
                 }
                 for (choice, step) in moves.iter().enumerate() {
-                    let origin = Origin {
-                        parent: number,
-                        choice: choice as u32,
-                    };
+                    let origin = Origin { parent: number, choice: choice as u32 };
                     if let Err(violation) = self.take(&world, step, origin, &mut next) {
                         return Some(self.failure(violation, origin));
                     }

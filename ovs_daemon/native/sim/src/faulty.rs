@@ -76,19 +76,10 @@ impl Fault {
     pub fn silent(random: &mut Random, writes: usize) -> Fault {
         let nth = random.index(writes);
         match random.index(4) {
-            0 => Fault::TornWrite {
-                nth,
-                keep: random.index(16) * 512,
-            },
+            0 => Fault::TornWrite { nth, keep: random.index(16) * 512 },
             1 => Fault::LostWrite { nth },
-            2 => Fault::MisdirectedWrite {
-                nth,
-                shift: (1 + random.below(8)) * 512,
-            },
-            _ => Fault::FlippedBit {
-                nth,
-                bit: random.index(1 << 20),
-            },
+            2 => Fault::MisdirectedWrite { nth, shift: (1 + random.below(8)) * 512 },
+            _ => Fault::FlippedBit { nth, bit: random.index(1 << 20) },
         }
     }
 }
@@ -114,11 +105,7 @@ pub struct FaultyFiles<F> {
 impl<F: Files> FaultyFiles<F> {
     /// Puts the faults of `plan` in front of `inner`.
     pub fn new(inner: F, plan: Vec<Fault>) -> Self {
-        FaultyFiles {
-            inner,
-            plan,
-            calls: Mutex::new(Calls::default()),
-        }
+        FaultyFiles { inner, plan, calls: Mutex::new(Calls::default()) }
     }
 
     /// How often each kind of operation was called so far.
@@ -132,9 +119,7 @@ impl<F: Files> FaultyFiles<F> {
     }
 
     fn lock(&self) -> MutexGuard<'_, Calls> {
-        self.calls
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.calls.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn count(&self, kind: impl Fn(&mut Calls) -> &mut usize) -> usize {
@@ -145,11 +130,7 @@ impl<F: Files> FaultyFiles<F> {
     }
 
     fn put(&self, path: &str, offset: u64, bytes: &[u8]) -> Result<(), FileError> {
-        if bytes.is_empty() {
-            Ok(())
-        } else {
-            self.inner.write_at(path, offset, &[bytes])
-        }
+        if bytes.is_empty() { Ok(()) } else { self.inner.write_at(path, offset, &[bytes]) }
     }
 
     fn sync_or(
@@ -170,12 +151,7 @@ impl<F: Files> FaultyFiles<F> {
 }
 
 fn broken(action: &'static str, path: &str) -> FileError {
-    FileError::new(
-        action,
-        path,
-        Cause::Failed,
-        "planned fault: input/output error",
-    )
+    FileError::new(action, path, Cause::Failed, "planned fault: input/output error")
 }
 
 impl<F: Files> Files for FaultyFiles<F> {
@@ -256,9 +232,7 @@ mod tests {
     fn content(plan: &[Fault]) -> (Result<(), FileError>, Vec<u8>) {
         let files = FaultyFiles::new(MemoryFiles::new(), plan.to_vec());
         files.create("a").expect("new");
-        files
-            .write_at("a", 0, &[b"first"])
-            .expect("no fault is planned for write 0");
+        files.write_at("a", 0, &[b"first"]).expect("no fault is planned for write 0");
         let result = files.write_at("a", 5, &[b"sec", b"ond"]);
         let image = files.inner().image();
         (result, image["a"].clone())
@@ -269,24 +243,15 @@ mod tests {
         assert_eq!(content(&[]), (Ok(()), b"firstsecond".to_vec()));
         let torn = Fault::TornWrite { nth: 1, keep: 2 };
         assert_eq!(content(&[torn]), (Ok(()), b"firstse".to_vec()));
-        assert_eq!(
-            content(&[Fault::LostWrite { nth: 1 }]),
-            (Ok(()), b"first".to_vec())
-        );
+        assert_eq!(content(&[Fault::LostWrite { nth: 1 }]), (Ok(()), b"first".to_vec()));
         let astray = Fault::MisdirectedWrite { nth: 1, shift: 1 };
         assert_eq!(content(&[astray]), (Ok(()), b"first\0second".to_vec()));
         let flipped = Fault::FlippedBit { nth: 1, bit: 48 };
         assert_eq!(content(&[flipped]), (Ok(()), b"firstrecond".to_vec()));
         let (full, kept) = content(&[Fault::NoSpace { nth: 1, keep: 1 }]);
-        assert_eq!(
-            (full.map_err(|e| e.cause), kept),
-            (Err(Cause::NoSpace), b"firsts".to_vec())
-        );
+        assert_eq!((full.map_err(|e| e.cause), kept), (Err(Cause::NoSpace), b"firsts".to_vec()));
         let (failed, kept) = content(&[Fault::FailedWrite { nth: 1 }]);
-        assert_eq!(
-            (failed.map_err(|e| e.cause), kept),
-            (Err(Cause::Failed), b"first".to_vec())
-        );
+        assert_eq!((failed.map_err(|e| e.cause), kept), (Err(Cause::Failed), b"first".to_vec()));
     }
 
     #[test]
@@ -300,22 +265,11 @@ mod tests {
         files.create("a").expect("new");
         assert!(files.sync("a").is_err());
         files.sync_dir("").expect("lost, not failed");
-        assert_eq!(
-            files.inner().log().len(),
-            1,
-            "neither sync reached the disk"
-        );
+        assert_eq!(files.inner().log().len(), 1, "neither sync reached the disk");
         files.sync("a").expect("no fault left");
         assert_eq!(files.inner().log().len(), 2);
         assert!(files.read_at("a", 0, &mut [0]).is_ok());
         assert!(files.read_at("a", 0, &mut [0]).is_err());
-        assert_eq!(
-            files.calls(),
-            Calls {
-                writes: 0,
-                syncs: 3,
-                reads: 2
-            }
-        );
+        assert_eq!(files.calls(), Calls { writes: 0, syncs: 3, reads: 2 });
     }
 }

@@ -15,10 +15,7 @@ const LANE_B: u64 = 0xc2b2_ae3d_27d4_eb4f;
 
 /// Hashes `value` to 128 bits; equal values and seeds give equal results on every machine.
 pub fn fingerprint<T: Hash + ?Sized>(value: &T, seed: u64) -> u128 {
-    let mut hasher = Lanes {
-        a: mix(seed ^ LANE_A),
-        b: mix(seed.wrapping_add(LANE_B)),
-    };
+    let mut hasher = Lanes { a: mix(seed ^ LANE_A), b: mix(seed.wrapping_add(LANE_B)) };
     value.hash(&mut hasher);
     let a = mix(hasher.a.wrapping_add(hasher.b.rotate_left(32)));
     let b = mix(hasher.b ^ a);

@@ -85,14 +85,8 @@ impl MemoryFiles {
 
     /// The files of an image, no record.
     pub fn from_image(image: Image) -> Self {
-        let state = State {
-            files: image,
-            log: None,
-            capacity: None,
-        };
-        MemoryFiles {
-            state: Arc::new(Mutex::new(state)),
-        }
+        let state = State { files: image, log: None, capacity: None };
+        MemoryFiles { state: Arc::new(Mutex::new(state)) }
     }
 
     /// Starts (again) to record, from the present content.
@@ -124,9 +118,7 @@ impl MemoryFiles {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
@@ -138,9 +130,7 @@ impl State {
     }
 
     fn file(&mut self, action: &'static str, path: &str) -> Result<&mut Vec<u8>, FileError> {
-        self.files
-            .get_mut(path)
-            .ok_or_else(|| missing(action, path))
+        self.files.get_mut(path).ok_or_else(|| missing(action, path))
     }
 
     fn room(&mut self, action: &'static str, path: &str, len: u64) -> Result<(), FileError> {
@@ -178,17 +168,10 @@ impl Files for MemoryFiles {
     fn create(&self, path: &str) -> Result<(), FileError> {
         let mut state = self.lock();
         if state.files.contains_key(path) {
-            return Err(FileError::new(
-                "create",
-                path,
-                Cause::Exists,
-                "the name is taken",
-            ));
+            return Err(FileError::new("create", path, Cause::Exists, "the name is taken"));
         }
         state.files.insert(path.to_string(), Vec::new());
-        state.note(Op::Create {
-            path: path.to_string(),
-        });
+        state.note(Op::Create { path: path.to_string() });
         Ok(())
     }
 
@@ -197,53 +180,34 @@ impl Files for MemoryFiles {
         let mut state = self.lock();
         state.room("write", path, offset + bytes.len() as u64)?;
         put(state.file("write", path)?, offset, &bytes);
-        state.note(Op::Write {
-            path: path.to_string(),
-            offset,
-            bytes: bytes.into(),
-        });
+        state.note(Op::Write { path: path.to_string(), offset, bytes: bytes.into() });
         Ok(())
     }
 
     fn sync(&self, path: &str) -> Result<(), FileError> {
         let mut state = self.lock();
         state.file("sync", path)?;
-        state.note(Op::Sync {
-            path: path.to_string(),
-        });
+        state.note(Op::Sync { path: path.to_string() });
         Ok(())
     }
 
     fn sync_dir(&self, dir: &str) -> Result<(), FileError> {
-        self.lock().note(Op::SyncDir {
-            dir: dir.to_string(),
-        });
+        self.lock().note(Op::SyncDir { dir: dir.to_string() });
         Ok(())
     }
 
     fn rename(&self, from: &str, to: &str) -> Result<(), FileError> {
         let mut state = self.lock();
-        let file = state
-            .files
-            .remove(from)
-            .ok_or_else(|| missing("rename", from))?;
+        let file = state.files.remove(from).ok_or_else(|| missing("rename", from))?;
         state.files.insert(to.to_string(), file);
-        state.note(Op::Rename {
-            from: from.to_string(),
-            to: to.to_string(),
-        });
+        state.note(Op::Rename { from: from.to_string(), to: to.to_string() });
         Ok(())
     }
 
     fn unlink(&self, path: &str) -> Result<(), FileError> {
         let mut state = self.lock();
-        state
-            .files
-            .remove(path)
-            .ok_or_else(|| missing("remove", path))?;
-        state.note(Op::Unlink {
-            path: path.to_string(),
-        });
+        state.files.remove(path).ok_or_else(|| missing("remove", path))?;
+        state.note(Op::Unlink { path: path.to_string() });
         Ok(())
     }
 
@@ -251,10 +215,7 @@ impl Files for MemoryFiles {
         let mut state = self.lock();
         state.room("truncate", path, len)?;
         state.file("truncate", path)?.resize(len as usize, 0);
-        state.note(Op::Truncate {
-            path: path.to_string(),
-            len,
-        });
+        state.note(Op::Truncate { path: path.to_string(), len });
         Ok(())
     }
 
@@ -262,17 +223,13 @@ impl Files for MemoryFiles {
         let state = self.lock();
         let name = |path: &String| path.rsplit('/').next().unwrap_or_default().to_string();
         let files = state.files.iter().filter(|(path, _)| dir_of(path) == dir);
-        Ok(files
-            .map(|(path, bytes)| (name(path), bytes.len() as u64))
-            .collect())
+        Ok(files.map(|(path, bytes)| (name(path), bytes.len() as u64)).collect())
     }
 
     fn read_at(&self, path: &str, offset: u64, into: &mut [u8]) -> Result<usize, FileError> {
         let mut state = self.lock();
         let file = state.file("read", path)?;
-        let start = usize::try_from(offset)
-            .unwrap_or(usize::MAX)
-            .min(file.len());
+        let start = usize::try_from(offset).unwrap_or(usize::MAX).min(file.len());
         let len = into.len().min(file.len() - start);
         into[..len].copy_from_slice(&file[start..start + len]);
         Ok(len)
@@ -304,10 +261,7 @@ mod tests {
         assert_eq!(files.list(""), Ok(vec![("b".to_string(), 0)]));
         files.truncate("a/0", 3).expect("exists");
         files.unlink("b").expect("exists");
-        assert_eq!(
-            files.image(),
-            Image::from([("a/0".to_string(), b"\0\0x".to_vec())])
-        );
+        assert_eq!(files.image(), Image::from([("a/0".to_string(), b"\0\0x".to_vec())]));
     }
 
     #[test]

@@ -59,11 +59,7 @@ impl Scenario {
         start: W,
     ) -> Self {
         let run = Box::new(move |bounds: &Bounds| explore(&start, bounds));
-        self.mutants.push(Mutant {
-            name,
-            caught_by,
-            run,
-        });
+        self.mutants.push(Mutant { name, caught_by, run });
         self
     }
 
@@ -109,11 +105,7 @@ pub fn complaints(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
     if let Some(failure) = &outcome.failure {
         wrong.push(failure.to_string());
     } else {
-        wrong.extend(
-            outcome
-                .missed_goals()
-                .map(|name| format!("goal not reached: {name}")),
-        );
+        wrong.extend(outcome.missed_goals().map(|name| format!("goal not reached: {name}")));
     }
     match outcome.cut {
         Some(Cut::States) => wrong.push(format!("cut after {} states", outcome.states)),
@@ -121,10 +113,6 @@ pub fn complaints(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
         None => {}
     }
     let unproven = scenario.unproven();
-    wrong.extend(
-        unproven
-            .iter()
-            .map(|name| format!("invariant without a mutant: {name}")),
-    );
+    wrong.extend(unproven.iter().map(|name| format!("invariant without a mutant: {name}")));
     wrong
 }

@@ -34,11 +34,7 @@ fn recover(image: &Image, verify: bool) -> Vec<u8> {
         let sum = &sector[SECTOR - 8..];
         sector[0] != 0 && (!verify || sum == checksum(&sector[..]))
     };
-    sectors
-        .iter()
-        .take_while(valid)
-        .map(|sector| sector[0])
-        .collect()
+    sectors.iter().take_while(valid).map(|sector| sector[0]).collect()
 }
 
 /// What a faulty author forgot.
@@ -58,13 +54,7 @@ fn run(forgotten: Forgotten, records: u8, per_sync: u8, bounds: &CrashBounds) ->
         files.sync_dir("log").expect(ok);
     }
     for number in 1..=records {
-        files
-            .write_at(
-                LOG,
-                u64::from(number - 1) * SECTOR as u64,
-                &[&record(number)],
-            )
-            .expect(ok);
+        files.write_at(LOG, u64::from(number - 1) * SECTOR as u64, &[&record(number)]).expect(ok);
         if number % per_sync == 0 {
             if forgotten != Forgotten::Sync {
                 files.sync(LOG).expect(ok);
@@ -73,9 +63,7 @@ fn run(forgotten: Forgotten, records: u8, per_sync: u8, bounds: &CrashBounds) ->
         }
     }
     let verify = forgotten != Forgotten::Checksum;
-    enumerate(&Image::new(), &files.log(), bounds, &mut |crash: &Crash<
-        '_,
-    >| {
+    enumerate(&Image::new(), &files.log(), bounds, &mut |crash: &Crash<'_>| {
         let found = recover(crash.image, verify);
         let promised = crash.marks.last().copied().unwrap_or(0);
         let whole = |(at, number): (usize, &u8)| {
@@ -94,9 +82,7 @@ fn run(forgotten: Forgotten, records: u8, per_sync: u8, bounds: &CrashBounds) ->
 }
 
 fn broken(forgotten: Forgotten) -> Option<&'static str> {
-    run(forgotten, 3, 1, &CrashBounds::default())
-        .failure
-        .map(|failure| failure.violation.invariant)
+    run(forgotten, 3, 1, &CrashBounds::default()).failure.map(|failure| failure.violation.invariant)
 }
 
 #[test]
@@ -109,10 +95,7 @@ fn a_correct_log_survives_every_image_and_each_omission_is_found() {
 
 #[test]
 fn all_subsets_are_built_and_each_image_once() {
-    let bounds = CrashBounds {
-        torn: 0,
-        ..CrashBounds::default()
-    };
+    let bounds = CrashBounds { torn: 0, ..CrashBounds::default() };
     let files = MemoryFiles::new();
     files.create("f").expect("new");
     files.write_at("f", 0, &[&[7u8; 4 * SECTOR]]).expect("fits");
@@ -126,9 +109,7 @@ fn all_subsets_are_built_and_each_image_once() {
         images += 1;
         let sectors = crash.image["f"].as_chunks::<SECTOR>().0;
         assert_eq!(sectors.len(), 4);
-        let whole = sectors
-            .iter()
-            .all(|sector| sector.iter().all(|byte| *byte == sector[0]));
+        let whole = sectors.iter().all(|sector| sector.iter().all(|byte| *byte == sector[0]));
         if whole {
             states.insert(sectors.iter().map(|sector| sector[0]).collect::<Vec<_>>());
         }
@@ -137,10 +118,7 @@ fn all_subsets_are_built_and_each_image_once() {
     assert_eq!(states.len(), 16, "every subset of four sectors");
     assert_eq!(report.images, images);
     assert!(images > 16, "and some with torn sectors");
-    assert_eq!(
-        (report.points, report.sampled, report.undecided_max),
-        (1, 0, 4)
-    );
+    assert_eq!((report.points, report.sampled, report.undecided_max), (1, 0, 4));
 }
 
 #[test]
@@ -156,13 +134,7 @@ fn names_are_undecided_until_the_folder_is_synced() {
     files.create("d/e").expect("new");
     let mut seen = BTreeSet::new();
     let mut gather = |crash: &Crash<'_>| {
-        seen.insert(
-            crash
-                .image
-                .keys()
-                .map(|path| path[2..].to_string())
-                .collect::<String>(),
-        );
+        seen.insert(crash.image.keys().map(|path| path[2..].to_string()).collect::<String>());
         Ok(())
     };
     enumerate(&base, &files.log(), &CrashBounds::default(), &mut gather);
@@ -171,29 +143,19 @@ fn names_are_undecided_until_the_folder_is_synced() {
     files.sync_dir("d").expect("exists");
     files.mark(1);
     let mut last = None;
-    enumerate(
-        &base,
-        &files.log(),
-        &CrashBounds::default(),
-        &mut |crash: &Crash<'_>| {
-            if crash.marks == [1] {
-                assert!(last.is_none(), "after the sync there is one image only");
-                last = Some(crash.image.keys().cloned().collect::<Vec<_>>());
-            }
-            Ok(())
-        },
-    );
+    enumerate(&base, &files.log(), &CrashBounds::default(), &mut |crash: &Crash<'_>| {
+        if crash.marks == [1] {
+            assert!(last.is_none(), "after the sync there is one image only");
+            last = Some(crash.image.keys().cloned().collect::<Vec<_>>());
+        }
+        Ok(())
+    });
     assert_eq!(last, Some(vec!["d/c".to_string(), "d/e".to_string()]));
 }
 
 #[test]
 fn many_undecided_sectors_are_sampled_and_the_report_says_so() {
-    let bounds = CrashBounds {
-        exhaustive: 3,
-        torn: 2,
-        samples: 50,
-        seed: 9,
-    };
+    let bounds = CrashBounds { exhaustive: 3, torn: 2, samples: 50, seed: 9 };
     let good = run(Forgotten::Nothing, 8, 8, &bounds);
     assert!(good.failure.is_none());
     assert_eq!(good.undecided_max, 8);

@@ -21,31 +21,13 @@ enum Act {
 
 use Act::{Increment, Lock, Read, Unlock};
 
-const TWO_PHASE_WRITER: &[Act] = &[
-    Lock(0),
-    Lock(1),
-    Increment(0),
-    Increment(1),
-    Unlock(0),
-    Unlock(1),
-];
-const EARLY_UNLOCK_WRITER: &[Act] = &[
-    Lock(0),
-    Increment(0),
-    Unlock(0),
-    Lock(1),
-    Increment(1),
-    Unlock(1),
-];
+const TWO_PHASE_WRITER: &[Act] =
+    &[Lock(0), Lock(1), Increment(0), Increment(1), Unlock(0), Unlock(1)];
+const EARLY_UNLOCK_WRITER: &[Act] =
+    &[Lock(0), Increment(0), Unlock(0), Lock(1), Increment(1), Unlock(1)];
 const READER: &[Act] = &[Lock(0), Read(0), Lock(1), Read(1), Unlock(0), Unlock(1)];
-const OPPOSITE_WRITER: &[Act] = &[
-    Lock(1),
-    Lock(0),
-    Increment(0),
-    Increment(1),
-    Unlock(0),
-    Unlock(1),
-];
+const OPPOSITE_WRITER: &[Act] =
+    &[Lock(1), Lock(0), Increment(0), Increment(1), Unlock(0), Unlock(1)];
 const PANICKING_WRITER: &[Act] = &[Lock(0), Act::Panic];
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -94,27 +76,20 @@ impl World for Locks {
 
     fn check(&self) -> Result<(), Violation> {
         match self.seen {
-            [Some(a), Some(b)] if a != b => Err(Violation::new(
-                "whole transactions",
-                format!("read A={a} B={b}"),
-            )),
+            [Some(a), Some(b)] if a != b => {
+                Err(Violation::new("whole transactions", format!("read A={a} B={b}")))
+            }
             _ => Ok(()),
         }
     }
 
-    fn goals() -> Vec<Goal<Self>> {
+    fn goals(&self) -> Vec<Goal<Self>> {
         fn done(world: &Locks) -> bool {
             (0..2).all(|who| world.next[who] == world.programs[who].len())
         }
         vec![
-            Goal {
-                name: "both finish",
-                holds: done,
-            },
-            Goal {
-                name: "the reader sees the increments",
-                holds: |w| w.seen == [Some(1); 2],
-            },
+            Goal { name: "both finish", holds: done },
+            Goal { name: "the reader sees the increments", holds: |w| w.seen == [Some(1); 2] },
         ]
     }
 
@@ -144,27 +119,12 @@ fn a_correct_world_is_explored_completely() {
     let mut exact = BTreeSet::from([start.clone()]);
     let transitions = naive(&start, &mut exact);
     for seed in [0, 1, 99] {
-        let outcome = explore(
-            &start,
-            &Bounds {
-                seed,
-                ..Bounds::default()
-            },
-        );
+        let outcome = explore(&start, &Bounds { seed, ..Bounds::default() });
         assert!(outcome.is_proof(), "{outcome:?}");
-        assert_eq!(
-            (outcome.states, outcome.transitions),
-            (exact.len(), transitions)
-        );
-        assert_eq!(
-            outcome.depth, 12,
-            "both programs of six acts, one act a move"
-        );
+        assert_eq!((outcome.states, outcome.transitions), (exact.len(), transitions));
+        assert_eq!(outcome.depth, 12, "both programs of six acts, one act a move");
         assert_eq!(outcome.goals[0], ("both finish", Some(12)));
-        assert_eq!(
-            outcome.goals[1],
-            ("the reader sees the increments", Some(10))
-        );
+        assert_eq!(outcome.goals[1], ("the reader sees the increments", Some(10)));
     }
 }
 
@@ -172,10 +132,7 @@ fn a_correct_world_is_explored_completely() {
 fn the_planted_bug_is_found_by_a_shortest_trace() {
     let outcome = explore(&world(EARLY_UNLOCK_WRITER), &Bounds::default());
     let failure = outcome.failure.expect("the bug is reachable");
-    assert_eq!(
-        failure.violation,
-        Violation::new("whole transactions", "read A=1 B=0")
-    );
+    assert_eq!(failure.violation, Violation::new("whole transactions", "read A=1 B=0"));
     assert_eq!(
         failure.trace,
         [
@@ -188,45 +145,21 @@ fn the_planted_bug_is_found_by_a_shortest_trace() {
             "reader Read(1)",
         ]
     );
-    assert!(
-        failure
-            .to_string()
-            .starts_with("violated: whole transactions: read A=1 B=0\n")
-    );
+    assert!(failure.to_string().starts_with("violated: whole transactions: read A=1 B=0\n"));
 }
 
 #[test]
 fn a_cut_space_says_so_and_is_no_proof() {
-    let shallow = explore(
-        &world(EARLY_UNLOCK_WRITER),
-        &Bounds {
-            depth_max: 6,
-            ..Bounds::default()
-        },
-    );
+    let shallow =
+        explore(&world(EARLY_UNLOCK_WRITER), &Bounds { depth_max: 6, ..Bounds::default() });
     assert!(shallow.failure.is_none());
     assert_eq!((shallow.cut, shallow.depth), (Some(Cut::Depth), 6));
     assert!(!shallow.is_proof());
-    let narrow = explore(
-        &world(TWO_PHASE_WRITER),
-        &Bounds {
-            states_max: 10,
-            ..Bounds::default()
-        },
-    );
+    let narrow = explore(&world(TWO_PHASE_WRITER), &Bounds { states_max: 10, ..Bounds::default() });
     assert_eq!((narrow.cut, narrow.states), (Some(Cut::States), 10));
     assert!(!narrow.is_proof());
-    let exact = explore(
-        &world(TWO_PHASE_WRITER),
-        &Bounds {
-            depth_max: 12,
-            ..Bounds::default()
-        },
-    );
-    assert!(
-        exact.is_proof(),
-        "a bound that nothing exceeds cuts nothing"
-    );
+    let exact = explore(&world(TWO_PHASE_WRITER), &Bounds { depth_max: 12, ..Bounds::default() });
+    assert!(exact.is_proof(), "a bound that nothing exceeds cuts nothing");
 }
 
 #[test]
@@ -238,10 +171,7 @@ fn a_goal_that_is_not_reached_spoils_the_proof() {
     assert_eq!(outcome.missed_goals().count(), 2);
     assert!(!outcome.is_proof());
     let deadlocks = explore(&world(OPPOSITE_WRITER), &Bounds::default());
-    assert!(
-        deadlocks.is_proof(),
-        "it can deadlock, yet it can also finish"
-    );
+    assert!(deadlocks.is_proof(), "it can deadlock, yet it can also finish");
 }
 
 #[test]
@@ -256,9 +186,7 @@ fn a_panic_is_a_violation_with_a_trace() {
 fn a_violation_in_the_start_has_an_empty_trace() {
     let mut broken = world(TWO_PHASE_WRITER);
     broken.seen = [Some(0), Some(1)];
-    let failure = explore(&broken, &Bounds::default())
-        .failure
-        .expect("broken from the start");
+    let failure = explore(&broken, &Bounds::default()).failure.expect("broken from the start");
     assert!(failure.trace.is_empty());
 }
 
@@ -279,11 +207,7 @@ impl World for Bag {
     }
 
     fn check(&self) -> Result<(), Violation> {
-        if self.0.len() == 3 {
-            Err(Violation::new("never full", "three tokens"))
-        } else {
-            Ok(())
-        }
+        if self.0.len() == 3 { Err(Violation::new("never full", "three tokens")) } else { Ok(()) }
     }
 
     fn canonical(&mut self) {
@@ -293,19 +217,8 @@ impl World for Bag {
 
 #[test]
 fn canonical_forms_merge_symmetric_states() {
-    let outcome = explore(
-        &Bag(Vec::new()),
-        &Bounds {
-            depth_max: 2,
-            ..Bounds::default()
-        },
-    );
-    assert_eq!(
-        outcome.states, 7,
-        "the subsets of three tokens except the full one"
-    );
-    let failure = explore(&Bag(Vec::new()), &Bounds::default())
-        .failure
-        .expect("three fit");
+    let outcome = explore(&Bag(Vec::new()), &Bounds { depth_max: 2, ..Bounds::default() });
+    assert_eq!(outcome.states, 7, "the subsets of three tokens except the full one");
+    let failure = explore(&Bag(Vec::new()), &Bounds::default()).failure.expect("three fit");
     assert_eq!(failure.trace, ["0", "1", "2"]);
 }

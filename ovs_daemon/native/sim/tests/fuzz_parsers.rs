@@ -13,11 +13,7 @@ fn no_parser_panics_and_what_is_accepted_can_be_written_again() {
             panic!("{} on {input:02x?}: {why}", target.name);
         }
         let reached = tally.accepted * 20 >= tally.cases;
-        assert!(
-            reached,
-            "{}: {} accepted: too few get deep",
-            target.name, tally.accepted
-        );
+        assert!(reached, "{}: {} accepted: too few get deep", target.name, tally.accepted);
     }
 }
 
@@ -27,20 +23,13 @@ fn the_loop_repeats_itself_and_finds_a_planted_panic() {
         assert!(!(bytes.len() > 3 && bytes[2] == 0xff), "planted");
         true
     }
-    let planted = Target {
-        name: "planted",
-        run: fragile,
-        seeds: || vec![vec![0; 64]],
-        seal: |_| {},
-    };
+    let planted =
+        Target { name: "planted", run: fragile, seeds: || vec![vec![0; 64]], seal: |_| {} };
     let first = run(&planted, 4, 100_000);
     let (input, why) = first.failure.expect("a byte of a small input is hit soon");
     assert_eq!((input[2], why.as_str()), (0xff, "planted"));
     let second = run(&planted, 4, 100_000);
-    assert_eq!(
-        (second.cases, second.failure),
-        (first.cases, Some((input, why)))
-    );
+    assert_eq!((second.cases, second.failure), (first.cases, Some((input, why))));
 }
 
 #[test]

@@ -2,10 +2,10 @@
 //! caught.
 //!
 //! ```text
-//! explore [--only NAME] [--traces] [--check] [--write FILE]
+//! explore [--only NAME] [--traces] [--check] [--write FILE] [--states N]
 //! ```
 //!
-//! Without options it prints the tables. `--check` exits with 1 when anything is violated, cut,
+//! Without options it prints the tables. `--states` cuts each world after so many states. `--check` exits with 1 when anything is violated, cut,
 //! missed or survives. `--write FILE` replaces the generated section of `doc/verification.md`.
 //! The environment variable `DEPTH` (0, 1, 2...) selects larger worlds.
 // A program's main may read the clock and write its report; the library may not.
@@ -28,6 +28,7 @@ struct Options {
     check: bool,
     write: Option<String>,
     level: u32,
+    bounds: Bounds,
 }
 
 fn options() -> Result<Options, String> {
@@ -37,23 +38,25 @@ fn options() -> Result<Options, String> {
         check: false,
         write: None,
         level: level()?,
+        bounds: Bounds::default(),
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         let mut value = |what: &str| {
-            arguments
-                .next()
-                .ok_or_else(|| format!("{argument} needs {what} after it"))
+            arguments.next().ok_or_else(|| format!("{argument} needs {what} after it"))
         };
         match argument.as_str() {
             "--traces" => options.traces = true,
             "--check" => options.check = true,
             "--only" => options.only = Some(value("the name of a world")?),
+            "--states" => {
+                let states = value("a number of states")?;
+                options.bounds.states_max =
+                    states.parse().map_err(|_| format!("--states {states}: not a number"))?;
+            }
             "--write" => options.write = Some(value("the file to write")?),
             _ => {
-                return Err(format!(
-                    "unknown option {argument}; see the top of explore.rs"
-                ));
+                return Err(format!("unknown option {argument}; see the top of explore.rs"));
             }
         }
     }
@@ -62,9 +65,9 @@ fn options() -> Result<Options, String> {
 
 fn level() -> Result<u32, String> {
     match std::env::var("DEPTH") {
-        Ok(text) if !text.is_empty() => text
-            .parse()
-            .map_err(|_| format!("DEPTH={text} is not a number: use 0, 1, 2...")),
+        Ok(text) if !text.is_empty() => {
+            text.parse().map_err(|_| format!("DEPTH={text} is not a number: use 0, 1, 2..."))
+        }
         _ => Ok(0),
     }
 }
@@ -79,16 +82,16 @@ struct Report {
     wrong: Vec<String>,
 }
 
-fn run(scenario: &Scenario) -> Report {
-    let bounds = Bounds::default();
+fn run(scenario: &Scenario, bounds: &Bounds) -> Report {
     eprintln!("exploring {} ({})", scenario.name, scenario.bounds);
     let started = Instant::now();
-    let outcome = scenario.explore(&bounds);
+    let outcome = scenario.explore(bounds);
     let seconds = started.elapsed().as_secs_f64();
+    eprintln!("{} states, {} deep, {seconds:.1} s", outcome.states, outcome.depth);
     let mut wrong = complaints(scenario, &outcome);
     let (mut mutants, mut traces) = (String::new(), String::new());
     for mutant in &scenario.mutants {
-        let caught = mutant.explore(&bounds);
+        let caught = mutant.explore(bounds);
         wrong.extend(mutant.survival(&caught));
         let (by, moves) = match &caught.failure {
             Some(failure) => (failure.violation.invariant, failure.trace.len().to_string()),
@@ -107,27 +110,14 @@ fn run(scenario: &Scenario) -> Report {
     }
     let (mut invariants, mut goals) = (String::new(), String::new());
     for (name, promise) in &scenario.invariants {
-        line(
-            &mut invariants,
-            format_args!("| {} | {name} | {promise} |", scenario.name),
-        );
+        line(&mut invariants, format_args!("| {} | {name} | {promise} |", scenario.name));
     }
     for (name, depth) in &outcome.goals {
         let depth = depth.map_or("**never**".to_string(), |depth| depth.to_string());
-        line(
-            &mut goals,
-            format_args!("| {} | {name} | {depth} |", scenario.name),
-        );
+        line(&mut goals, format_args!("| {} | {name} | {depth} |", scenario.name));
     }
     let row = row(scenario, &outcome, seconds);
-    Report {
-        row,
-        invariants,
-        mutants,
-        goals,
-        traces,
-        wrong,
-    }
+    Report { row, invariants, mutants, goals, traces, wrong }
 }
 
 fn row(scenario: &Scenario, outcome: &Outcome, seconds: f64) -> String {
@@ -187,7 +177,8 @@ fn program() -> Result<ExitCode, String> {
     if scenarios.is_empty() {
         return Err("no world to explore: the name is unknown".to_string());
     }
-    let reports: Vec<Report> = scenarios.iter().map(run).collect();
+    let reports: Vec<Report> =
+        scenarios.iter().map(|scenario| run(scenario, &options.bounds)).collect();
     let section = tables(&reports, options.level);
     println!("{section}");
     if options.traces {
@@ -205,11 +196,7 @@ fn program() -> Result<ExitCode, String> {
         eprintln!("{complaint}");
     }
     let failed = options.check && !wrong.is_empty();
-    Ok(if failed {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
-    })
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 fn main() -> ExitCode {

@@ -36,14 +36,8 @@ fn options() -> Result<Options, String> {
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
-        let value = arguments
-            .next()
-            .ok_or_else(|| format!("{argument} needs a value"))?;
-        let number = || {
-            value
-                .parse()
-                .map_err(|_| format!("{argument} {value}: not a number"))
-        };
+        let value = arguments.next().ok_or_else(|| format!("{argument} needs a value"))?;
+        let number = || value.parse().map_err(|_| format!("{argument} {value}: not a number"));
         match argument.as_str() {
             "--cases" => options.cases = number()?,
             "--seed" => options.seed = number()?,
@@ -60,20 +54,13 @@ fn options() -> Result<Options, String> {
 /// Runs one target; true when nothing broke.
 fn try_target(target: &Target, options: &Options) -> Result<bool, String> {
     let tally = run(target, options.seed, options.cases);
-    println!(
-        "{:<24} {:>9} cases, {:>9} accepted",
-        target.name, tally.cases, tally.accepted
-    );
+    println!("{:<24} {:>9} cases, {:>9} accepted", target.name, tally.cases, tally.accepted);
     let Some((input, why)) = tally.failure else {
         return Ok(true);
     };
     let path = format!("{}/{}-{}.bin", options.artifacts, target.name, options.seed);
     std::fs::write(&path, &input).map_err(|why| format!("writing {path}: {why}"))?;
-    println!(
-        "{} panicked on {} bytes saved in {path}: {why}",
-        target.name,
-        input.len()
-    );
+    println!("{} panicked on {} bytes saved in {path}: {why}", target.name, input.len());
     Ok(false)
 }
 
@@ -98,11 +85,7 @@ fn program() -> Result<bool, String> {
     }
     let mut fine = true;
     for target in targets() {
-        if options
-            .target
-            .as_deref()
-            .is_some_and(|name| name != target.name)
-        {
+        if options.target.as_deref().is_some_and(|name| name != target.name) {
             continue;
         }
         match &options.corpus {

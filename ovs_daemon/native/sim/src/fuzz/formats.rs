@@ -19,18 +19,8 @@ pub(super) fn targets() -> Vec<Target> {
             seeds: sco_headers,
             seal: |bytes| seal(bytes, b"OVSSCO01", PAGE),
         },
-        Target {
-            name: "batch_header",
-            run: batch_header,
-            seeds: batches,
-            seal: seal_batch,
-        },
-        Target {
-            name: "object",
-            run: object,
-            seeds: objects,
-            seal: seal_object,
-        },
+        Target { name: "batch_header", run: batch_header, seeds: batches, seal: seal_batch },
+        Target { name: "object", run: object, seeds: objects, seal: seal_object },
         Target {
             name: "checkpoint_footer",
             run: checkpoint_footer,
@@ -111,30 +101,18 @@ fn sco_header(bytes: &[u8]) -> bool {
 
 fn entries() -> Vec<Entry> {
     vec![
-        Entry::Data {
-            lba: 5,
-            clusters: 2,
-        },
-        Entry::Trim {
-            lba: 1 << 33,
-            clusters: 7,
-        },
+        Entry::Data { lba: 5, clusters: 2 },
+        Entry::Trim { lba: 1 << 33, clusters: 7 },
         Entry::SnapshotCreated([1; 16]),
         Entry::Reverted([1; 16]),
         Entry::SnapshotDeleted([1; 16]),
-        Entry::Data {
-            lba: 0,
-            clusters: 1,
-        },
+        Entry::Data { lba: 0, clusters: 1 },
         Entry::Closed,
     ]
 }
 
 fn batches() -> Vec<Vec<u8>> {
-    let large = [Entry::Data {
-        lba: 9,
-        clusters: 1500,
-    }];
+    let large = [Entry::Data { lba: 9, clusters: 1500 }];
     let crcs: Vec<u32> = (0..1500).collect();
     let mut encoded = [Vec::new(), Vec::new(), Vec::new()];
     log::encode_batch_header(&link(), &entries(), &[1, 2, 3], &mut encoded[0]);
@@ -151,11 +129,7 @@ fn batch_header(bytes: &[u8]) -> bool {
     assert_eq!(peeked, Ok(header.pages));
     let slots = header.entries.iter().map(Entry::slots).sum();
     let needed = log::header_pages(slots, header.crcs.len());
-    assert!(
-        needed <= header.pages,
-        "{} pages cannot hold what was read",
-        header.pages
-    );
+    assert!(needed <= header.pages, "{} pages cannot hold what was read", header.pages);
     let mut again = Vec::new();
     log::encode_batch_header(&header.link, &header.entries, &header.crcs, &mut again);
     let back = log::decode_batch_header(&again).expect("what was accepted can be written");
@@ -171,6 +145,7 @@ fn objects() -> Vec<Vec<u8>> {
             log: [0xa5; 16],
             sco: 4,
             epoch: 5,
+            previous_sequence: 5,
             last_sequence: 6,
             last_crc: 7,
             slots: index.entries.iter().map(|entry| entry.slots() as u32).sum(),
@@ -180,10 +155,7 @@ fn objects() -> Vec<Vec<u8>> {
         [&header.encode()[..], &bytes].concat()
     };
     vec![
-        build(ObjectIndex {
-            entries: entries(),
-            crcs: vec![1, 2, 3],
-        }),
+        build(ObjectIndex { entries: entries(), crcs: vec![1, 2, 3] }),
         build(ObjectIndex::default()),
     ]
 }
@@ -206,10 +178,7 @@ fn object(bytes: &[u8]) -> bool {
     assert_eq!(index.crcs.len(), header.clusters as usize);
     let again = index.encode();
     assert_eq!(again.len(), header.index_len());
-    let header = ObjectHeader {
-        index_crc: crc32c(&again),
-        ..header
-    };
+    let header = ObjectHeader { index_crc: crc32c(&again), ..header };
     assert_eq!(ObjectIndex::decode(&header, &again), Ok(index));
     true
 }
@@ -235,13 +204,7 @@ fn checkpoint_footer(bytes: &[u8]) -> bool {
 }
 
 fn metadata() -> Metadata {
-    let chunk = |index| ChunkRef {
-        index,
-        log: 1,
-        object: 7,
-        offset: 1 << 40,
-        len: 99,
-    };
+    let chunk = |index| ChunkRef { index, log: 1, object: 7, offset: 1 << 40, len: 99 };
     Metadata {
         log: [9; 16],
         position: 12,
@@ -249,16 +212,8 @@ fn metadata() -> Metadata {
         last_sequence: 1 << 40,
         scos: vec![(1, 100), (12, 16384)],
         maps: vec![
-            StoredMap {
-                snapshot: [0; 16],
-                position: 12,
-                chunks: vec![chunk(3), chunk(4)],
-            },
-            StoredMap {
-                snapshot: [8; 16],
-                position: 4,
-                chunks: Vec::new(),
-            },
+            StoredMap { snapshot: [0; 16], position: 12, chunks: vec![chunk(3), chunk(4)] },
+            StoredMap { snapshot: [8; 16], position: 4, chunks: Vec::new() },
         ],
     }
 }

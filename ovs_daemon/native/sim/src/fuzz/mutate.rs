@@ -37,11 +37,7 @@ fn once(input: &mut Vec<u8>, others: &[Vec<u8>], random: &mut Random) {
         return;
     }
     // Most structures keep their interesting fields in front.
-    let reach = if random.chance(1, 2) {
-        input.len().min(128)
-    } else {
-        input.len()
-    };
+    let reach = if random.chance(1, 2) { input.len().min(128) } else { input.len() };
     let at = random.index(reach);
     match random.below(10) {
         0 | 1 => input[at] ^= 1 << random.below(8),
@@ -50,16 +46,8 @@ fn once(input: &mut Vec<u8>, others: &[Vec<u8>], random: &mut Random) {
             let width = 1usize << random.below(4);
             let aligned = at & !(width - 1);
             let edge = EDGES[random.index(EDGES.len())];
-            let edge = if random.chance(1, 4) {
-                edge.wrapping_sub(1)
-            } else {
-                edge
-            };
-            let bytes = if random.chance(1, 4) {
-                edge.to_be_bytes()
-            } else {
-                edge.to_le_bytes()
-            };
+            let edge = if random.chance(1, 4) { edge.wrapping_sub(1) } else { edge };
+            let bytes = if random.chance(1, 4) { edge.to_be_bytes() } else { edge.to_le_bytes() };
             let from = if random.chance(1, 4) { 8 - width } else { 0 };
             put(input, aligned, &bytes[from..from + width]);
         }
@@ -77,11 +65,7 @@ fn once(input: &mut Vec<u8>, others: &[Vec<u8>], random: &mut Random) {
             let end = (at + 1 + random.index(64)).min(input.len());
             let piece = input[at..end].to_vec();
             let to = random.index(input.len());
-            if random.chance(1, 2) {
-                put(input, to, &piece)
-            } else {
-                insert(input, to, &piece)
-            }
+            if random.chance(1, 2) { put(input, to, &piece) } else { insert(input, to, &piece) }
         }
         _ => {
             let other = &others[random.index(others.len())];

@@ -1,0 +1,300 @@
+//! The worlds of the volume owner that are explored: each has enough of everything to reach one
+//! part of its life, so that every one of them can be explored to the end.
+
+use machines::volume::{Action, Limits, Mutant, Stage, Stall};
+
+use super::disk::Safety;
+use super::{Bounds, OpenPolicy, Request, VolumeWorld};
+use crate::scenario::Scenario;
+
+const WRITE_0: Request = Request::Write { lba: 0, clusters: 1, fua: false };
+const WRITE_1: Request = Request::Write { lba: 1, clusters: 1, fua: false };
+const WRITE_BOTH: Request = Request::Write { lba: 0, clusters: 2, fua: false };
+const FUA_0: Request = Request::Write { lba: 0, clusters: 1, fua: true };
+const TRIM_0: Request = Request::Trim { lba: 0 };
+
+const READS: (&str, &str) = (
+    "reads return what was written",
+    "what a running volume and its snapshots show is what the first k operations made, with k at \
+     or after the last acknowledged one",
+);
+const KILL: (&str, &str) = (
+    "acknowledged survives kill -9",
+    "in every state: opening after `kill -9` would find all acknowledged operations, in order",
+);
+const POWER: (&str, &str) = (
+    "flushed survives power loss",
+    "in every state: opening after power loss would find all that a flush, FUA or snapshot verb \
+     promised, and a prefix of the operations after it",
+);
+const BUFFERED: (&str, &str) = (
+    "buffer until stored",
+    "a file leaves the write buffer only when its object is stored, or open needs neither",
+);
+const DANGLING: (&str, &str) = (
+    "no reference dangles",
+    "no deleted SCO is referred to by the head, a snapshot, the stored checkpoint or its replay",
+);
+const CHECKPOINT: (&str, &str) = (
+    "checkpoints hold what is stored",
+    "when a checkpoint is stored, every SCO up to its position that exists is an object",
+);
+const OPENS: (&str, &str) = (
+    "the volume can be opened",
+    "in every state, after `kill -9` and after power loss: objects and checkpoint fit together \
+     without a hole, and no header claims that something was durable that is gone",
+);
+const LEAKS: (&str, &str) =
+    ("nothing leaks", "the machine knows every object on the backend, also after a crash");
+const PROGRESS: (&str, &str) = (
+    "no operation is forgotten",
+    "while somebody waits for an answer, or for the volume to drain, something is on its way",
+);
+const ORDER: (&str, &str) =
+    ("batches are in order", "each batch continues the log, in a file that is there");
+const NUMBERS: (&str, &str) =
+    ("numbers are not used twice", "no file or object gets the number of another one");
+const ANSWERS: (&str, &str) = ("one answer each", "every operation is answered at most once");
+const SNAPSHOT: (&str, &str) =
+    ("snapshots end their SCO", "the position of a snapshot is a closed SCO");
+
+const LIMITS: Limits = Limits {
+    sco_clusters: 2,
+    buffer_scos: 2,
+    keep_scos: 0,
+    checkpoint_scos: 1,
+    batch_clusters: 2,
+    op_clusters: 2,
+    compact_percent: 0,
+};
+
+/// A world without any faults.
+fn calm(operations: u8, menu: Vec<(Request, u8)>) -> Bounds {
+    Bounds {
+        limits: LIMITS,
+        menu,
+        operations,
+        outstanding: 1,
+        crashes: 0,
+        failures: 0,
+        may_fail: |_| false,
+        open: OpenPolicy { rewrites: true },
+        drain: false,
+        goals: Vec::new(),
+    }
+}
+
+fn words(bounds: &Bounds) -> String {
+    let faults = [
+        (bounds.crashes, "crash"),
+        (bounds.failures, "failed action"),
+        (u8::from(bounds.drain), "drain"),
+    ];
+    let faults = faults.iter().filter(|(times, _)| *times > 0);
+    let faults: Vec<String> = faults.map(|(times, what)| format!("{what} x{times}")).collect();
+    format!(
+        "{} operations of {} kinds, {} at a time; {}",
+        bounds.operations,
+        bounds.menu.len(),
+        bounds.outstanding,
+        faults.join(", ")
+    )
+}
+
+/// Builds a scenario; the world borrows its bounds for as long as the program runs.
+fn scenario(
+    name: &'static str,
+    invariants: &[(&'static str, &'static str)],
+    bounds: Bounds,
+    mutants: &[(Mutant, &'static str)],
+) -> (Scenario, &'static Bounds) {
+    let bounds: &'static Bounds = Box::leak(Box::new(bounds));
+    let start = VolumeWorld::new(bounds, None);
+    let mut scenario = Scenario::new(name, "machines::volume", words(bounds), invariants, start);
+    for (mutant, caught_by) in mutants {
+        let start = VolumeWorld::new(bounds, Some(*mutant));
+        scenario = scenario.mutant(mutant_name(*mutant), caught_by, start);
+    }
+    (scenario, bounds)
+}
+
+/// Every world of the volume owner.
+pub fn scenarios(level: u32) -> Vec<Scenario> {
+    let more = u8::try_from(level).unwrap_or(u8::MAX);
+    vec![log(more), backend(more), snapshots(more), revert(more), compaction(more), full(more)]
+}
+
+/// Appends, syncs and crashes, with operations that overlap.
+fn log(more: u8) -> Scenario {
+    let menu = vec![(WRITE_0, 2 + more), (FUA_0, 1), (TRIM_0, 1), (Request::Flush, 1)];
+    let bounds = Bounds {
+        outstanding: 2,
+        crashes: 2,
+        failures: 1,
+        may_fail: |action| matches!(action, Action::Append | Action::Sync { .. } | Action::Open(_)),
+        goals: vec![
+            ("two operations share a batch", |w| {
+                w.disk.files.values().flatten().any(|record| record.entries.len() > 2)
+            }),
+            ("an object saves what a failed sync left at risk", |w| {
+                let saved = |s: &machines::volume::Sco| s.unsyncable && s.stage == Stage::Evicted;
+                w.volume.scos().values().any(saved) && w.reference.outstanding().is_empty()
+            }),
+            ("the process dies while pages are forgotten", |w| {
+                let mut records = w.disk.files.values().flatten();
+                w.budget.crashes == 0 && records.any(|record| record.safety == Safety::Forgotten)
+            }),
+        ],
+        ..calm(3 + more, menu)
+    };
+    let mutants = [
+        (Mutant::FlushWithoutSync, POWER.0),
+        (Mutant::FuaWithoutSync, POWER.0),
+        (Mutant::SyncCoversTooMuch, POWER.0),
+        (Mutant::BelieveSecondSync, POWER.0),
+        (Mutant::CompleteBeforeAppend, KILL.0),
+        (Mutant::ForgetTrim, READS.0),
+        (Mutant::AnswerTwice, ANSWERS.0),
+        (Mutant::SkipSequence, ORDER.0),
+    ];
+    let invariants = [READS, KILL, POWER, ANSWERS, ORDER];
+    let (scenario, bounds) = scenario("volume-log", &invariants, bounds, &mutants);
+    let careless = Bounds { open: OpenPolicy { rewrites: false }, ..bounds.clone() };
+    let careless = Box::leak(Box::new(careless));
+    let start = VolumeWorld::new(careless, None);
+    scenario.mutant("open only syncs what an earlier life failed to sync", POWER.0, start)
+}
+
+/// Uploads, evictions, checkpoints and deletions, one client operation after the other.
+fn backend(more: u8) -> Scenario {
+    let menu = vec![(WRITE_0, 2), (WRITE_BOTH, 2 + more)];
+    let bounds = Bounds {
+        crashes: 2,
+        failures: 1,
+        may_fail: |action| {
+            matches!(
+                action,
+                Action::Upload(_) | Action::Checkpoint | Action::Delete(_) | Action::Sync { .. }
+            )
+        },
+        goals: vec![
+            ("an object is deleted", |w| {
+                let last = w.disk.objects.keys().next_back().copied().unwrap_or(0);
+                w.disk.objects.len() < last as usize && w.disk.files.is_empty()
+            }),
+            ("the backend is behind and writes wait", |w| {
+                w.volume.stall() == Some(Stall::BackendBehind)
+            }),
+            ("a failed upload succeeds later", |w| {
+                w.budget.failures == 0 && w.flight.is_empty() && w.disk.checkpoint.is_some()
+            }),
+        ],
+        ..calm(3 + more, menu)
+    };
+    let mutants = [
+        (Mutant::UploadNewestFirst, OPENS.0),
+        (Mutant::EvictBeforeUploaded, BUFFERED.0),
+        (Mutant::FailedUploadCounts, BUFFERED.0),
+        (Mutant::CheckpointTooEarly, CHECKPOINT.0),
+        (Mutant::DeleteBeforeCheckpoint, DANGLING.0),
+        (Mutant::ReuseNumbers, NUMBERS.0),
+    ];
+    let invariants = [OPENS, BUFFERED, CHECKPOINT, DANGLING, NUMBERS];
+    scenario("volume-backend", &invariants, bounds, &mutants).0
+}
+
+/// Snapshots taken and deleted.
+fn snapshots(more: u8) -> Scenario {
+    let menu =
+        vec![(WRITE_BOTH, 2 + more), (Request::Snapshot(1), 1), (Request::DeleteSnapshot(1), 1)];
+    let bounds = Bounds {
+        crashes: 1,
+        goals: vec![("a snapshot outlives the content of the head", |w| {
+            w.disk.checkpoint.as_ref().is_some_and(|stored| {
+                let taken = &stored.taken;
+                taken.snapshots.iter().any(|snapshot| snapshot.map != taken.map)
+            })
+        })],
+        ..calm(3 + more, menu)
+    };
+    let mutants = [
+        (Mutant::DeleteIgnoresSnapshots, DANGLING.0),
+        (Mutant::SnapshotWithoutClosing, SNAPSHOT.0),
+        (Mutant::ForgetDeleting, LEAKS.0),
+    ];
+    scenario("volume-snapshots", &[SNAPSHOT, DANGLING, LEAKS], bounds, &mutants).0
+}
+
+/// Going back to a snapshot.
+fn revert(more: u8) -> Scenario {
+    let menu = vec![(WRITE_BOTH, 2 + more), (Request::Snapshot(1), 1), (Request::Revert(1), 1)];
+    let bounds = Bounds {
+        crashes: 1,
+        goals: vec![("the head goes back to a SCO before its last one", |w| {
+            let refers = machines::map::count_refs(&[w.volume.map()], 0);
+            let last = w.volume.scos().keys().next_back().copied().unwrap_or(0);
+            refers.keys().all(|sco| *sco + 2 < last) && !refers.is_empty()
+        })],
+        ..calm(4 + more, menu)
+    };
+    scenario("volume-revert", &[], bounds, &[]).0
+}
+
+/// Compaction: live clusters move while clients write.
+fn compaction(more: u8) -> Scenario {
+    let menu = vec![(WRITE_BOTH, 1), (WRITE_0, 3 + more)];
+    let bounds = Bounds {
+        limits: Limits { compact_percent: 50, ..LIMITS },
+        crashes: 1,
+        goals: vec![("a SCO is emptied and deleted", |w| {
+            let first = w.disk.objects.keys().next().copied().unwrap_or(0);
+            first > 1 && w.disk.checkpoint.as_ref().is_some_and(|c| c.taken.map.mapped() == 2)
+        })],
+        ..calm(3 + more, menu)
+    };
+    let mutants = [(Mutant::RelocateBlindly, KILL.0)];
+    scenario("volume-compaction", &[KILL], bounds, &mutants).0
+}
+
+/// A full disk, and closing the volume.
+fn full(more: u8) -> Scenario {
+    let menu = vec![(WRITE_BOTH, 2 + more), (TRIM_0, 1), (Request::Flush, 1)];
+    let bounds = Bounds {
+        outstanding: 2,
+        failures: 2,
+        may_fail: |action| matches!(action, Action::Append | Action::Open(_)),
+        drain: true,
+        goals: vec![
+            ("writes wait for space", |w| w.volume.stall() == Some(Stall::NoSpace)),
+            ("everything is drained after the disk was full", |w| {
+                w.drained && w.budget.failures == 0 && w.budget.operations == 0
+            }),
+        ],
+        ..calm(3 + more, menu)
+    };
+    scenario("volume-full", &[PROGRESS], bounds, &[(Mutant::ForgetFailedAppend, PROGRESS.0)]).0
+}
+
+fn mutant_name(mutant: Mutant) -> &'static str {
+    match mutant {
+        Mutant::FlushWithoutSync => "a flush completes at once",
+        Mutant::CompleteBeforeAppend => "a write completes before it is appended",
+        Mutant::SyncCoversTooMuch => "a sync covers the batch appended while it ran",
+        Mutant::BelieveSecondSync => "a failed sync is repeated and believed",
+        Mutant::UploadNewestFirst => "the newest closed SCO is uploaded first",
+        Mutant::EvictBeforeUploaded => "a file is evicted when its upload starts",
+        Mutant::FailedUploadCounts => "a failed upload counts as done",
+        Mutant::CheckpointTooEarly => "a checkpoint is stored before its SCOs are",
+        Mutant::DeleteIgnoresSnapshots => "snapshots do not keep their SCOs",
+        Mutant::DeleteBeforeCheckpoint => "a SCO is deleted when the head leaves it",
+        Mutant::RelocateBlindly => "relocated clusters replace newer ones",
+        Mutant::ForgetTrim => "a trim does not reach the map",
+        Mutant::FuaWithoutSync => "a write with FUA completes like any other",
+        Mutant::SnapshotWithoutClosing => "a snapshot leaves its SCO open",
+        Mutant::ForgetDeleting => "checkpoints leave out what is being deleted",
+        Mutant::ForgetFailedAppend => "a failed append is not tried again",
+        Mutant::SkipSequence => "every second sequence is left out",
+        Mutant::ReuseNumbers => "every SCO gets the same number",
+        Mutant::AnswerTwice => "a write is answered twice",
+    }
+}
