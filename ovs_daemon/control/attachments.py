@@ -103,6 +103,8 @@ def reconcile_edge(host: Host) -> None:
         for uuid in sorted(wanted.keys() - served):
             try:
                 serve(host, wanted[uuid])
+                if host.is_open(uuid):
+                    host.forget_failure(uuid)
                 LOG.info("the Edge serves volume %s again", uuid)
             except EdgeUnavailable:
                 raise

@@ -41,6 +41,8 @@ def _purge_one(host: Host, uuid: str) -> str | None:
         return None
     if volume.state is not State.DELETING:
         _drop_snapshots(host, volume)
+        if host.is_open(uuid):
+            host.forget_failure(uuid)
         if volume.state is not State.HIDDEN or host.store.snapshots(uuid):
             return None
         volume = _decide_hidden(host, uuid)

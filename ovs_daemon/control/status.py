@@ -35,12 +35,13 @@ def status(host: Host, edge_connected: bool) -> dict[str, Any]:
 def describe_volume(host: Host, volume: Volume) -> dict[str, Any]:
     """A volume as users see it; sizes in bytes."""
     failure = host.failures().get(volume.uuid)
+    usable = failure is None or host.is_open(volume.uuid)
     attachment = volume.attachment
     return {
         "name": volume.name,
         "uuid": volume.uuid,
         "size": volume.size,
-        "state": "failed" if failure is not None else volume.state.value,
+        "state": volume.state.value if usable else "failed",
         "template": volume.template,
         "attached": None if attachment is None else attachment.mode.value,
         "read_only": volume.template or (attachment is not None and attachment.read_only),

@@ -6,8 +6,11 @@ import pytest
 
 from ovs_daemon.control import snapshots, volumes
 from ovs_daemon.control.records import State
+from ovs_daemon.control.recovery import recover
+from ovs_daemon.control.status import describe_volume
 from ovs_daemon.control.volumes import Source
 from ovs_daemon.errors import VStorageError
+from tests.support.fake_engine import FakeEngine
 from tests.support.house import MIB, House
 
 GIB = 1 << 30
@@ -228,6 +231,27 @@ def test_verbs_on_a_volume_that_does_not_open(house: House) -> None:
     house.disk.volumes[volume.uuid].corrupt = False
     volumes.resize_volume(house.host, "web1", 2 * GIB)
     assert house.host.failures() == {}, "tried again, and it works"
+
+
+def test_a_deletion_that_fails_at_the_start_is_shown_until_it_succeeds(house: House) -> None:
+    volumes.create_volume(house.host, "web1", GIB, None)
+    snapshots.create_snapshot(house.host, "web1", "s1")
+    house.engine.fail = {"delete_snapshot"}
+    with refused("io"):
+        snapshots.delete_snapshot(house.host, "web1", "s1")
+    engine = FakeEngine(house.disk)
+    engine.fail = {"delete_snapshot"}
+    house.host = house.make_host(house.registry, engine)
+    recover(house.host)
+    (failure,) = house.host.failures().values()
+    assert failure.code == "io"
+    volume = house.host.require("", "web1")
+    assert describe_volume(house.host, volume)["state"] == "available", (
+        "it can be used all the same"
+    )
+    engine.fail = set()
+    assert snapshots.delete_snapshot(house.host, "web1", "s1")
+    assert house.host.failures() == {}
 
 
 def test_sco_size_is_the_parents(house: House) -> None:
