@@ -446,7 +446,8 @@ fn what_does_not_fit_is_refused_and_changes_nothing() {
 }
 
 fn stored(number: u64) -> Stored {
-    Stored { log: number as u16, object: number, offset: number * 512, length: number as u32 }
+    let log = u128::from(number).wrapping_mul(0x1_0000_0000_0000_0001).to_be_bytes();
+    Stored { log, object: number, offset: number * 512, length: number as u32 }
 }
 
 #[test]

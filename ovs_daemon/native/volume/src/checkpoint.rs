@@ -37,7 +37,9 @@ pub struct NewCheckpoint {
     pub log: Uuid,
     /// Its UUID as text.
     pub log_text: String,
-    /// Index of the log in the table of ancestors.
+    /// The volume's table of logs; its own is the last.
+    pub ancestors: Vec<(Uuid, String)>,
+    /// Index of the log in that table.
     pub own_log: u16,
     /// The owner's epoch.
     pub epoch: u64,
@@ -87,28 +89,33 @@ impl Writer<'_> {
             return Ok(*known);
         }
         let own = self.new.own_log;
-        let reference = match chunk.stored() {
-            Some(at) if at.log != own || at.object >= self.rewrite_below => ChunkRef {
-                index,
-                log: at.log,
-                object: at.object,
-                offset: at.offset,
-                len: at.length,
-            },
-            _ => {
+        let reference = match self.known(index, chunk) {
+            Some(reference) => reference,
+            None => {
                 self.record.clear();
                 chunk.encode(index, &mut self.record);
                 sink.write(&self.record)?;
                 let (object, offset) = (self.new.number, self.offset);
                 let len = self.record.len() as u32;
                 self.offset += u64::from(len);
-                let stored = Stored { log: own, object, offset, length: len };
+                let stored = Stored { log: self.new.log, object, offset, length: len };
                 self.fresh.push((chunk.clone(), stored));
                 ChunkRef { index, log: own, object, offset, len }
             }
         };
         self.done.insert(Arc::as_ptr(chunk), reference);
         Ok(reference)
+    }
+
+    /// Where the chunk is stored already, when a reference to there is good: in an object of this
+    /// log that is not to be emptied, or of an ancestor, which keeps its objects for its clones. A
+    /// sibling clone or a clone of this volume may have stored the chunk too, for they share it in
+    /// memory; nobody keeps their objects for this volume.
+    fn known(&self, index: u32, chunk: &Chunk) -> Option<ChunkRef> {
+        let Stored { log, object, offset, length } = chunk.stored()?;
+        let number = self.new.ancestors.iter().position(|(uuid, _)| *uuid == log)? as u16;
+        let good = number != self.new.own_log || object >= self.rewrite_below;
+        good.then_some(ChunkRef { index, log: number, object, offset, len: length })
     }
 
     fn map(
@@ -251,13 +258,12 @@ fn read_metadata(backend: &dyn Backend, name: &str, log: &Uuid) -> alba::Result<
 /// Loads a checkpoint with all its chunks; chunks that maps share are read and kept once.
 pub fn load(
     backend: &dyn Backend,
-    ancestors: &[String],
-    log: &Uuid,
+    ancestors: &[(Uuid, String)],
     number: u64,
 ) -> alba::Result<Loaded> {
-    let own = ancestors.last().map_or("", String::as_str);
-    let name = checkpoint_name(own, number);
-    let metadata = read_metadata(backend, &name, log)?;
+    let (log, own) = ancestors.last().cloned().unwrap_or_default();
+    let name = checkpoint_name(&own, number);
+    let metadata = read_metadata(backend, &name, &log)?;
     let mut known: HashMap<(u16, u64, u64), Arc<Chunk>> = HashMap::new();
     let mut maps = Vec::new();
     for stored in &metadata.maps {
@@ -283,11 +289,15 @@ pub fn load(
     Ok(Loaded { metadata, map, snapshots })
 }
 
-fn load_chunk(backend: &dyn Backend, ancestors: &[String], at: &ChunkRef) -> alba::Result<Chunk> {
-    let log = ancestors
+fn load_chunk(
+    backend: &dyn Backend,
+    ancestors: &[(Uuid, String)],
+    at: &ChunkRef,
+) -> alba::Result<Chunk> {
+    let (log, log_text) = ancestors
         .get(usize::from(at.log))
         .ok_or_else(|| corrupt("checkpoint", format!("chunk {} of an unknown log", at.index)))?;
-    let name = checkpoint_name(log, at.object);
+    let name = checkpoint_name(log_text, at.object);
     let mut record = vec![0; at.len as usize];
     backend.read(&name, at.offset, &mut record)?;
     let (index, chunk) =
@@ -295,7 +305,11 @@ fn load_chunk(backend: &dyn Backend, ancestors: &[String], at: &ChunkRef) -> alb
     if index != at.index {
         return Err(corrupt(&name, format!("chunk {} is in the place of {}", index, at.index)));
     }
-    let stored = Stored { log: at.log, object: at.object, offset: at.offset, length: at.len };
+    let stored = Stored { log: *log, object: at.object, offset: at.offset, length: at.len };
     let _ = chunk.set_stored(stored);
     Ok(chunk)
 }
+
+#[cfg(test)]
+#[path = "checkpoint_tests.rs"]
+mod tests;

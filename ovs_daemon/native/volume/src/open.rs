@@ -177,8 +177,7 @@ pub fn open(
     };
     let mut end = ChainEnd { sco: 0, sequence: 0, crc: 0 };
     if let Some(number) = checkpoints.last() {
-        let names: Vec<String> = ancestors.iter().map(|(_, text)| text.clone()).collect();
-        let loaded = load(backend, &names, &log, *number)?;
+        let loaded = load(backend, &ancestors, *number)?;
         let metadata = loaded.metadata;
         end = ChainEnd {
             sco: metadata.position,

@@ -190,6 +190,7 @@ impl Volume {
             taken,
             log,
             log_text,
+            ancestors: self.ancestors.clone(),
             own_log: self.machine.own_log(),
             epoch: self.epoch,
             number,

@@ -74,9 +74,8 @@ impl Chunk {
     /// chunk by then and keeps its None. Returns false (and keeps the other's address) when two
     /// threads do this at once.
     ///
-    /// All maps that share the chunk see the address, those of other volumes (clones) too. So a
-    /// volume may share chunks in memory with another one only where both know them to be stored:
-    /// a snapshot that has been checkpointed, whose checkpoints stay while a clone refers to them.
+    /// All maps that share the chunk see the address, those of other volumes (clones, siblings)
+    /// too: who reads one must ask whether the object of that log stays while it is referred to.
     pub fn set_stored(&self, stored: Stored) -> bool {
         self.stored.set(stored)
     }

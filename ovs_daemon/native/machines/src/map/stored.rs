@@ -1,7 +1,7 @@
 //! Where a chunk was last stored, readable and settable through a shared reference: the checkpoint
 //! thread works on a clone of the map while the owner goes on reading and writing its own.
 //!
-//! Three words, guarded by a state and a version in the first. A writer takes the cell by a
+//! Five words, guarded by a state and a version in the first. A writer takes the cell by a
 //! compare-and-swap to `BUSY`, stores the other words, then publishes the first. A reader takes the
 //! first word, the others, and the first again; any change in between makes it answer None, which
 //! is always safe: a chunk without an address is merely stored once more. Nobody waits.
@@ -16,8 +16,9 @@ use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 /// The address of a chunk record in a checkpoint object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Stored {
-    /// Index (as in `Loc::log`) of the log whose checkpoint it is.
-    pub log: u16,
+    /// UUID of the log whose checkpoint it is. Not an index as in `Loc::log`: volumes with different
+    /// tables of logs share chunks, and the same index means another log in each.
+    pub log: [u8; 16],
     /// Number of the checkpoint object in that log.
     pub object: u64,
     /// Place of the record in the object, in bytes.
@@ -30,13 +31,14 @@ const EMPTY: u64 = 0;
 const BUSY: u64 = 1;
 const SET: u64 = 2;
 const STATE: u64 = 3;
-const VERSION: u64 = 0xfffc;
+const VERSION: u64 = 0xffff_fffc;
 const VERSION_ONE: u64 = 4;
 
-/// `first`: state (2 bits), version (14), log (16), length (32).
+/// `first`: state (2 bits), version (30), length (32). `log`: the UUID's halves, big endian.
 #[derive(Debug, Default)]
 pub(super) struct StoredCell {
     first: AtomicU64,
+    log: [AtomicU64; 2],
     object: AtomicU64,
     offset: AtomicU64,
 }
@@ -52,11 +54,17 @@ impl StoredCell {
     fn read(&self, meanwhile: impl FnOnce()) -> Option<Stored> {
         let first = self.first.load(Acquire);
         meanwhile();
+        let [high, low] = self.log.each_ref().map(|half| u128::from(half.load(Acquire)));
         let (object, offset) = (self.object.load(Acquire), self.offset.load(Acquire));
         if first & STATE != SET || self.first.load(Relaxed) != first {
             return None;
         }
-        Some(Stored { log: (first >> 16) as u16, object, offset, length: (first >> 32) as u32 })
+        Some(Stored {
+            log: (high << 64 | low).to_be_bytes(),
+            object,
+            offset,
+            length: (first >> 32) as u32,
+        })
     }
 
     /// False when another thread was setting the address at the same time.
@@ -68,9 +76,12 @@ impl StoredCell {
         {
             return false;
         }
+        let log = u128::from_be_bytes(stored.log);
+        self.log[0].store((log >> 64) as u64, Release);
+        self.log[1].store(log as u64, Release);
         self.object.store(stored.object, Release);
         self.offset.store(stored.offset, Release);
-        let first = u64::from(stored.length) << 32 | u64::from(stored.log) << 16 | version | SET;
+        let first = u64::from(stored.length) << 32 | version | SET;
         self.first.store(first, Release);
         true
     }
@@ -87,7 +98,7 @@ mod tests {
     use super::*;
 
     fn stored(number: u64) -> Stored {
-        Stored { log: 1, object: number, offset: number * 3, length: 5 }
+        Stored { log: [number as u8; 16], object: number, offset: number * 3, length: 5 }
     }
 
     #[test]
