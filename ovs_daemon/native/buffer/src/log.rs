@@ -58,11 +58,22 @@ impl ScoFile {
         Ok(())
     }
 
-    /// Reads clusters and waits for them; for worker threads.
-    pub fn read_blocking(&self, ordinal: u32, into: &mut [u8]) -> Result<(), StoreError> {
-        for (index, cluster) in into.chunks_exact_mut(PAGE).enumerate() {
-            let page = self.index.pages[ordinal as usize + index];
-            self.file.read_bytes_at(u64::from(page) * PAGE as u64, cluster)?;
+    /// Reads clusters and waits for them; for worker threads. One read fetches the clusters with
+    /// the headers between them, since small batches alternate with headers.
+    pub fn read_blocking(
+        &self,
+        ordinal: u32,
+        into: &mut [u8],
+        scratch: &mut Vec<u8>,
+    ) -> Result<(), StoreError> {
+        let count = into.len() / PAGE;
+        let pages = &self.index.pages[ordinal as usize..ordinal as usize + count];
+        let (Some(first), Some(last)) = (pages.first(), pages.last()) else { return Ok(()) };
+        scratch.resize((last - first + 1) as usize * PAGE, 0);
+        self.file.read_bytes_at(u64::from(*first) * PAGE as u64, scratch)?;
+        for (page, cluster) in pages.iter().zip(into.chunks_exact_mut(PAGE)) {
+            let at = (page - first) as usize * PAGE;
+            cluster.copy_from_slice(&scratch[at..at + PAGE]);
         }
         Ok(())
     }

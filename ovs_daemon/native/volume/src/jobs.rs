@@ -229,12 +229,12 @@ fn upload(
     };
     let put = backend.put(&name, &mut |sink| {
         sink.write(&header.encode())?;
-        let mut block = vec![0; 64 * PAGE];
+        let (mut block, mut scratch) = (vec![0; 64 * PAGE], Vec::new());
         let mut ordinal = 0;
         while ordinal < header.clusters {
             let count = (header.clusters - ordinal).min(64) as usize;
             let bytes = &mut block[..count * PAGE];
-            read_checked(file, ordinal, bytes)?;
+            read_checked(file, ordinal, bytes, &mut scratch)?;
             sink.write(bytes)?;
             ordinal += count as u32;
         }
@@ -252,7 +252,12 @@ fn upload(
     Ok(())
 }
 
-fn read_checked(file: &ScoFile, ordinal: u32, bytes: &mut [u8]) -> alba::Result<()> {
+fn read_checked(
+    file: &ScoFile,
+    ordinal: u32,
+    bytes: &mut [u8],
+    scratch: &mut Vec<u8>,
+) -> alba::Result<()> {
     let path = file.file.path().display();
     let failed = |cause, why: String| BackendError {
         attempted: "upload from",
@@ -260,7 +265,8 @@ fn read_checked(file: &ScoFile, ordinal: u32, bytes: &mut [u8]) -> alba::Result<
         cause,
         why,
     };
-    file.read_blocking(ordinal, bytes).map_err(|e| failed(Cause::Failed, e.to_string()))?;
+    file.read_blocking(ordinal, bytes, scratch)
+        .map_err(|e| failed(Cause::Failed, e.to_string()))?;
     for (offset, cluster) in bytes.chunks_exact(PAGE).enumerate() {
         let which = ordinal as usize + offset;
         if crc32c(cluster) != file.index.crcs[which] {
