@@ -5,9 +5,10 @@
 
 pub mod client;
 pub mod memory;
+pub mod nbd;
+pub mod process;
 pub mod server;
 pub mod spin;
-pub mod nbd;
 pub mod target;
 mod token;
 

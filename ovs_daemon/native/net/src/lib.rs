@@ -10,6 +10,8 @@ pub mod clock;
 mod listen;
 pub mod pass;
 pub mod shm;
+mod signal;
 
 pub use bell::Bell;
 pub use listen::{ListenError, UnixSocket, listen_tcp, peer_name, send_now, tune_stream};
+pub use signal::Signals;
