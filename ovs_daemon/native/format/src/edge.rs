@@ -492,7 +492,7 @@ pub struct Attached {
 /// Why a session was refused, for an operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// Stable short code, such as "unknown-volume".
+    /// Stable short code, such as "unknown_volume".
     pub code: String,
     /// What was attempted, on which object.
     pub what: String,

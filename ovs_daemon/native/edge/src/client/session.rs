@@ -273,7 +273,7 @@ impl Session {
 
     fn refusal_of_silence(&self, shared: &Shared) -> Option<Refusal> {
         (!self.why.is_empty()).then(|| Refusal {
-            code: "engine-unreachable".into(),
+            code: "engine_unavailable".into(),
             what: format!("attach volume {}", uuid(&self.uuid)),
             why: self.why.clone(),
             fix: format!(

@@ -302,7 +302,7 @@ fn a_first_attach_fails_with_a_reason_and_what_to_do() {
         panic!("no reason");
     };
     assert_eq!(ending, Ending::Unreachable);
-    assert_eq!(refusal.code, "engine-unreachable");
+    assert_eq!(refusal.code, "engine_unavailable");
     assert!(refusal.why.contains("no engine listens on"), "{}", refusal.why);
     assert!(refusal.fix.contains("start vstorage-daemon"), "{}", refusal.fix);
     bench.start(Bench::fresh_volume());
@@ -311,7 +311,7 @@ fn a_first_attach_fails_with_a_reason_and_what_to_do() {
     let Some(Notice::Ended { ending, refusal: Some(refusal), .. }) = bench.notices.pop() else {
         panic!("no reason");
     };
-    assert_eq!((ending, refusal.code.as_str()), (Ending::Refused, "unknown-volume"));
+    assert_eq!((ending, refusal.code.as_str()), (Ending::Refused, "unknown_volume"));
     assert!(refusal.what.contains("09090909-0909-0909-0909-090909090909"), "{}", refusal.what);
 }
 

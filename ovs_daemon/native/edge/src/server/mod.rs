@@ -428,7 +428,7 @@ impl EdgeServer {
 
 fn unknown(hello: &Hello) -> Refusal {
     Refusal {
-        code: "unknown-volume".into(),
+        code: "unknown_volume".into(),
         what: format!("attach volume {}", uuid(&hello.volume)),
         why: "this engine does not serve a volume with this UUID".into(),
         fix: "check the UUID with 'vstorage volume list'; if it is listed, start its daemon".into(),
@@ -437,7 +437,7 @@ fn unknown(hello: &Hello) -> Refusal {
 
 fn malformed(why: &str) -> Refusal {
     Refusal {
-        code: "malformed-hello".into(),
+        code: "malformed_hello".into(),
         what: "open an Edge session".into(),
         why: why.to_owned(),
         fix: "run a vstorage-edge of the same release as the daemon".into(),

@@ -114,7 +114,7 @@ impl Session {
         let update = "run a vstorage-edge of the same release as the daemon";
         if hello.version < VERSION {
             let why = format!("the Edge speaks version {} of its protocol", hello.version);
-            return Err(failed("old-edge", why, update));
+            return Err(failed("old_edge", why, update));
         }
         let layout =
             Layout::new(hello.entries).map_err(|e| failed("memory", e.to_string(), update))?;

@@ -23,7 +23,7 @@ fn frames() -> Vec<Frame> {
         credits: 128,
     };
     let refusal = Refusal {
-        code: "unknown-volume".into(),
+        code: "unknown_volume".into(),
         what: "attach volume 0303".into(),
         why: "this engine does not serve it".into(),
         fix: "create it, or wait until its daemon has opened it".into(),
