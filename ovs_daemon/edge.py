@@ -72,10 +72,13 @@ class EdgeClient:
             if not failure.code.startswith("unknown_"):
                 raise
 
-    def attached(self) -> set[str]:
-        """UUIDs of the volumes that the Edge serves."""
+    def attached(self) -> dict[str, str]:
+        """The volumes (UUID) that the Edge has attached, and the state of each.
+
+        ``no_socket`` is one whose guest cannot connect; attaching it again makes its socket.
+        """
         answer = self._call("list the Edge's volumes", {"op": "list"})
-        return {str(volume["volume"]) for volume in answer["volumes"]}
+        return {str(one["volume"]): str(one.get("state", "")) for one in answer["volumes"]}
 
     def ping(self) -> None:
         """Return if the Edge answers; raises :class:`EdgeUnavailable` if not."""

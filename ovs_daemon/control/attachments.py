@@ -91,13 +91,14 @@ def reconcile_edge(host: Host) -> None:
     :raises EdgeUnavailable: it went away again
     """
     with host.edge_lock:
-        served = host.edge.attached()
+        attached = host.edge.attached()
+        served = {uuid for uuid, state in attached.items() if state != "no_socket"}
         wanted = {
             volume.uuid: volume
             for volume in host.store.volumes()
             if volume.attachment is not None and volume.attachment.mode is Mode.EDGE
         }
-        for uuid in sorted(served - wanted.keys()):
+        for uuid in sorted(attached.keys() - wanted.keys()):
             host.edge.detach(uuid)
             LOG.info("the Edge stopped serving volume %s, which is not attached", uuid)
         for uuid in sorted(wanted.keys() - served):

@@ -30,5 +30,8 @@ class FakeEdge(EdgeClient):
         elif request["op"] == "detach":
             self.served.pop(request["volume"], None)
         elif request["op"] == "list":
-            return {"ok": True, "volumes": [{"volume": uuid} for uuid in self.served]}
+            return {
+                "ok": True,
+                "volumes": [{"volume": uuid, "state": "serving"} for uuid in self.served],
+            }
         return {"ok": True}

@@ -89,7 +89,7 @@ def test_requests_as_agreed(path: Path) -> None:
     attach(client)
     client.detach("u1")
     client.ping()
-    assert client.attached() == {"u1"}
+    assert client.attached() == {"u1": "ready"}
     assert edge.requests == [
         {
             "op": "attach",
@@ -178,7 +178,7 @@ def test_threads_do_not_mix_their_answers(path: Path) -> None:
     def work() -> None:
         for _ in range(50):
             client.ping()
-            if client.attached() != {"u1"}:
+            if client.attached() != {"u1": "ready"}:
                 wrong.append("mixed")
 
     workers = [threading.Thread(target=work) for _ in range(4)]
