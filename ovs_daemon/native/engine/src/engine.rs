@@ -11,7 +11,7 @@ use alba::{Backend, BackendError, Directory};
 use edge::target::VolumeId;
 use format::entry::Uuid;
 use machines::map::Map;
-use media::Dir;
+use media::{Dir, FileLock};
 use serde_json::{Value, json};
 use volume::{
     Control, OpenSpec, Opened, SharedScos, Tuning, Volume, checkpoint_folder, open, uuid_text,
@@ -37,6 +37,8 @@ pub struct Engine {
     next_shard: AtomicUsize,
     /// Creating, opening and deleting volumes happens one at a time.
     changing: Mutex<()>,
+    /// No other engine may use the same write buffers.
+    _lock: FileLock,
 }
 
 fn backend_error(what: &str, error: &BackendError) -> Error {
@@ -63,6 +65,11 @@ impl Engine {
         for dir in [&config.buffer_dir, &config.run_dir, &config.run_dir.join("direct")] {
             Dir::create(dir).map_err(|e| store_error(what, &e))?;
         }
+        let lock_path = config.buffer_dir.join(".lock");
+        let lock = FileLock::take(&lock_path).map_err(|e| {
+            let fix = "stop the other vstorage-daemon, or give this one another buffer_dir";
+            Error::new("BUFFER_IN_USE", what, e.to_string(), fix)
+        })?;
         let failed = |e: std::io::Error| {
             Error::new("ENGINE_START", what, e.to_string(), "check the limits of this process")
         };
@@ -105,6 +112,7 @@ impl Engine {
             threads: Mutex::new(threads),
             next_shard: AtomicUsize::new(0),
             changing: Mutex::new(()),
+            _lock: lock,
         })
     }
 
@@ -154,7 +162,8 @@ impl Engine {
         mark(&format!("{clone}/parent")).map_err(failed)?;
         mark(&pin_name(&uuid_text(&parent_id), clone)).map_err(failed)?;
         if let Some(place) = self.places.get(&parent_id) {
-            self.mailboxes[place.shard].send(Command::Pin { volume: place.volume });
+            let (volume, control) = (place.volume, Control::Pin);
+            self.ask(place.shard, |reply| Command::Control { volume, control, reply })?;
         }
         Ok(())
     }
@@ -261,7 +270,7 @@ impl Engine {
     pub fn close_volume(&self, text: &str) -> Result<()> {
         let (uuid, place) = self.place(format!("cannot close volume {text}"), text)?;
         let volume = place.volume;
-        self.ask(place.shard, |reply| Command::Unexport { volume, reply })?;
+        self.ask(place.shard, |reply| Command::Quiesce { volume, reply })?;
         let control = Control::Drain;
         self.ask(place.shard, |reply| Command::Control { volume, control, reply })?;
         self.ask(place.shard, |reply| Command::Remove { volume, uuid, deleted: false, reply })
@@ -297,13 +306,17 @@ impl Engine {
         self.backend.delete_folder(&name).map_err(failed)
     }
 
-    fn unpin(&self, clone: &str) -> alba::Result<()> {
+    fn read_parent(&self, clone: &str) -> alba::Result<Option<Parent>> {
         let name = format!("{clone}/parent");
-        let Some(len) = self.backend.len(&name)? else { return Ok(()) };
+        let Some(len) = self.backend.len(&name)? else { return Ok(None) };
         let mut bytes = vec![0; len as usize];
         self.backend.read(&name, 0, &mut bytes)?;
-        if let Ok(parent) = serde_json::from_slice::<Parent>(&bytes) {
-            self.backend.delete(&pin_name(&parent.volume, clone))?;
+        Ok(serde_json::from_slice(&bytes).ok())
+    }
+
+    fn unpin(&self, clone: &str) -> alba::Result<()> {
+        if let Some(parent) = self.read_parent(clone)? {
+            self.backend.delete(&pin_name(&parent.volume.to_ascii_lowercase(), clone))?;
         }
         Ok(())
     }
@@ -332,9 +345,23 @@ impl Engine {
     /// Forgets a snapshot; a missing one is fine.
     pub fn delete_snapshot(&self, text: &str, snapshot: &str) -> Result<()> {
         let what = format!("cannot delete snapshot {snapshot} of volume {text}");
-        let (_, place) = self.place(what, text)?;
+        let (id, place) = self.place(what.clone(), text)?;
         let (volume, control) = (place.volume, Control::DeleteSnapshot(uuid(snapshot)?));
+        self.check_unused(&what, &uuid_text(&id), snapshot)?;
         self.ask(place.shard, |reply| Command::Control { volume, control, reply })
+    }
+
+    /// A snapshot that a clone starts from has to stay.
+    fn check_unused(&self, what: &str, log: &str, snapshot: &str) -> Result<()> {
+        let failed = |e: BackendError| backend_error(what, &e);
+        for clone in self.pins(log).map_err(failed)? {
+            let parent = self.read_parent(&clone).map_err(failed)?;
+            if parent.is_some_and(|p| p.snapshot.eq_ignore_ascii_case(snapshot)) {
+                let why = format!("volume {clone} is a clone of it");
+                return Err(Error::new("HAS_CLONES", what, why, "delete the clones first"));
+            }
+        }
+        Ok(())
     }
 
     /// Makes a snapshot's content the present one.

@@ -28,7 +28,7 @@ pub(crate) enum Command {
     Remove { volume: VolumeId, uuid: Uuid, deleted: bool, reply: Reply<()> },
     Control { volume: VolumeId, control: Control, reply: Reply<()> },
     Grow { volume: VolumeId, size: u64, reply: Reply<()> },
-    Pin { volume: VolumeId },
+    Quiesce { volume: VolumeId, reply: Reply<()> },
     SnapshotMap { volume: VolumeId, snapshot: Uuid, reply: Reply<Option<Map>> },
     Snapshots { volume: VolumeId, reply: Reply<Vec<Uuid>> },
     Export { volume: VolumeId, name: String, path: PathBuf, reply: Reply<()> },

@@ -232,8 +232,10 @@ impl Shard {
                 self.edge.volume_resized(volume, &self.hosted);
                 let _ = reply.send(Ok(()));
             }
-            Command::Pin { volume } => {
-                self.hosted.with(volume, |v, _| v.set_pinned(true));
+            Command::Quiesce { volume, reply } => {
+                self.nbd.unexport(ring, volume);
+                self.hosted.with(volume, |v, _| v.quiesce());
+                let _ = reply.send(Ok(()));
             }
             Command::SnapshotMap { volume, snapshot, reply } => {
                 let map = self.hosted.get(volume).and_then(|v| v.snapshot(&snapshot));

@@ -364,6 +364,32 @@ impl Dir {
     }
 }
 
+/// An exclusive lock on a file, held until it is dropped or the process is gone.
+#[derive(Debug)]
+pub struct FileLock {
+    _file: std::fs::File,
+}
+
+impl FileLock {
+    /// Takes the lock, or fails at once when another process has it.
+    pub fn take(path: &Path) -> Result<Self, StoreError> {
+        let mut options = std::fs::OpenOptions::new();
+        let opened = options.create(true).truncate(false).write(true).mode(0o600).open(path);
+        let file = opened.map_err(|e| StoreError::new("open", path, e))?;
+        // SAFETY: plain system call on a live descriptor.
+        if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } < 0 {
+            let error = match io::Error::last_os_error() {
+                e if e.kind() == io::ErrorKind::WouldBlock => {
+                    io::Error::new(e.kind(), "another process holds it")
+                }
+                e => e,
+            };
+            return Err(StoreError::new("lock", path, error));
+        }
+        Ok(Self { _file: file })
+    }
+}
+
 /// Gives a file another name, replacing what has it.
 pub fn rename(from: &Path, to: &Path) -> Result<(), StoreError> {
     std::fs::rename(from, to).map_err(|e| StoreError::new("rename", from, e))

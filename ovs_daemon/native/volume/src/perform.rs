@@ -198,6 +198,7 @@ impl Volume {
             existing: self.checkpoints.clone(),
             pinned: self.pinned,
         };
+        self.storing_checkpoint = true;
         self.job(Work::Checkpoint(Box::new(new)), out);
         None
     }
@@ -241,12 +242,14 @@ impl Volume {
                 return;
             }
             Outcome::Checkpointed(Ok(stored)) => {
+                self.storing_checkpoint = false;
                 self.trouble.remove("checkpoint");
                 self.checkpoints = stored.existing;
                 self.forget_last_crcs();
                 Message::CheckpointStored { referenced: stored.referenced }
             }
             Outcome::Checkpointed(Err(error)) => {
+                self.storing_checkpoint = false;
                 self.note("checkpoint", error);
                 Message::CheckpointFailed
             }

@@ -34,6 +34,8 @@ pub enum Control {
     Revert(Uuid),
     /// Bring everything to the backend and take a checkpoint.
     Drain,
+    /// From the answer on no checkpoint object is deleted: clones may refer to it.
+    Pin,
 }
 
 /// A control request that has ended well.
@@ -149,6 +151,10 @@ pub struct Volume {
     pub(crate) next_checkpoint: u64,
     pub(crate) last_crcs: BTreeMap<u32, u32>,
     pub(crate) pinned: bool,
+    /// Tickets of pins; answered when no checkpoint from before is being stored.
+    pub(crate) pins: Vec<u64>,
+    pub(crate) storing_checkpoint: bool,
+    quiesced: bool,
     pub(crate) moves: Moves,
     pub(crate) retry_at: Option<u64>,
     pub(crate) drains: Vec<u64>,
@@ -199,6 +205,9 @@ impl Volume {
             next_checkpoint: opened.next_checkpoint,
             last_crcs: opened.last_crcs,
             pinned: false,
+            pins: Vec::new(),
+            storing_checkpoint: false,
+            quiesced: false,
             moves: Moves::default(),
             retry_at: None,
             drains: Vec::new(),
@@ -225,9 +234,16 @@ impl Volume {
         self.size = self.size.max(size);
     }
 
-    /// Clones refer (or not any more) to this volume's checkpoint objects.
+    /// Clones refer to this volume's checkpoint objects. For a volume that does not work yet; see
+    /// [`Control::Pin`] for one that does.
     pub fn set_pinned(&mut self, pinned: bool) {
         self.pinned |= pinned;
+    }
+
+    /// Takes no request any more: before the volume is drained and closed. Requests that come
+    /// nevertheless are not answered; an Edge gives them to whoever serves the volume next.
+    pub fn quiesce(&mut self) {
+        self.quiesced = true;
     }
 
     /// A snapshot's content.
@@ -313,6 +329,9 @@ impl Volume {
     /// Takes a front end's request. Answers come out of [`Volume::turn`].
     pub fn submit(&mut self, request: Request, out: &mut Outputs) {
         let id = request.id;
+        if self.quiesced {
+            return;
+        }
         if let Some(errno) = self.refusal(&request) {
             out.completions.push(Completion { id, outcome: Outcome::Failed(errno) });
             return;
@@ -349,6 +368,11 @@ impl Volume {
             Control::Revert(id) => LogVerb::Revert(id),
             Control::Drain => {
                 self.drains.push(ticket);
+                return;
+            }
+            Control::Pin => {
+                self.pinned = true;
+                self.pins.push(ticket);
                 return;
             }
         };
@@ -417,6 +441,7 @@ impl Volume {
             || !self.incoming_reads.is_empty()
             || !self.statuses.is_empty()
             || !self.drains.is_empty()
+            || (!self.pins.is_empty() && !self.storing_checkpoint)
     }
 
     /// When the next turn has to come even if nothing happens; nanoseconds of the shard's clock.
@@ -436,6 +461,11 @@ impl Volume {
         for ticket in std::mem::take(&mut self.drains) {
             self.moves.drains.push(ticket);
             self.run(Message::Drain, ring, out);
+        }
+        if !self.storing_checkpoint {
+            for ticket in std::mem::take(&mut self.pins) {
+                self.finish(Owner::Control(ticket), None, out);
+            }
         }
         self.admit(now, ring, out);
         self.run(Message::Turn, ring, out);

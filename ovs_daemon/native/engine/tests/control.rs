@@ -1,0 +1,163 @@
+//! Control calls: what they do, and what they say when they can't.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::fs;
+use std::path::PathBuf;
+
+use engine::{Engine, Error};
+use serde_json::{Value, json};
+
+const A: &str = "aaaaaaaa-0000-4000-8000-000000000001";
+const B: &str = "bbbbbbbb-0000-4000-8000-000000000002";
+const SNAPSHOT: &str = "cccccccc-0000-4000-8000-000000000003";
+
+struct Place {
+    root: PathBuf,
+}
+
+impl Place {
+    fn new(name: &str) -> Self {
+        let root = std::env::temp_dir().join(format!("ovs-engine-{}-{name}", std::process::id()));
+        let _ = fs::remove_dir_all(&root);
+        Self { root }
+    }
+
+    fn config(&self) -> Value {
+        json!({
+            "buffer_dir": self.root.join("buffer"),
+            "backend_dir": self.root.join("backend"),
+            "run_dir": self.root.join("run"),
+            "sco_size": 1 << 20,
+            "reserve": 0,
+        })
+    }
+
+    fn engine(&self) -> Engine {
+        Engine::new(&self.config().to_string()).unwrap()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.root);
+    }
+}
+
+fn create(engine: &Engine, uuid: &str, parent: Option<(&str, &str)>) -> Result<(), Error> {
+    let parent = parent.map(|(volume, snapshot)| json!({"volume": volume, "snapshot": snapshot}));
+    let spec = json!({"uuid": uuid, "size": 1 << 30, "epoch": 0, "parent": parent});
+    engine.create_volume(&spec.to_string())
+}
+
+fn open(engine: &Engine, uuid: &str, parent: Option<(&str, &str)>) -> Result<String, Error> {
+    let ancestors: Vec<&str> = parent.iter().map(|(volume, _)| *volume).chain([uuid]).collect();
+    let parent = parent.map(|(volume, snapshot)| json!({"volume": volume, "snapshot": snapshot}));
+    let spec = json!({
+        "uuid": uuid, "size": 1 << 30, "epoch": 1, "ancestors": ancestors, "parent": parent,
+    });
+    engine.open_volume(&spec.to_string())
+}
+
+#[test]
+fn a_volume_lives_from_create_to_delete() {
+    let place = Place::new("life");
+    let engine = place.engine();
+    create(&engine, A, None).unwrap();
+    create(&engine, A, None).unwrap();
+    open(&engine, A, None).unwrap();
+    assert_eq!(open(&engine, A, None).unwrap_err().code, "ALREADY_OPEN");
+    let socket = engine.export_nbd(A, "volume").unwrap();
+    assert!(fs::metadata(&socket).is_ok());
+    engine.resize_volume(A, 2 << 30).unwrap();
+    let status: Value = serde_json::from_str(&engine.status().unwrap()).unwrap();
+    assert_eq!(status["volumes"][0]["size"], json!(2u64 << 30));
+    assert_eq!(status["findings"], json!([]));
+    engine.close_volume(A).unwrap();
+    assert!(fs::metadata(&socket).is_err(), "the socket is gone with the volume");
+    assert_eq!(engine.close_volume(A).unwrap_err().code, "NOT_OPEN");
+    engine.delete_volume(A).unwrap();
+    engine.delete_volume(A).unwrap();
+    assert!(!place.root.join("backend").join(A).exists());
+    assert!(!place.root.join("buffer").join(A).exists());
+    engine.shutdown(true).unwrap();
+}
+
+#[test]
+fn what_clones_use_can_not_be_deleted() {
+    let place = Place::new("clones");
+    let engine = place.engine();
+    create(&engine, A, None).unwrap();
+    open(&engine, A, None).unwrap();
+    let missing = create(&engine, B, Some((A, SNAPSHOT))).unwrap_err();
+    assert_eq!(missing.code, "NO_SNAPSHOT", "{missing}");
+    engine.create_snapshot(A, SNAPSHOT).unwrap();
+    engine.create_snapshot(A, SNAPSHOT).unwrap();
+    create(&engine, B, Some((A, SNAPSHOT))).unwrap();
+    open(&engine, B, Some((A, SNAPSHOT))).unwrap();
+    assert_eq!(engine.delete_snapshot(A, SNAPSHOT).unwrap_err().code, "HAS_CLONES");
+    let refused = engine.delete_volume(A).unwrap_err();
+    assert!(refused.code == "HAS_CLONES" && refused.why.contains(B), "{refused}");
+    engine.shutdown(false).unwrap();
+    drop(engine);
+
+    // The mark of the clone is on the backend: another process knows it too.
+    let engine = place.engine();
+    assert_eq!(engine.delete_volume(A).unwrap_err().code, "HAS_CLONES");
+    assert_eq!(open(&engine, B, Some((A, SNAPSHOT))).unwrap_err().code, "NOT_OPEN");
+    open(&engine, A, None).unwrap();
+    open(&engine, B, Some((A, SNAPSHOT))).unwrap();
+    engine.revert_volume(A, SNAPSHOT).unwrap();
+    engine.delete_volume(B).unwrap();
+    engine.delete_snapshot(A, SNAPSHOT).unwrap();
+    engine.delete_volume(A).unwrap();
+    engine.shutdown(true).unwrap();
+}
+
+#[test]
+fn bad_input_is_refused_with_what_why_and_fix() {
+    let place = Place::new("refusals");
+    let engine = place.engine();
+    let size = |size: u64| {
+        let spec = json!({"uuid": A, "size": size, "epoch": 0});
+        engine.create_volume(&spec.to_string()).unwrap_err()
+    };
+    for error in [size(0), size(4097), size(1 << 50)] {
+        assert_eq!(error.code, "BAD_SIZE");
+        assert!(error.what.contains(A) && !error.fix.is_empty(), "{error}");
+    }
+    assert_eq!(create(&engine, "not-a-uuid", None).unwrap_err().code, "BAD_REQUEST");
+    assert_eq!(engine.create_volume("{").unwrap_err().code, "BAD_REQUEST");
+    for error in [
+        engine.export_nbd(A, "x").unwrap_err(),
+        engine.create_snapshot(A, SNAPSHOT).unwrap_err(),
+        engine.resize_volume(A, 4096).unwrap_err(),
+        engine.revert_volume(A, SNAPSHOT).unwrap_err(),
+    ] {
+        assert!(error.code == "NOT_OPEN" && error.why.contains(A), "{error}");
+    }
+    engine.shutdown(true).unwrap();
+}
+
+fn refused(config: &Value) -> Error {
+    match Engine::new(&config.to_string()) {
+        Ok(_) => panic!("the engine started"),
+        Err(error) => error,
+    }
+}
+
+#[test]
+fn an_engine_does_not_start_where_it_could_do_harm() {
+    let place = Place::new("start");
+    let engine = place.engine();
+    let second = refused(&place.config());
+    assert_eq!(second.code, "BUFFER_IN_USE", "{second}");
+    engine.shutdown(false).unwrap();
+    drop(engine);
+    let mut config = place.config();
+    config["backend_dir"] = json!("/proc/nowhere");
+    let error = refused(&config);
+    assert!(error.code == "BACKEND" && error.why.contains("/proc/nowhere"), "{error}");
+    let mut config = place.config();
+    config["buffer_dir"] = json!("/proc/nowhere");
+    assert!(refused(&config).why.contains("/proc/nowhere"));
+}
