@@ -62,8 +62,6 @@ pub(super) struct Connection {
     pub(super) output: Output,
     pub(super) write: Option<Write>,
     pub(super) read: Option<Read>,
-    /// Bytes of reads at the volume.
-    pub(super) reading_bytes: usize,
     /// Bytes of reads that may still be submitted in this turn.
     pub(super) turn_bytes: usize,
     /// Requests at the volume, counting pieces.
@@ -88,10 +86,9 @@ impl Connection {
             volume: VolumeId(NONE),
             session,
             input: Input::new(),
-            output: Output::default(),
+            output: Output::new(index),
             write: None,
             read: None,
-            reading_bytes: 0,
             turn_bytes: super::TURN_BYTES_MAX,
             slots: 0,
             dirty: false,
@@ -346,11 +343,9 @@ impl Connection {
                 _ => {}
             },
             Kind::Read => {
-                self.reading_bytes -= slot.place.len as usize;
                 self.complete_read(slot, errno, open, core);
             }
             Kind::ReadPart { whole } => {
-                self.reading_bytes -= slot.place.len as usize;
                 self.complete_read_part(whole, slot, errno, open, core);
             }
             Kind::WritePart { whole } => {

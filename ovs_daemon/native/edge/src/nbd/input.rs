@@ -107,7 +107,7 @@ impl Input {
         pool: &mut Pool,
     ) -> Option<Slice> {
         if self.chunk == NONE {
-            self.chunk = pool.take_to_receive(export)?;
+            self.chunk = pool.take_to_receive()?;
             self.memory = Some(pool.memory(self.chunk));
         }
         let sole = pool.is_sole_user(self.chunk);
@@ -116,8 +116,9 @@ impl Input {
         if sole && (lacking || self.available() == 0) {
             self.move_to_front();
         } else if lacking {
-            match pool.take_to_receive(export) {
-                Some(fresh) => self.move_to(fresh, pool),
+            let rest = self.rest();
+            match pool.replace_to_receive(self.chunk, export) {
+                Some(fresh) => self.move_to(fresh, &rest, pool),
                 None if self.fill < CHUNK_BYTES && fits => {}
                 None => return None,
             }
@@ -143,18 +144,23 @@ impl Input {
 
     fn move_to_front(&mut self) {
         let len = self.available();
-        if len > 0 {
-            let memory = self.memory.as_ref().expect("a chunk has memory");
-            memory.sub(self.start, len).copy_to(&memory.sub(0, len));
+        if len > 0
+            && let Some(memory) = &self.memory
+        {
+            self.rest().copy_to(&memory.sub(0, len));
         }
         (self.start, self.fill) = (0, len);
     }
 
-    fn move_to(&mut self, fresh: u32, pool: &mut Pool) {
+    /// What was received and not taken.
+    fn rest(&self) -> Slice {
+        let memory = self.memory.as_ref().expect("a chunk has memory");
+        memory.sub(self.start, self.available())
+    }
+
+    fn move_to(&mut self, fresh: u32, rest: &Slice, pool: &Pool) {
         let memory = pool.memory(fresh);
-        let rest = self.take_slice(self.available());
         rest.copy_to(&memory.sub(0, rest.len()));
-        pool.release(self.chunk, 1);
         *self = Self { chunk: fresh, memory: Some(memory), start: 0, fill: rest.len() };
     }
 }

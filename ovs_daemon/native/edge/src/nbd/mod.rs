@@ -66,8 +66,10 @@ const EXTENTS_MAX: usize = 4096;
 /// Connections at a time; further ones wait in the listening sockets.
 const CONNECTIONS_MAX: usize = 4096;
 
-/// Smallest arena that serves, in bytes. A good one has 64 MiB or more per busy volume; pages that
-/// were never used cost nothing.
+/// Smallest arena that serves, in bytes. A good one has 256 MiB for a shard of volumes: every
+/// connection progresses, whatever the others do, while there are 4 chunks of 260 KiB for each, and
+/// with 132 MiB the largest read of a client without structured replies fits (32 MiB). Pages
+/// that were never used cost nothing.
 pub const ARENA_BYTES_MIN: usize = 4 * CHUNK_BYTES;
 
 /// Counters of one export since it was made.
@@ -169,8 +171,6 @@ struct Core {
     queue: VecDeque<u32>,
     /// Connection and cookie of writes in pieces that are done but for a flush.
     flushes: Vec<(u32, u64)>,
-    /// Bytes of replies that one connection may hold.
-    reply_bytes_max: usize,
     submitted: bool,
 }
 
@@ -198,7 +198,6 @@ impl NbdServer {
     /// A server without exports. `class` fills the top 8 bits of its tokens and request
     /// identifiers; `arena` is used by it alone and has at least [`ARENA_BYTES_MIN`] bytes.
     pub fn new(class: u8, arena: Arc<Arena>) -> Self {
-        let reply_bytes_max = (arena.len() / 16).max(2 * PIECE_BYTES as usize);
         Self {
             core: Core {
                 class,
@@ -210,7 +209,6 @@ impl NbdServer {
                 log: Vec::new(),
                 queue: VecDeque::new(),
                 flushes: Vec::new(),
-                reply_bytes_max,
                 submitted: false,
             },
             connections: Slab::new(),
@@ -333,12 +331,23 @@ impl NbdServer {
                 connection.submit_flush(cookie, &mut self.core, targets);
             }
         }
-        for index in std::mem::take(&mut self.core.queue) {
-            if let Some(connection) = self.connections.get_mut(index) {
-                connection.queued = false;
-                mark(connection, &mut self.dirty);
+        loop {
+            self.core.pool.take_freed();
+            for index in std::mem::take(&mut self.core.queue) {
+                if let Some(connection) = self.connections.get_mut(index) {
+                    connection.queued = false;
+                    mark(connection, &mut self.dirty);
+                }
+            }
+            self.end_turn_of_connections(ring, targets);
+            // What one connection has sent may be the memory that another one waits for.
+            if self.core.queue.is_empty() || !self.core.pool.take_freed() {
+                return self.core.submitted;
             }
         }
+    }
+
+    fn end_turn_of_connections(&mut self, ring: &mut Ring, targets: &mut dyn Targets) {
         let mut dirty = std::mem::take(&mut self.dirty);
         for index in dirty.drain(..) {
             let Some(connection) = self.connections.get_mut(index) else { continue };
@@ -352,7 +361,6 @@ impl NbdServer {
         }
         dirty.append(&mut self.dirty);
         self.dirty = dirty;
-        self.core.submitted
     }
 
     /// Log lines since the last call.
@@ -444,6 +452,7 @@ impl NbdServer {
         let index = self.connections.insert(Box::new(connection));
         if let Some(connection) = self.connections.get_mut(index) {
             connection.index = index;
+            connection.output.owner = index;
             mark(connection, &mut self.dirty);
         }
     }

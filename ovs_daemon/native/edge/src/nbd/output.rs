@@ -23,19 +23,71 @@ struct Piece {
 }
 
 /// See the module's essay.
-#[derive(Default)]
 pub(super) struct Output {
+    /// Index of the connection, on whose account memory is taken.
+    pub(super) owner: u32,
+    /// The chunk for the next reply, and up to where it is used.
+    current: Option<(u32, usize)>,
     small: Vec<u8>,
     pieces: Vec<Piece>,
     /// Chunk and users of what is being sent.
     sending: Vec<(u32, u32)>,
-    /// Bytes of `pieces`.
-    waiting_bytes: usize,
     /// Bytes being sent; 0: no send is under way.
     sending_bytes: usize,
 }
 
 impl Output {
+    pub(super) fn new(owner: u32) -> Self {
+        Self {
+            owner,
+            current: None,
+            small: Vec::new(),
+            pieces: Vec::new(),
+            sending: Vec::new(),
+            sending_bytes: 0,
+        }
+    }
+
+    /// Memory for a reply of up to a chunk, right behind the one before it where possible, so that
+    /// the replies of a turn are one piece. The caller is a user of its chunk. `None`: not now.
+    #[inline]
+    pub(super) fn reserve(&mut self, len: usize, pool: &mut Pool) -> Option<Place> {
+        debug_assert!(len <= CHUNK_BYTES, "longer than a chunk");
+        let (chunk, used) = match self.current {
+            Some((chunk, _)) if pool.is_sole_user(chunk) => (chunk, 0),
+            Some((chunk, used)) if used + len <= CHUNK_BYTES => (chunk, used),
+            _ => {
+                self.leave_chunk(pool);
+                (pool.take_to_reply(self.owner)?, 0)
+            }
+        };
+        self.current = Some((chunk, used + len));
+        pool.hold(chunk);
+        Some(Place { chunk, at: used as u32, len: len as u32 })
+    }
+
+    /// Memory for all parts of one reply (bytes each), or none at all.
+    pub(super) fn reserve_all(&mut self, lens: &[usize], pool: &mut Pool) -> Option<Vec<Place>> {
+        let chunks = pool.take_all_to_reply(self.owner, lens.len())?;
+        let place = |(chunk, len): (u32, &usize)| Place { chunk, at: 0, len: *len as u32 };
+        Some(chunks.into_iter().zip(lens).map(place).collect())
+    }
+
+    /// Gives up the chunk for further replies when all in it was sent: the next turn, of whatever
+    /// connection, finds it in the cache.
+    #[inline]
+    fn tidy(&mut self, pool: &mut Pool) {
+        if self.current.is_some_and(|(chunk, _)| pool.is_sole_user(chunk)) {
+            self.leave_chunk(pool);
+        }
+    }
+
+    fn leave_chunk(&mut self, pool: &mut Pool) {
+        if let Some((chunk, _)) = self.current.take() {
+            pool.release(chunk, 1);
+        }
+    }
+
     /// Bytes that have no place in the pool yet.
     #[inline]
     pub(super) fn put(&mut self, bytes: &[u8]) {
@@ -50,19 +102,20 @@ impl Output {
     /// A finished reply in the pool; its use of the chunk passes to the output.
     #[inline]
     pub(super) fn push(&mut self, place: Place) {
-        self.waiting_bytes += place.len as usize;
-        append(&mut self.pieces, place);
+        match self.pieces.last_mut() {
+            Some(Piece { place: last, users, .. })
+                if last.chunk == place.chunk && last.at + last.len == place.at =>
+            {
+                last.len += place.len;
+                *users += 1;
+            }
+            _ => self.pieces.push(Piece { place, users: 1, private: None }),
+        }
     }
 
     /// The client does not take its replies: do not take its requests.
     pub(super) fn is_congested(&self) -> bool {
         self.small.len() > SMALL_BYTES_MAX
-    }
-
-    /// Bytes of the pool that wait or are under way.
-    #[inline]
-    pub(super) fn bytes(&self) -> usize {
-        self.waiting_bytes + self.sending_bytes
     }
 
     /// A send is under way.
@@ -83,7 +136,7 @@ impl Output {
         }
         self.settle(pool);
         if self.pieces.is_empty() || self.sent_at_once(fd, pool) {
-            return;
+            return self.tidy(pool);
         }
         let count = self.pieces.len().min(PIECES_MAX);
         let mut slices = Vec::new();
@@ -100,7 +153,6 @@ impl Output {
                 slices.push(slice);
             }
         }
-        self.waiting_bytes -= self.sending_bytes;
         match single {
             Some(slice) => ring.send(fd, slice, token),
             None => ring.send_all(fd, slices, token),
@@ -116,7 +168,6 @@ impl Output {
             return false;
         }
         let sent = net::send_now(fd, &pool.slice(piece.place)).unwrap_or(0) as u32;
-        self.waiting_bytes -= sent as usize;
         if sent < piece.place.len {
             piece.place.at += sent;
             piece.place.len -= sent;
@@ -129,18 +180,19 @@ impl Output {
 
     /// Gives the small replies a place behind what waits: whatever is pushed later follows them.
     pub(super) fn settle(&mut self, pool: &mut Pool) {
-        self.waiting_bytes += self.small.len();
-        for bytes in self.small.chunks(CHUNK_BYTES) {
-            if let Some(place) = pool.reserve(bytes.len()) {
+        let mut small = std::mem::take(&mut self.small);
+        for bytes in small.chunks(CHUNK_BYTES) {
+            if let Some(place) = self.reserve(bytes.len(), pool) {
                 pool.slice(place).write(0, bytes);
-                append(&mut self.pieces, place);
+                self.push(place);
                 continue;
             }
             let private = Slice::copy_of(bytes).expect("the system has no memory for a reply");
             let place = Place { chunk: NONE, at: 0, len: bytes.len() as u32 };
             self.pieces.push(Piece { place, users: 0, private: Some(private) });
         }
-        self.small.clear();
+        small.clear();
+        self.small = small;
     }
 
     /// The send has ended; false: the client did not get all of it.
@@ -149,6 +201,7 @@ impl Output {
         for (chunk, users) in self.sending.drain(..) {
             pool.release(chunk, users);
         }
+        self.tidy(pool);
         let expected = std::mem::take(&mut self.sending_bytes);
         usize::try_from(result).is_ok_and(|sent| sent == expected)
     }
@@ -156,24 +209,11 @@ impl Output {
     /// Forgets what waits.
     pub(super) fn drop_waiting(&mut self, pool: &mut Pool) {
         self.small.clear();
-        self.waiting_bytes = 0;
+        self.leave_chunk(pool);
         for piece in self.pieces.drain(..) {
             if piece.place.chunk != NONE {
                 pool.release(piece.place.chunk, piece.users);
             }
         }
-    }
-}
-
-#[inline]
-fn append(pieces: &mut Vec<Piece>, place: Place) {
-    match pieces.last_mut() {
-        Some(Piece { place: last, users, .. })
-            if last.chunk == place.chunk && last.at + last.len == place.at =>
-        {
-            last.len += place.len;
-            *users += 1;
-        }
-        _ => pieces.push(Piece { place, users: 1, private: None }),
     }
 }

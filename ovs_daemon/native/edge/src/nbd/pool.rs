@@ -4,10 +4,13 @@
 //! in it, each reply that waits to be sent. The last one gives it back. Free chunks are used again
 //! last-in-first-out, so that a busy server stays within the few chunks that its caches hold.
 //!
-//! Two rules keep one connection from starving the others. Receiving never takes the last quarter
-//! of the chunks, because replies need some to make progress. And when less than half is free, an
-//! export whose requests already pin [`PINNED_MIN`] chunks gets no further one: a volume that
-//! cannot serve now (its guests wait) must not hold the memory of those that can.
+//! What keeps one client from starving the others:
+//! - receiving never takes the last quarter of the chunks, which replies need to make progress;
+//! - when less than half is free, an export whose unanswered writes pin [`PINNED_MIN`] chunks gets
+//!   no further one: a volume that cannot serve now (its guests wait) must not hold the memory of
+//!   those that can;
+//! - replies of one connection hold a sixteenth of the chunks at most, and when less than half is
+//!   free [`REPLYING_MIN`]: a client that takes no replies does not hold those of the others.
 
 use std::sync::Arc;
 
@@ -17,8 +20,10 @@ use media::{Arena, Slice};
 pub(super) const CHUNK_BYTES: usize = (256 + 4) << 10;
 /// No chunk, no export.
 pub(super) const NONE: u32 = u32::MAX;
-/// Receive chunks that every export may hold even when memory is scarce.
+/// Chunks that the unanswered writes of an export may pin even when memory is scarce.
 const PINNED_MIN: u32 = 2;
+/// Chunks that the replies of a connection may hold even when memory is scarce.
+const REPLYING_MIN: u32 = 2;
 
 /// A part of a chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,10 +33,41 @@ pub(super) struct Place {
     pub(super) len: u32,
 }
 
+/// On whose account a chunk is in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Account {
+    /// A connection receives into it: every connection may have one.
+    Receiver,
+    /// Only unanswered writes of this export are left in it.
+    Export(u32),
+    /// Replies of this connection.
+    Connection(u32),
+}
+
 struct Chunk {
     users: u32,
-    /// The export on whose behalf it was taken to receive.
-    export: u32,
+    account: Account,
+}
+
+/// Chunks by index of an export or a connection.
+#[derive(Default)]
+struct Counts(Vec<u32>);
+
+impl Counts {
+    fn get(&self, index: u32) -> u32 {
+        self.0.get(index as usize).copied().unwrap_or(0)
+    }
+
+    fn add(&mut self, index: u32) {
+        if self.0.len() <= index as usize {
+            self.0.resize(index as usize + 1, 0);
+        }
+        self.0[index as usize] += 1;
+    }
+
+    fn remove(&mut self, index: u32) {
+        self.0[index as usize] -= 1;
+    }
 }
 
 /// See the module's essay.
@@ -39,22 +75,23 @@ pub(super) struct Pool {
     arena: Arc<Arena>,
     chunks: Vec<Chunk>,
     free: Vec<u32>,
-    /// Receive chunks in use by each export.
-    pinned: Vec<u32>,
-    /// Where the next reply goes, and up to where that chunk is used.
-    current: Option<(u32, usize)>,
+    pinned: Counts,
+    replying: Counts,
+    freed: bool,
 }
 
 impl Pool {
     pub(super) fn new(arena: Arc<Arena>) -> Self {
         let count = arena.len() / CHUNK_BYTES;
         assert!(count >= 4, "an arena for NBD needs at least {} bytes", 4 * CHUNK_BYTES);
+        let chunk = |_| Chunk { users: 0, account: Account::Receiver };
         Self {
             arena,
-            chunks: (0..count).map(|_| Chunk { users: 0, export: NONE }).collect(),
+            chunks: (0..count).map(chunk).collect(),
             free: (0..count as u32).rev().collect(),
-            pinned: Vec::new(),
-            current: None,
+            pinned: Counts::default(),
+            replying: Counts::default(),
+            freed: false,
         }
     }
 
@@ -63,29 +100,65 @@ impl Pool {
         self.free.len() * 2 < self.chunks.len()
     }
 
-    /// A chunk to receive into; the caller is its first user.
-    pub(super) fn take_to_receive(&mut self, export: u32) -> Option<u32> {
+    /// A chunk to receive into, for a connection that has none; the caller is its first user.
+    pub(super) fn take_to_receive(&mut self) -> Option<u32> {
         if self.free.len() * 4 <= self.chunks.len() {
             return None;
         }
-        let pinned = self.pinned.get(export as usize).copied().unwrap_or(0);
-        if self.is_scarce() && pinned >= PINNED_MIN {
+        self.take(Account::Receiver)
+    }
+
+    /// Another chunk to receive into, for a connection of `export` that leaves its chunk `old` to
+    /// the writes in it. The caller is the first user of the new one and no user of `old` any more.
+    pub(super) fn replace_to_receive(&mut self, old: u32, export: u32) -> Option<u32> {
+        if export != NONE && self.is_scarce() && self.pinned.get(export) >= PINNED_MIN {
             return None;
         }
-        let chunk = self.take()?;
-        self.chunks[chunk as usize].export = export;
+        let fresh = self.take_to_receive()?;
         if export != NONE {
-            if self.pinned.len() <= export as usize {
-                self.pinned.resize(export as usize + 1, 0);
-            }
-            self.pinned[export as usize] += 1;
+            self.chunks[old as usize].account = Account::Export(export);
+            self.pinned.add(export);
         }
+        self.release(old, 1);
+        Some(fresh)
+    }
+
+    /// A chunk for the replies of a connection; the caller is its first user.
+    pub(super) fn take_to_reply(&mut self, connection: u32) -> Option<u32> {
+        if self.replying.get(connection) >= self.replying_max() {
+            return None;
+        }
+        self.take_for(connection)
+    }
+
+    /// So many chunks for one reply of a connection (each with the caller as its first user), or
+    /// none at all: whoever holds some and waits for more could wait for another who does the same.
+    /// One such reply at a time may be larger than a connection's share.
+    pub(super) fn take_all_to_reply(&mut self, connection: u32, count: usize) -> Option<Vec<u32>> {
+        let held = self.replying.get(connection);
+        let too_many = held + count as u32 > self.replying_max() && held >= REPLYING_MIN;
+        if too_many || self.free.len() < count {
+            return None;
+        }
+        (0..count).map(|_| self.take_for(connection)).collect()
+    }
+
+    fn replying_max(&self) -> u32 {
+        if self.is_scarce() {
+            return REPLYING_MIN;
+        }
+        (self.chunks.len() as u32 / 16).max(REPLYING_MIN)
+    }
+
+    fn take_for(&mut self, connection: u32) -> Option<u32> {
+        let chunk = self.take(Account::Connection(connection))?;
+        self.replying.add(connection);
         Some(chunk)
     }
 
-    fn take(&mut self) -> Option<u32> {
+    fn take(&mut self, account: Account) -> Option<u32> {
         let chunk = self.free.pop()?;
-        self.chunks[chunk as usize] = Chunk { users: 1, export: NONE };
+        self.chunks[chunk as usize] = Chunk { users: 1, account };
         Some(chunk)
     }
 
@@ -102,11 +175,19 @@ impl Pool {
         assert!(entry.users >= users, "chunk {chunk} released more often than held");
         entry.users -= users;
         if entry.users == 0 {
-            if entry.export != NONE {
-                self.pinned[entry.export as usize] -= 1;
+            match entry.account {
+                Account::Receiver => {}
+                Account::Export(export) => self.pinned.remove(export),
+                Account::Connection(connection) => self.replying.remove(connection),
             }
             self.free.push(chunk);
+            self.freed = true;
         }
+    }
+
+    /// Chunks came back since this was last asked.
+    pub(super) fn take_freed(&mut self) -> bool {
+        std::mem::take(&mut self.freed)
     }
 
     /// The caller, who is one, is the only user.
@@ -132,39 +213,9 @@ impl Pool {
         self.arena.slice(offset, place.len as usize).expect("chunks lie inside the arena")
     }
 
-    /// Memory for a reply of up to a chunk, right behind the one before it where possible, so that
-    /// the replies of a turn are one piece. The caller is a user of its chunk.
-    #[inline]
-    pub(super) fn reserve(&mut self, len: usize) -> Option<Place> {
-        debug_assert!(len <= CHUNK_BYTES, "longer than a chunk");
-        let (chunk, used) = match self.current {
-            Some((chunk, _)) if self.is_sole_user(chunk) => (chunk, 0),
-            Some((chunk, used)) if used + len <= CHUNK_BYTES => (chunk, used),
-            _ => {
-                let fresh = self.take()?;
-                if let Some((old, _)) = self.current {
-                    self.release(old, 1);
-                }
-                (fresh, 0)
-            }
-        };
-        self.current = Some((chunk, used + len));
-        self.hold(chunk);
-        Some(Place { chunk, at: used as u32, len: len as u32 })
-    }
-
-    /// Memory for all parts of one reply (bytes each), or none at all: whoever holds some and
-    /// waits for more could wait for another who does the same.
-    pub(super) fn reserve_all(&mut self, lens: &[usize]) -> Option<Vec<Place>> {
-        if self.free.len() < lens.len() {
-            return None;
-        }
-        lens.iter().map(|len| self.reserve(*len)).collect()
-    }
-
     #[cfg(test)]
     pub(super) fn free_chunks(&self) -> usize {
-        self.free.len() + usize::from(self.current.is_some_and(|(c, _)| self.is_sole_user(c)))
+        self.free.len()
     }
 }
 
@@ -177,33 +228,38 @@ mod tests {
     }
 
     #[test]
-    fn replies_of_a_turn_are_adjacent_and_their_chunk_is_used_again() {
-        let mut pool = pool(4);
-        let first = pool.reserve(100).unwrap();
-        let second = pool.reserve(50).unwrap();
-        assert_eq!((first.chunk, first.at + first.len), (second.chunk, second.at));
-        pool.release(first.chunk, 2);
-        assert_eq!(pool.reserve(10).unwrap(), Place { len: 10, ..first });
-        let other = pool.reserve(CHUNK_BYTES).unwrap();
-        assert_ne!(other.chunk, first.chunk);
-        pool.release(first.chunk, 1);
-        pool.release(other.chunk, 1);
-        assert_eq!(pool.free_chunks(), 4);
+    fn receiving_leaves_memory_for_replies_and_for_other_exports() {
+        let mut pool = pool(16);
+        let mut current = pool.take_to_receive().unwrap();
+        let mut left = Vec::new();
+        loop {
+            // A write that is not answered.
+            pool.hold(current);
+            let Some(fresh) = pool.replace_to_receive(current, 0) else { break };
+            left.push(current);
+            current = fresh;
+        }
+        assert_eq!(left.len(), 8, "down to less than half");
+        let others: Vec<u32> = std::iter::from_fn(|| pool.take_to_receive()).collect();
+        assert_eq!(others.len(), 3, "down to a quarter");
+        for connection in 0..2 {
+            assert!(pool.take_to_reply(connection).is_some());
+            assert!(pool.take_to_reply(connection).is_some());
+            assert!(pool.take_to_reply(connection).is_none(), "at its limit");
+        }
+        assert_eq!(pool.free_chunks(), 0);
+        pool.release(left[0], 1);
+        assert!(pool.take_all_to_reply(5, 2).is_none());
+        assert!(pool.take_all_to_reply(5, 1).is_some());
+        left[1..].iter().for_each(|chunk| pool.release(*chunk, 1));
+        assert!(pool.replace_to_receive(current, 0).is_some(), "it may go on");
     }
 
     #[test]
-    fn receiving_leaves_memory_for_replies_and_for_other_exports() {
-        let mut pool = pool(16);
-        let taken: Vec<u32> = std::iter::from_fn(|| pool.take_to_receive(0)).collect();
-        assert_eq!(taken.len(), 9, "down to less than half");
-        let others: Vec<u32> = (1..9).filter_map(|export| pool.take_to_receive(export)).collect();
-        assert_eq!(others.len(), 3, "down to a quarter");
-        for _ in 0..4 {
-            pool.reserve(CHUNK_BYTES).unwrap();
-        }
-        assert!(pool.reserve(1).is_none());
-        pool.release(taken[0], 1);
-        assert!(pool.reserve_all(&[1, CHUNK_BYTES]).is_none());
-        assert!(pool.reserve_all(&[CHUNK_BYTES]).is_some());
+    #[should_panic(expected = "released more often than held")]
+    fn giving_back_too_much_is_noticed() {
+        let mut pool = pool(4);
+        let chunk = pool.take_to_receive().unwrap();
+        pool.release(chunk, 2);
     }
 }

@@ -65,18 +65,13 @@ impl Connection {
     #[inline]
     pub(super) fn submit_read(&mut self, core: &mut Core, targets: &mut dyn Targets) -> bool {
         let Some(Read { cookie, offset, left, whole }) = self.read else { return true };
-        let held = self.reading_bytes + self.output.bytes();
-        if held > 0 && held + left.min(PIECE_BYTES) as usize > core.reply_bytes_max {
-            // Its own replies free memory when they are sent, which ends a turn: no queue needed.
-            return false;
-        }
         if self.turn_bytes == 0 {
             return false;
         }
         let structured = self.session.structured();
         if left <= PIECE_BYTES && whole.is_none() {
             let header = if structured { DATA_HEADER_BYTES } else { SIMPLE_REPLY_BYTES };
-            let Some(place) = core.pool.reserve(header + left as usize) else {
+            let Some(place) = self.output.reserve(header + left as usize, &mut core.pool) else {
                 self.queue(core);
                 return false;
             };
@@ -95,7 +90,8 @@ impl Connection {
     fn submit_structured(&mut self, core: &mut Core, targets: &mut dyn Targets) -> bool {
         let Some(read) = self.read.as_mut() else { return true };
         let len = piece_len(read.offset, read.left);
-        let Some(place) = core.pool.reserve(DATA_HEADER_BYTES + len as usize) else {
+        let Some(place) = self.output.reserve(DATA_HEADER_BYTES + len as usize, &mut core.pool)
+        else {
             self.queue(core);
             return false;
         };
@@ -134,7 +130,7 @@ impl Connection {
             self.answer_error(cookie, nbd::error::ENOMEM as i32, core);
             return true;
         }
-        let Some(parts) = core.pool.reserve_all(&lens) else {
+        let Some(parts) = self.output.reserve_all(&lens, &mut core.pool) else {
             self.queue(core);
             return false;
         };
@@ -164,7 +160,6 @@ impl Connection {
         core: &mut Core,
         targets: &mut dyn Targets,
     ) {
-        self.reading_bytes += place.len as usize;
         self.turn_bytes = self.turn_bytes.saturating_sub(place.len as usize);
         let skip = header as u32;
         let data = Place { at: place.at + skip, len: place.len - skip, ..place };

@@ -27,6 +27,8 @@ pub(super) struct Volumes {
     pub(super) held: BTreeMap<VolumeId, Vec<Request>>,
     /// Requests that touch this byte fail with this errno.
     pub(super) bad: Option<(u64, i32)>,
+    /// Answers some requests each turn, in any order.
+    pub(super) lazy: Option<Dice>,
     /// Every verb in order: its name, offset, length, fua.
     pub(super) seen: Vec<(&'static str, u64, u64, bool)>,
 }
@@ -83,13 +85,33 @@ impl Volumes {
     /// Lets a volume that was held answer, last request first.
     pub(super) fn release(&mut self, volume: VolumeId) {
         for request in self.held.remove(&volume).unwrap_or_default().into_iter().rev() {
-            let len = match &request.verb {
-                Verb::Read(into) => into.len() as u64,
-                Verb::Write { data, .. } => data.len() as u64,
-                _ => 0,
-            };
-            self.perform(volume, request, len);
+            self.answer(volume, request);
         }
+    }
+
+    fn answer(&mut self, volume: VolumeId, request: Request) {
+        let len = match &request.verb {
+            Verb::Read(into) => into.len() as u64,
+            Verb::Write { data, .. } => data.len() as u64,
+            _ => 0,
+        };
+        self.perform(volume, request, len);
+    }
+
+    /// Lets held volumes answer some of what they were asked; false: there was nothing.
+    fn answer_some(&mut self) -> bool {
+        let Some(mut dice) = self.lazy.take() else { return false };
+        let mut chosen = Vec::new();
+        for (volume, held) in &mut self.held {
+            let count = dice.below(held.len() + 1).max(held.len().min(1));
+            for _ in 0..count {
+                chosen.push((*volume, held.swap_remove(dice.below(held.len()))));
+            }
+        }
+        let some = !chosen.is_empty();
+        chosen.into_iter().for_each(|(volume, request)| self.answer(volume, request));
+        self.lazy = Some(dice);
+        some
     }
 }
 
@@ -122,6 +144,7 @@ impl World {
                 done: Vec::new(),
                 held: BTreeMap::new(),
                 bad: None,
+                lazy: None,
                 seen: Vec::new(),
             },
             directory,
@@ -144,6 +167,7 @@ impl World {
         for event in events {
             self.nbd.on_event(event, &mut self.ring, &mut self.volumes);
         }
+        busy |= self.volumes.answer_some();
         loop {
             for completion in std::mem::take(&mut self.volumes.done) {
                 self.nbd.complete(completion);
@@ -328,10 +352,53 @@ impl Client {
     /// Receives one structured chunk: final, type, payload.
     pub(super) fn chunk(&mut self, world: &mut World) -> (bool, u16, Vec<u8>) {
         let head = self.receive(world, nbd::CHUNK_HEADER_BYTES);
+        let (_, done, kind, body) = self.chunk_after(world, &head);
+        (done, kind, body)
+    }
+
+    fn chunk_after(&mut self, world: &mut World, head: &[u8]) -> (u64, bool, u16, Vec<u8>) {
         assert_eq!(head[..4], nbd::MAGIC_STRUCTURED_REPLY.to_be_bytes());
+        let cookie = u64::from_be_bytes(head[8..16].try_into().unwrap());
         let len = u32::from_be_bytes(head[16..20].try_into().unwrap());
         let kind = u16::from_be_bytes([head[6], head[7]]);
-        (head[5] & 1 != 0, kind, self.receive(world, len as usize))
+        (cookie, head[5] & 1 != 0, kind, self.receive(world, len as usize))
+    }
+
+    /// Receives successful answers to all of these reads, by cookie, in whatever order and pieces
+    /// they come.
+    pub(super) fn all_data(
+        &mut self,
+        world: &mut World,
+        reads: &BTreeMap<u64, (usize, usize)>,
+    ) -> BTreeMap<u64, Vec<u8>> {
+        let mut open: BTreeMap<u64, (usize, Vec<u8>)> = BTreeMap::new();
+        let mut closed = BTreeMap::new();
+        while closed.len() < reads.len() {
+            if !self.structured {
+                let (cookie, error) = self.simple(world);
+                assert_eq!(error, 0);
+                let data = self.receive(world, reads[&cookie].1);
+                assert!(closed.insert(cookie, data).is_none(), "answered twice");
+                continue;
+            }
+            let head = self.receive(world, nbd::CHUNK_HEADER_BYTES);
+            let (cookie, done, kind, body) = self.chunk_after(world, &head);
+            let (offset, len) = reads[&cookie];
+            let (seen, data) = open.entry(cookie).or_insert_with(|| (0, vec![0; len]));
+            if kind == chunk::OFFSET_DATA {
+                let at = u64::from_be_bytes(body[..8].try_into().unwrap()) as usize - offset;
+                data[at..at + body.len() - 8].copy_from_slice(&body[8..]);
+                *seen += body.len() - 8;
+            } else {
+                assert_eq!(kind, chunk::NONE);
+            }
+            if done {
+                let (seen, data) = open.remove(&cookie).unwrap();
+                assert_eq!(seen, len, "every byte once");
+                assert!(closed.insert(cookie, data).is_none(), "answered twice");
+            }
+        }
+        closed
     }
 
     /// The server closes the connection without another word.
