@@ -23,7 +23,7 @@ SECTORS_MAX = 24
 READ_SECTORS_MAX = 16
 CLUSTER_SECTORS = 8
 VERIFY_SECTORS = 2048
-REPLY_SECONDS_MAX = 120.0
+REPLY_SECONDS_MAX = 60.0
 MIX = ("write",) * 12 + ("read",) * 4 + ("flush", "zero", "trim")
 
 

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
 import tempfile
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Self
 
-from tests.support.node import Node
-from tests.support.process import Process, accepts, find_program
+from tests.support.node import CliError, Node
+from tests.support.process import Process, ProcessError, accepts, find_program
 
 VOLUME = "victim"
+# As small as can be: every round closes, uploads, evicts and compacts SCOs, takes checkpoints and
+# meets the throttle, and the kill falls into all of it.
+ENGINE_OPTIONS = {
+    "sco_size": str(1 << 20),
+    "buffer_size": str(8 << 20),
+    "checkpoint_scos": "2",
+    "compaction_rate": str(256 << 20),
+}
 
 
 class Victim(ABC):
@@ -49,7 +59,7 @@ class NodeVictim(Victim):
 
     def __init__(self, size: int, *, direct: bool) -> None:
         self.direct = direct
-        self.node = Node()
+        self.node = Node(ENGINE_OPTIONS)
         try:
             self.node.start()
             self.node.create(VOLUME, size)
@@ -81,7 +91,11 @@ class NodeVictim(Victim):
         self.node.stop()
 
     def logs(self) -> str:
-        return self.node.tails()
+        try:
+            status = json.dumps(self.node.cli("status"))
+        except (CliError, ProcessError, OSError, subprocess.TimeoutExpired) as error:
+            status = str(error)
+        return f"status: {status}\n{self.node.tails()}"
 
     def close(self, *details: object) -> None:
         self.node.__exit__(details[0] if details else None)

@@ -25,9 +25,10 @@ CLI_SECONDS_MAX = 120.0
 DEFAULT_ENGINE_OPTIONS: Mapping[str, str] = {
     # Small pieces, so that a test of seconds closes, uploads and evicts many of them.
     "sco_size": str(4 << 20),
-    "buffer_size": str(256 << 20),
+    "buffer_size": str(64 << 20),
+    "checkpoint_scos": "4",
     "reserve": str(64 << 20),
-    "shards": "1",
+    "shards": "2",
 }
 
 
