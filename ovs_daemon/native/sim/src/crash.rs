@@ -439,8 +439,14 @@ fn apply(piece: &Piece, fate: Fate, names: &mut Names, files: &mut [Vec<u8>]) {
 
 /// Extends a file to `len` bytes with zeros or garbage.
 fn stretch(file: &mut Vec<u8>, len: usize, gap: Gap, seed: u64) {
-    for at in file.len()..len {
-        let old = if gap == Gap::Garbage { mix(seed ^ at as u64) as u8 } else { 0 };
-        file.push(old);
+    let start = file.len();
+    if start >= len {
+        return;
+    }
+    file.resize(len, 0);
+    if gap == Gap::Garbage {
+        for (number, old) in file[start..].chunks_mut(8).enumerate() {
+            old.copy_from_slice(&mix(seed ^ number as u64).to_le_bytes()[..old.len()]);
+        }
     }
 }

@@ -32,6 +32,9 @@ pub use scenarios::scenarios;
 /// Relocations get numbers from here on, apart from those of the clients.
 const RELOCATIONS: OpId = 1000;
 
+/// Tells whether a goal is reached.
+pub type Reached = fn(&VolumeWorld) -> bool;
+
 /// How much may happen in a world.
 #[derive(Clone, Debug)]
 pub struct Bounds {
@@ -54,7 +57,7 @@ pub struct Bounds {
     /// The volume may be drained.
     pub drain: bool,
     /// What must be reached.
-    pub goals: Vec<(&'static str, fn(&VolumeWorld) -> bool)>,
+    pub goals: Vec<(&'static str, Reached)>,
 }
 
 /// One thing that happens.

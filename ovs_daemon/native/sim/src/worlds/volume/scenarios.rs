@@ -8,7 +8,6 @@ use super::{Bounds, OpenPolicy, Request, VolumeWorld};
 use crate::scenario::Scenario;
 
 const WRITE_0: Request = Request::Write { lba: 0, clusters: 1, fua: false };
-const WRITE_1: Request = Request::Write { lba: 1, clusters: 1, fua: false };
 const WRITE_BOTH: Request = Request::Write { lba: 0, clusters: 2, fua: false };
 const FUA_0: Request = Request::Write { lba: 0, clusters: 1, fua: true };
 const TRIM_0: Request = Request::Trim { lba: 0 };
