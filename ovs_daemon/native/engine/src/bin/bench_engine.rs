@@ -60,9 +60,15 @@ impl Bench {
         }
     }
 
-    /// Runs `make` requests, `depth` at a time, for `seconds`; operations per second.
-    fn run(&mut self, seconds: f64, depth: u64, make: impl Fn(&mut Self, u64) -> Request) -> f64 {
-        let start = Instant::now();
+    /// Runs `make` requests, `depth` at a time, for `seconds`; operations per second, and
+    /// microseconds of this thread's CPU time per operation (what a busy machine does not change).
+    fn run(
+        &mut self,
+        seconds: f64,
+        depth: u64,
+        make: impl Fn(&mut Self, u64) -> Request,
+    ) -> (f64, f64) {
+        let (start, cpu) = (Instant::now(), cpu_ns());
         let mut done = 0u64;
         while start.elapsed().as_secs_f64() < seconds {
             for _ in 0..16 {
@@ -77,8 +83,15 @@ impl Bench {
                 done += depth;
             }
         }
-        done as f64 / start.elapsed().as_secs_f64()
+        let cpu_us = (cpu_ns() - cpu) as f64 / 1000.0 / done as f64;
+        (done as f64 / start.elapsed().as_secs_f64(), cpu_us)
     }
+}
+
+/// CPU time of this thread in nanoseconds.
+fn cpu_ns() -> u64 {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    text.split_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or(0)
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -133,10 +146,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         let verb = if write { Verb::Write { data, fua: false } } else { Verb::Read(data) };
         Request { id: RequestId(slot), offset, verb }
     };
-    let writes = bench.run(seconds, depth, |b, slot| request(b, slot, true));
-    let reads = bench.run(seconds, depth, |b, slot| request(b, slot, false));
-    println!("4 KiB random writes into the log: {writes:.0}/s, {:.2} us each", 1e6 / writes);
-    println!("4 KiB random reads of buffered data: {reads:.0}/s, {:.2} us each", 1e6 / reads);
+    let (writes, write_cpu) = bench.run(seconds, depth, |b, slot| request(b, slot, true));
+    let (reads, read_cpu) = bench.run(seconds, depth, |b, slot| request(b, slot, false));
+    println!("4 KiB random writes into the log: {writes:.0}/s, CPU {write_cpu:.2} us each");
+    println!("4 KiB random reads of buffered data: {reads:.0}/s, CPU {read_cpu:.2} us each");
     println!(
         "map: {} bytes for {} clusters",
         bench.volume.machine().map().memory(),
