@@ -486,10 +486,7 @@ impl Connection {
                 return true;
             }
             State::Closing if !self.output.is_empty() => return true,
-            State::Closing | State::Broken => {
-                ring.shutdown(&self.fd);
-                self.state = State::Shut;
-            }
+            State::Closing | State::Broken => self.shut(ring),
             State::Shut => {}
         }
         let busy = self.receiving || self.output.is_sending() || self.slots > 0;
@@ -498,6 +495,12 @@ impl Connection {
             self.input.close(&mut core.pool);
         }
         busy
+    }
+
+    /// Shuts the socket of a closed connection; the client sees its end.
+    pub(super) fn shut(&mut self, ring: &mut Ring) {
+        ring.shutdown(&self.fd);
+        self.state = State::Shut;
     }
 
     #[inline]

@@ -280,10 +280,15 @@ impl NbdServer {
         self.close_connections(|connection| exports.contains(&connection.export), &why);
     }
 
-    /// Closes everything; [`NbdServer::is_idle`] tells when that is done.
+    /// Closes everything: listeners and clients' sockets are shut when this returns, even if the
+    /// loop never turns again. [`NbdServer::is_idle`] tells when the ring and the volumes have let
+    /// go of the memory.
     pub fn close(&mut self, ring: &mut Ring) {
         self.close_listeners(ring, |_| true);
         self.close_connections(|_| true, &"the server stops");
+        for (_, connection) in self.connections.iter_mut() {
+            connection.shut(ring);
+        }
     }
 
     /// No connection is open and nothing is outstanding at the volumes.

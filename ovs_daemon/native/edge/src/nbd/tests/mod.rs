@@ -346,6 +346,17 @@ fn a_withdrawn_volume_closes_its_socket_and_its_connections() {
 }
 
 #[test]
+fn a_server_that_stops_hangs_up_before_its_loop_ends() {
+    let mut world = World::new("stops", 8);
+    let mut client = world.client("disk", false);
+    world.nbd.close(&mut world.ring);
+    let mut byte = [0];
+    assert_eq!(client.stream.read(&mut byte).unwrap(), 0);
+    assert!(!world.directory.join("disk").exists());
+    world.assert_no_leak();
+}
+
+#[test]
 fn exports_that_cannot_be_made_say_why() {
     let mut world = World::new("refuse", 8);
     let taken = world.nbd.export(offer(OTHER, "disk")).unwrap_err();
