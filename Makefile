@@ -10,6 +10,9 @@ export CARGO_TARGET_DIR ?= $(CURDIR)/$(NATIVE)/target
 CARGO := cargo
 MANIFEST := --manifest-path $(NATIVE)/Cargo.toml
 RELEASE := $(CARGO_TARGET_DIR)/release
+# Its machines can be told to make mistakes, those of the other programs cannot.
+EXPLORE := $(CARGO) run --release --quiet --locked $(MANIFEST) --package ovs-sim \
+	--features mutants --bin explore --
 # The commands below find this project's programs before any that is installed elsewhere.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
@@ -66,7 +69,8 @@ lint: $(VENV)/.python ## Python format, lint, types and layers; Rust format and 
 	$(BIN)/lint-imports --no-cache
 	@tools/check-rust.sh
 	$(CARGO) fmt $(MANIFEST) --all --check
-	$(CARGO) clippy --locked $(MANIFEST) --workspace --all-targets --quiet -- -D warnings
+	$(CARGO) clippy --locked $(MANIFEST) --workspace --all-targets --all-features --quiet -- \
+		-D warnings
 
 unit: install ## Python unit tests
 	$(BIN)/python -m pytest tests/unit
@@ -78,7 +82,7 @@ unit-rust: $(VENV)/.python ## Rust unit tests
 	$(CARGO) test --locked $(MANIFEST) --workspace --quiet
 
 exhaust-ci: install ## exhaustive checks of the machines, in the bounds of CI
-	$(RELEASE)/explore --check
+	$(EXPLORE) --check
 
 fix: $(VENV)/.python ## mend what verify complains about, as far as programs can
 	$(BIN)/ruff check --fix .
@@ -103,10 +107,10 @@ fuzz: install ## damaged input for every parser, seeded (CASES=n)
 	$(RELEASE)/fuzz --artifacts build/fuzz $(if $(CASES),--cases $(CASES))
 
 exhaust: install ## exhaustive checks in larger bounds (DEPTH=n, 1 unless told)
-	DEPTH=$(or $(DEPTH),1) $(RELEASE)/explore --check
+	DEPTH=$(or $(DEPTH),1) $(EXPLORE) --check
 
 exhaust-write: install ## the same in the bounds of CI, written into doc/verification.md
-	$(RELEASE)/explore --check --write doc/verification.md
+	$(EXPLORE) --check --write doc/verification.md
 
 ## Showing
 

@@ -24,7 +24,7 @@ EXPECTED = (
     "*.data/scripts/vstorage-edge",
     "*.data/scripts/vstorage-offline",
     "*.dist-info/entry_points.txt",
-    "*.dist-info/LICENSE",
+    "*.dist-info/*LICENSE",
 )
 UNWANTED = ("*.rs", "*/Cargo.*", "tests/*", "*.pyc", "bench/*")
 
