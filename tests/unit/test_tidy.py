@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parents[2]
 NATIVE = "ovs_daemon/native"
 
 LINES_MAX = 800
-COLUMNS_MAX = 100
+# Formatters keep code within 100; this is for what they leave alone: comments and strings.
+COLUMNS_MAX = 108
 CODE = (".py", ".pyi", ".rs", ".sh")
 # Written by programs.
 GENERATED = ("Cargo.lock", "constraints.txt", "vstorage.conf.sample")
@@ -90,8 +91,14 @@ def test_pure_crates_say_so(crate: str) -> None:
     root = text_of(f"{NATIVE}/{crate}/src/lib.rs")
     assert re.search(r"^#!\[no_std\]", root, re.MULTILINE)
     assert re.search(r"^#!\[forbid\(unsafe_code\)\]", root, re.MULTILINE)
-    brought_back = [name for name in crate_files(crate) if "/src/" in name]
-    assert [name for name in brought_back if "extern crate std" in strip_tests(name)] == []
+    sources = [name for name in crate_files(crate) if "/src/" in name and not is_test(name)]
+    assert sources
+    assert [name for name in sources if "extern crate std" in strip_tests(name)] == []
+
+
+def is_test(name: str) -> bool:
+    """A file, or in a folder, that is compiled for tests only."""
+    return re.search(r"(/|_)tests(/|\.rs$)", name) is not None
 
 
 def strip_tests(name: str) -> str:
