@@ -6,6 +6,8 @@ use format::entry::Entry;
 use format::log::{self, Link, PAGE, VERSION};
 use format::object::{ObjectHeader, ObjectIndex};
 
+use machines::map::{Chunk, Loc, Map};
+
 use super::Target;
 
 /// Every header of this project keeps its CRC here.
@@ -33,6 +35,7 @@ pub(super) fn targets() -> Vec<Target> {
             seeds: || vec![metadata().encode()],
             seal: |_| {},
         },
+        Target { name: "chunk", run: chunk, seeds: chunks, seal: seal_chunk },
     ]
 }
 
@@ -223,5 +226,59 @@ fn checkpoint_metadata(bytes: &[u8]) -> bool {
         return false;
     };
     assert_eq!(Metadata::decode(&metadata.encode()), Ok(metadata));
+    true
+}
+
+/// A chunk with runs, a leaf of one log and a leaf of several.
+fn chunks() -> Vec<Vec<u8>> {
+    let mut map = Map::new();
+    let mut set = |lba, len, log, sco, ordinal| {
+        let loc = Loc { log, sco, ordinal };
+        map.set(lba, len, loc, &mut |_, _| {}).expect("it is inside the map");
+    };
+    set(0, 2048, 0, 7, 100);
+    for lba in 0..200 {
+        set(4096 + lba * 2, 1, 1, 9 + lba as u32 % 3, 5000 - 7 * lba as u16);
+        set(8192 + lba, 1, lba as u16 % 3, (lba as u32) << 14, 3 * lba as u16);
+    }
+    let encode = |map: &Map| {
+        let mut out = Vec::new();
+        for (index, chunk) in map.chunks() {
+            chunk.encode(index, &mut out);
+        }
+        out
+    };
+    let mut small = Map::new();
+    let loc = Loc { log: 0, sco: 1, ordinal: 0 };
+    small.set(3, 1, loc, &mut |_, _| {}).expect("it is inside the map");
+    vec![encode(&map), encode(&small)]
+}
+
+/// Puts magic, version, length and checksum of a chunk record right.
+fn seal_chunk(bytes: &mut [u8]) {
+    let len = bytes.len();
+    if len < 28 {
+        return;
+    }
+    bytes[..8].copy_from_slice(b"OVMC\x01\0\0\0");
+    bytes[20..24].copy_from_slice(&(len as u32).to_le_bytes());
+    let crc = crc32c(&bytes[..len - 4]);
+    bytes[len - 4..].copy_from_slice(&crc.to_le_bytes());
+}
+
+fn chunk(bytes: &[u8]) -> bool {
+    let Ok((index, chunk)) = Chunk::decode(bytes) else { return false };
+    let mut again = Vec::new();
+    chunk.encode(index, &mut again);
+    let (other, back) = Chunk::decode(&again).expect("what was accepted can be written");
+    assert_eq!((other, back.mapped()), (index, chunk.mapped()));
+    let runs = |chunk: &Chunk| {
+        let mut runs = Vec::new();
+        chunk.for_each_run(|start, len, loc| runs.push((start, len, loc)));
+        runs
+    };
+    assert_eq!(runs(&back), runs(&chunk));
+    let clusters: u32 = runs(&chunk).iter().map(|(_, len, _)| *len).sum();
+    assert_eq!(clusters, chunk.mapped());
     true
 }

@@ -12,6 +12,7 @@
 
 mod formats;
 mod mutate;
+mod protocols;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -33,7 +34,7 @@ pub struct Target {
 
 /// Every target.
 pub fn targets() -> Vec<Target> {
-    formats::targets()
+    formats::targets().into_iter().chain(protocols::targets()).collect()
 }
 
 /// The target of this name.

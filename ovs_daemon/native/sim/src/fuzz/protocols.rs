@@ -1,0 +1,243 @@
+//! Targets for what arrives over sockets and rings.
+
+use format::crc32c;
+use format::edge::{
+    Attached, COMMAND_LEN, CloseReason, Command, DONE_LEN, Done, FLAG_FUA, FRAME_HEADER_LEN, Frame,
+    Hello, Refusal, Verb,
+};
+use format::nbd;
+use machines::nbd::{Action, Catalogue, Export, Feeder, PAYLOAD_BYTES_MAX, Verb as NbdVerb};
+
+use super::Target;
+use crate::random::Random;
+
+pub(super) fn targets() -> Vec<Target> {
+    vec![
+        Target { name: "nbd_session", run: nbd_session, seeds: nbd_streams, seal: |_| {} },
+        Target { name: "edge_frame", run: edge_frames, seeds: edge_streams, seal: seal_frame },
+        Target { name: "edge_ring", run: edge_ring, seeds: edge_entries, seal: |_| {} },
+    ]
+}
+
+const SIZE: u64 = 10 << 20;
+
+struct Exports;
+
+impl Catalogue for Exports {
+    fn find(&self, name: &str) -> Option<Export> {
+        let read_only = match name {
+            "" | "disk" => false,
+            "image" => true,
+            _ => return None,
+        };
+        let name = if name.is_empty() { "disk" } else { name }.to_string();
+        Some(Export { name, description: "a disk".to_string(), size: SIZE, read_only })
+    }
+
+    fn names(&self) -> Vec<String> {
+        vec!["disk".to_string(), "image".to_string()]
+    }
+}
+
+/// Conversations that a well-behaved client might have.
+fn nbd_streams() -> Vec<Vec<u8>> {
+    vec![
+        conversation(&[(nbd::option::STRUCTURED_REPLY, &[]), (nbd::option::LIST, &[])], "disk"),
+        conversation(&[(nbd::option::STARTTLS, &[]), (99, b"unknown")], ""),
+        conversation(&context_options(), "image"),
+    ]
+}
+
+fn context_options() -> Vec<(u32, &'static [u8])> {
+    const QUERY: &[u8] = b"\0\0\0\x05image\0\0\0\x01\0\0\0\x0fbase:allocation";
+    vec![(nbd::option::STRUCTURED_REPLY, &[]), (nbd::option::SET_META_CONTEXT, QUERY)]
+}
+
+fn conversation(options: &[(u32, &[u8])], export: &str) -> Vec<u8> {
+    let mut bytes = 3u32.to_be_bytes().to_vec();
+    let mut option = |kind: u32, data: &[u8]| {
+        bytes.extend_from_slice(&nbd::MAGIC_OPTION.to_be_bytes());
+        bytes.extend_from_slice(&kind.to_be_bytes());
+        bytes.extend_from_slice(&(data.len() as u32).to_be_bytes());
+        bytes.extend_from_slice(data);
+    };
+    options.iter().for_each(|(kind, data)| option(*kind, data));
+    let mut go = (export.len() as u32).to_be_bytes().to_vec();
+    go.extend_from_slice(export.as_bytes());
+    go.extend_from_slice(&[0, 1, 0, 3]);
+    option(nbd::option::GO, &go);
+    let mut request = |kind: u16, flags: u16, offset: u64, len: u32, payload: usize| {
+        let header = nbd::RequestHeader {
+            magic: nbd::MAGIC_REQUEST,
+            flags,
+            command: kind,
+            cookie: offset ^ 77,
+            offset,
+            len,
+        };
+        bytes.extend_from_slice(&header.encode());
+        bytes.extend((0..payload).map(|n| n as u8));
+    };
+    request(nbd::command::READ, nbd::flag::DF, 4096, 8192, 0);
+    request(nbd::command::WRITE, nbd::flag::FUA, 512, 700, 700);
+    request(nbd::command::FLUSH, 0, 0, 0, 0);
+    request(nbd::command::TRIM, 0, 0, 65536, 0);
+    request(nbd::command::WRITE_ZEROES, nbd::flag::FAST_ZERO, SIZE - 4096, 4096, 0);
+    request(nbd::command::BLOCK_STATUS, nbd::flag::REQ_ONE, 0, 1 << 20, 0);
+    request(nbd::command::WRITE, 0, SIZE, 16, 16);
+    request(nbd::command::DISC, 0, 0, 0, 0);
+    bytes
+}
+
+/// The session must do the same however the stream is cut, ask only for what is inside the export,
+/// and answer with no more than a small multiple of what it was sent.
+fn nbd_session(bytes: &[u8]) -> bool {
+    let (whole, payload) = feed(bytes);
+    let mut random = Random::new(bytes.len() as u64);
+    let mut actions = Vec::new();
+    let mut feeder = Feeder::new(&mut actions);
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let (now, later) = rest.split_at((1 + random.index(40)).min(rest.len()));
+        feeder.feed(now, &Exports, &mut actions);
+        rest = later;
+    }
+    finish(&mut feeder, &mut actions);
+    assert_eq!(actions, whole, "it matters where the stream is cut");
+    assert_eq!(feeder.payload, payload);
+    let mut sent = 0;
+    for action in &whole {
+        match action {
+            Action::Send(bytes) => sent += bytes.len(),
+            Action::Request(request) => {
+                // A flush has no range; whatever is in its fields is ignored.
+                let inside = request.verb == NbdVerb::Flush
+                    || request.offset.checked_add(request.len.into()).is_some_and(|e| e <= SIZE);
+                assert!(inside, "{request:?}");
+                let moves_data =
+                    matches!(request.verb, NbdVerb::Read { .. } | NbdVerb::Write { .. });
+                assert!(!moves_data || request.len <= PAYLOAD_BYTES_MAX, "{request:?}");
+            }
+            Action::Serve(name) => assert!(["disk", "image"].contains(&name.as_str())),
+            Action::Close(_) => {}
+        }
+    }
+    assert!(sent <= 1024 + 64 * bytes.len(), "{sent} bytes are an answer to {}", bytes.len());
+    let closes = whole.iter().filter(|action| matches!(action, Action::Close(_))).count();
+    assert_eq!(closes, 1, "every connection ends once");
+    assert!(matches!(whole.last(), Some(Action::Close(_))));
+    whole.iter().any(|action| matches!(action, Action::Request(_)))
+}
+
+fn feed(bytes: &[u8]) -> (Vec<Action>, Vec<u8>) {
+    let mut actions = Vec::new();
+    let mut feeder = Feeder::new(&mut actions);
+    feeder.feed(bytes, &Exports, &mut actions);
+    finish(&mut feeder, &mut actions);
+    (actions, feeder.payload)
+}
+
+fn finish(feeder: &mut Feeder, actions: &mut Vec<Action>) {
+    while feeder.session.in_flight() > 0 {
+        feeder.answer(&Exports, actions);
+    }
+    feeder.session.end_of_stream(false, actions);
+}
+
+fn edge_streams() -> Vec<Vec<u8>> {
+    let hello = Hello {
+        version: 1,
+        features: 0,
+        volume: [7; 16],
+        read_only: false,
+        entries: 64,
+        token: [0; 64],
+        client: "host-1 edge 4242".to_string(),
+    };
+    let attached =
+        Attached { version: 1, features: 0, size: SIZE, read_only: true, epoch: 3, credits: 64 };
+    let refusal = Refusal {
+        code: "unknown_volume".to_string(),
+        what: "attach".to_string(),
+        why: "there is no such volume".to_string(),
+        fix: "create it".to_string(),
+    };
+    let frames = [
+        Frame::Hello(hello),
+        Frame::Attached(attached),
+        Frame::Refused(refusal),
+        Frame::Resized { size: 2 * SIZE },
+        Frame::Moved { address: "10.0.0.7:26203".to_string(), epoch: 4 },
+        Frame::Closed { reason: CloseReason::Stopping, detail: "it stops".to_string() },
+        Frame::Goodbye,
+    ];
+    let mut streams: Vec<Vec<u8>> = frames.iter().map(Frame::encode).collect();
+    streams.push(streams.concat());
+    streams
+}
+
+/// Puts magic, length and checksum of the first frame right.
+fn seal_frame(bytes: &mut [u8]) {
+    if bytes.len() < FRAME_HEADER_LEN {
+        return;
+    }
+    let (header, body) = bytes.split_at_mut(FRAME_HEADER_LEN);
+    header[..4].copy_from_slice(b"OVSE");
+    let announced = u32::from_le_bytes([header[8], header[9], header[10], header[11]]) as usize;
+    let len = announced.min(body.len());
+    header[8..12].copy_from_slice(&(len as u32).to_le_bytes());
+    header[12..16].copy_from_slice(&crc32c(&body[..len]).to_le_bytes());
+}
+
+/// Takes frames until something is wrong; every frame must survive being written again.
+fn edge_frames(bytes: &[u8]) -> bool {
+    let mut rest = bytes;
+    let mut frames = 0;
+    while let Ok(Some((frame, taken))) = Frame::decode(rest) {
+        assert!((FRAME_HEADER_LEN..=rest.len()).contains(&taken), "it took {taken} bytes");
+        let shorter = Frame::decode(&rest[..taken - 1]);
+        assert_eq!(shorter, Ok(None), "a frame was taken before its last byte was there");
+        let again = frame.encode();
+        assert_eq!(Frame::decode(&again), Ok(Some((frame, again.len()))));
+        rest = &rest[taken..];
+        frames += 1;
+    }
+    frames > 0
+}
+
+fn edge_entries() -> Vec<Vec<u8>> {
+    let command = |verb, flags| Command {
+        tag: 5,
+        verb,
+        flags,
+        offset: 4096,
+        length: if verb == Verb::Flush { 0 } else { 8192 },
+        place: 1 << 20,
+        room: if verb == Verb::BlockStatus { 1024 } else { 0 },
+    };
+    let commands = [
+        command(Verb::Read, 0),
+        command(Verb::Write, FLAG_FUA),
+        command(Verb::Flush, 0),
+        command(Verb::BlockStatus, 0),
+    ];
+    let done = Done { tag: 5, errno: 28, extents: 0 }.encode();
+    commands.iter().map(|command| [&command.encode()[..], &done].concat()).collect()
+}
+
+/// A command and an answer as they lie in the rings: the peer may write anything there.
+fn edge_ring(bytes: &[u8]) -> bool {
+    let Some((command, rest)) = bytes.split_first_chunk::<COMMAND_LEN>() else { return false };
+    let command = Command::decode(command);
+    if let Ok(command) = command {
+        assert_eq!(Command::decode(&command.encode()), Ok(command));
+        assert_eq!(Command::from_words(&command.to_words()), Ok(command));
+    }
+    if let Some(done) = rest.first_chunk::<DONE_LEN>()
+        && let Ok(done) = Done::decode(done)
+    {
+        assert_eq!(Done::decode(&done.encode()), Ok(done));
+        assert_eq!(Done::from_words(&done.to_words()), Ok(done));
+    }
+    command.is_ok()
+}
