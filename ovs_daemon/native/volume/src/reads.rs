@@ -4,11 +4,12 @@
 
 use std::mem;
 
+use buffer::{FileRange, ScoFile};
 use edge::target::{Completion, Outcome, RequestId};
 use format::entry::Uuid;
 use format::log::PAGE;
 use machines::map::Loc;
-use media::{Ring, Slice, errno};
+use media::{Fd, Ring, Slice, errno};
 
 use crate::items::{covering, is_aligned};
 use crate::jobs::{JobFailure, Work};
@@ -34,15 +35,28 @@ struct Read {
     failed: Option<i32>,
 }
 
-/// A contiguous piece of a read that is under way.
-struct Part {
+/// Clusters of a read that are consecutive in one SCO.
+#[derive(Clone)]
+struct Span {
     read: u32,
     lba: u64,
-    into: Slice,
     loc: Loc,
+    into: Slice,
+    /// Earlier attempts. The first looks at the write buffer, the others at the backend.
+    tries: u32,
+}
+
+impl Span {
+    fn clusters(&self) -> u32 {
+        (self.into.len() / PAGE) as u32
+    }
+}
+
+/// A span that is under way.
+struct Part {
+    span: Span,
     /// Through the ring: checksums to compare. On a worker: compared there.
     crcs: Option<Vec<u32>>,
-    tries: u32,
 }
 
 /// Reads under way.
@@ -50,7 +64,7 @@ pub(crate) struct Reads {
     reads: Slab<Read>,
     parts: Slab<Part>,
     /// Pieces whose backend fails: tried again with the next retry, for as long as it takes.
-    stalled: Vec<Part>,
+    stalled: Vec<Span>,
     /// Data clusters of objects of ancestors, once known.
     sizes: std::collections::HashMap<(Uuid, u32), u32>,
 }
@@ -135,24 +149,38 @@ impl Volume {
                 Some(_) => {}
             }
         }
+        let read = Read { reader, into: into.clone(), left: 1, failed: None };
+        let number = self.reads.reads.insert(read);
+        self.look_up(number, lba, &into, 0, ring, out);
+        self.part_ended(number, ring, out);
+    }
+
+    /// Finds out where clusters are, and starts to read them.
+    fn look_up(
+        &mut self,
+        read: u32,
+        lba: u64,
+        into: &Slice,
+        tries: u32,
+        ring: &mut Ring,
+        out: &mut Outputs,
+    ) {
         let mut runs = Vec::new();
+        let clusters = (into.len() / PAGE) as u64;
         self.machine.map().runs(lba, clusters, &mut |at, len, loc| runs.push((at, len, loc)));
-        let number =
-            self.reads.reads.insert(Read { reader, into: into.clone(), left: 1, failed: None });
         for (at, len, loc) in runs {
-            let target = into.sub((at - lba) as usize * PAGE, len as usize * PAGE);
-            match loc {
-                None => target.zero(),
-                Some(loc) => {
-                    if let Piece::Pending = self.piece(number, at, loc, target, 0, ring, out)
-                        && let Some(read) = self.reads.reads.get_mut(number)
-                    {
-                        read.left += 1;
-                    }
-                }
+            let into = into.sub((at - lba) as usize * PAGE, len as usize * PAGE);
+            let Some(loc) = loc else {
+                into.zero();
+                continue;
+            };
+            let span = Span { read, lba: at, loc, into, tries };
+            if let Piece::Pending = self.piece(span, ring, out)
+                && let Some(read) = self.reads.reads.get_mut(read)
+            {
+                read.left += 1;
             }
         }
-        self.part_ended(number, None, ring, out);
     }
 
     /// One cluster, or a contiguous run of them, from the page cache; false: not there, or not
@@ -167,122 +195,68 @@ impl Volume {
         matches!(read, Ok(true)) && file.verify(loc.ordinal.into(), into).is_ok()
     }
 
-    /// Starts reading a run of clusters that are consecutive in one SCO.
-    fn piece(
-        &mut self,
-        read: u32,
-        lba: u64,
-        loc: Loc,
-        into: Slice,
-        tries: u32,
-        ring: &mut Ring,
-        out: &mut Outputs,
-    ) -> Piece {
-        let own = loc.log == self.machine.own_log();
-        let Some((log, log_text)) = self.ancestors.get(usize::from(loc.log)).cloned() else {
-            return self.give_up(read, lba, "it is in an unknown log".to_owned());
+    /// Starts reading a span: in the write buffer, or on the backend. After a checksum error in
+    /// the buffer the backend's copy is the better one.
+    fn piece(&mut self, span: Span, ring: &mut Ring, out: &mut Outputs) -> Piece {
+        let own = span.loc.log == self.machine.own_log();
+        let sco = span.loc.sco;
+        let Some((log, log_text)) = self.ancestors.get(usize::from(span.loc.log)).cloned() else {
+            return self.give_up(&span, "it is in an unknown log".to_owned());
         };
-        let shared;
-        let file = if own {
-            self.log.get(loc.sco)
-        } else {
-            shared = self.shared.get(&log, loc.sco);
-            shared.as_deref()
-        };
-        // After a checksum error in the buffer the backend's copy is the better one.
-        if let Some(file) = file.filter(|_| tries == 0) {
-            return self.piece_of_file_of(
-                read,
-                lba,
-                loc,
-                into,
-                ring,
-                out,
-                own,
-                &log,
-                file.index.clusters(),
-            );
+        let shared = if own { None } else { self.shared.get(&log, sco) };
+        let file = if own { self.log.get(sco) } else { shared.as_deref() };
+        if let Some(file) = file.filter(|_| span.tries == 0) {
+            let (fd, pending) = match read_file(file, &span) {
+                Ok(pending) => (file.file.fd().clone(), pending),
+                Err(why) => return self.give_up(&span, why),
+            };
+            return self.read_through_ring(&span, &fd, pending, ring);
         }
         let clusters = if own {
-            self.machine.scos().get(&loc.sco).map(|s| s.clusters)
+            self.machine.scos().get(&sco).map(|s| s.clusters)
         } else {
-            self.reads.sizes.get(&(log, loc.sco)).copied()
+            self.reads.sizes.get(&(log, sco)).copied()
         };
-        let crcs = None;
-        let part =
-            self.reads.parts.insert(Part { read, lba, into: into.clone(), loc, crcs, tries });
-        let ordinal = loc.ordinal.into();
-        let sco = loc.sco;
+        let (ordinal, into) = (span.loc.ordinal.into(), span.into.clone());
+        let part = self.reads.parts.insert(Part { span, crcs: None });
         self.job(Work::Fetch { part, log, log_text, sco, clusters, ordinal, into }, out);
         Piece::Pending
     }
 
-    /// Reads a run from a SCO file: every range that the page cache has at once, the others
-    /// through the ring.
-    #[allow(clippy::too_many_arguments)]
-    fn piece_of_file_of(
+    /// Reads what the page cache did not have.
+    fn read_through_ring(
         &mut self,
-        read: u32,
-        lba: u64,
-        loc: Loc,
-        into: Slice,
+        span: &Span,
+        fd: &Fd,
+        pending: Vec<(u32, FileRange, Vec<u32>)>,
         ring: &mut Ring,
-        out: &mut Outputs,
-        own: bool,
-        log: &Uuid,
-        clusters: u32,
     ) -> Piece {
-        let first = u32::from(loc.ordinal);
-        let count = (into.len() / PAGE) as u32;
-        if first + count > clusters {
-            return self.give_up(read, lba, format!("SCO {} is too short", loc.sco));
-        }
-        let mut ranges = Vec::new();
-        let shared = if own { None } else { self.shared.get(log, loc.sco) };
-        let file = if own { self.log.get(loc.sco) } else { shared.as_deref() };
-        let Some(file) = file else { return self.piece(read, lba, loc, into, 1, ring, out) };
-        file.ranges(first, &into, &mut ranges);
-        let mut pending = Vec::new();
-        let mut ordinal = first;
-        for range in ranges {
-            let here = (range.into.len() / PAGE) as u32;
-            let cached = matches!(file.file.read_cached(range.offset, &range.into), Ok(true));
-            if !(cached && file.verify(ordinal, &range.into).is_ok()) {
-                let crcs = file.index.crcs[ordinal as usize..(ordinal + here) as usize].to_vec();
-                pending.push((ordinal, range, crcs));
-            }
-            ordinal += here;
-        }
-        let fd = file.file.fd().clone();
         if pending.is_empty() {
             return Piece::Done;
         }
-        let more = pending.len() as u32 - 1;
-        if let Some(read) = self.reads.reads.get_mut(read) {
-            read.left += more;
+        if let Some(read) = self.reads.reads.get_mut(span.read) {
+            read.left += pending.len() as u32 - 1;
         }
-        for (ordinal, range, crcs) in pending {
-            let part = Part {
-                read,
-                lba: lba + u64::from(ordinal - first),
+        for (skip, range, crcs) in pending {
+            let part = Span {
+                lba: span.lba + u64::from(skip),
+                loc: span.loc.plus(skip),
                 into: range.into.clone(),
-                loc: Loc { ordinal: ordinal as u16, ..loc },
-                crcs: Some(crcs),
-                tries: 0,
+                ..span.clone()
             };
-            let number = self.reads.parts.insert(part);
-            let token = self.token(0, number);
-            ring.read_at(&fd, range.into, range.offset, token);
+            let number = self.reads.parts.insert(Part { span: part, crcs: Some(crcs) });
+            ring.read_at(fd, range.into, range.offset, self.token(0, number));
         }
         Piece::Pending
     }
 
-    /// A piece that can't be read at all; the read fails when its other pieces are done.
-    fn give_up(&mut self, read: u32, lba: u64, why: String) -> Piece {
+    /// A span that can't be read at all; the read fails when its other spans are done.
+    fn give_up(&mut self, span: &Span, why: String) -> Piece {
         self.stats.checksum_errors += 1;
         let (_, text) = self.own();
+        let lba = span.lba;
         self.trouble.insert("read", format!("cannot read cluster {lba} of volume {text}: {why}"));
-        if let Some(read) = self.reads.reads.get_mut(read) {
+        if let Some(read) = self.reads.reads.get_mut(span.read) {
             read.failed = Some(errno::EIO);
         }
         Piece::Done
@@ -290,23 +264,21 @@ impl Volume {
 
     /// A range of a file was read through the ring.
     pub(crate) fn part_done(&mut self, part: u32, result: i32, ring: &mut Ring, out: &mut Outputs) {
-        let Some(part) = self.reads.parts.remove(part) else { return };
-        let whole = result == part.into.len() as i32;
-        let crcs = part.crcs.unwrap_or_default();
-        let same = whole
-            && crcs
-                .iter()
-                .enumerate()
-                .all(|(i, crc)| part.into.sub(i * PAGE, PAGE).crc32c() == *crc);
-        let read = part.read;
+        let Some(Part { mut span, crcs }) = self.reads.parts.remove(part) else { return };
+        let whole = result == span.into.len() as i32;
+        let crcs = crcs.unwrap_or_default();
+        let cluster = |i: usize| span.into.sub(i * PAGE, PAGE).crc32c();
+        let same = whole && crcs.iter().enumerate().all(|(i, crc)| cluster(i) == *crc);
+        let read = span.read;
         if !same {
             self.stats.checksum_errors += 1;
             // The backend may have it, if the SCO is there already.
-            if let Piece::Pending = self.piece(read, part.lba, part.loc, part.into, 1, ring, out) {
+            span.tries = 1;
+            if let Piece::Pending = self.piece(span, ring, out) {
                 return;
             }
         }
-        self.part_ended(read, None, ring, out);
+        self.part_ended(read, ring, out);
     }
 
     /// A worker has read clusters of an object, or not.
@@ -319,63 +291,47 @@ impl Volume {
         ring: &mut Ring,
         out: &mut Outputs,
     ) {
-        let Some(part) = self.reads.parts.remove(part) else { return };
-        let read = part.read;
+        let Some(Part { span, .. }) = self.reads.parts.remove(part) else { return };
+        let read = span.read;
         match result {
             Ok(clusters) => {
-                if part.loc.log != self.machine.own_log() {
+                if span.loc.log != self.machine.own_log() {
                     self.reads.sizes.insert((log, sco), clusters);
                 }
             }
             // Compaction may have moved it meanwhile: look again.
-            Err(error) if error.not_found && part.tries < TRIES_MAX => {
-                return self.look_again(part, ring, out);
+            Err(error) if error.not_found && span.tries < TRIES_MAX => {
+                return self.look_again(span, ring, out);
             }
             // The backend is away: guests wait, they see no error.
             Err(error) if !error.not_found && !error.corrupt => {
                 self.note("backend", error);
                 self.moves.retry_asked = true;
-                self.reads.stalled.push(part);
+                self.reads.stalled.push(span);
                 return;
             }
             Err(error) => {
-                self.give_up(read, part.lba, error.why);
+                self.give_up(&span, error.why);
             }
         }
-        self.part_ended(read, None, ring, out);
+        self.part_ended(read, ring, out);
     }
 
     pub(crate) fn retry_reads(&mut self, ring: &mut Ring, out: &mut Outputs) {
-        for part in mem::take(&mut self.reads.stalled) {
+        for span in mem::take(&mut self.reads.stalled) {
             self.trouble.remove("backend");
-            self.look_again(part, ring, out);
+            self.look_again(span, ring, out);
         }
     }
 
-    fn look_again(&mut self, part: Part, ring: &mut Ring, out: &mut Outputs) {
-        let Part { read, lba, into, tries, .. } = part;
-        let mut runs = Vec::new();
-        let clusters = (into.len() / PAGE) as u64;
-        self.machine.map().runs(lba, clusters, &mut |at, len, loc| runs.push((at, len, loc)));
-        for (at, len, loc) in runs {
-            let target = into.sub((at - lba) as usize * PAGE, len as usize * PAGE);
-            match loc {
-                None => target.zero(),
-                Some(loc) => {
-                    if let Piece::Pending = self.piece(read, at, loc, target, tries + 1, ring, out)
-                        && let Some(read) = self.reads.reads.get_mut(read)
-                    {
-                        read.left += 1;
-                    }
-                }
-            }
-        }
-        self.part_ended(read, None, ring, out);
+    fn look_again(&mut self, span: Span, ring: &mut Ring, out: &mut Outputs) {
+        let Span { read, lba, into, tries, .. } = span;
+        self.look_up(read, lba, &into, tries + 1, ring, out);
+        self.part_ended(read, ring, out);
     }
 
-    fn part_ended(&mut self, read: u32, failed: Option<i32>, ring: &mut Ring, out: &mut Outputs) {
+    fn part_ended(&mut self, read: u32, ring: &mut Ring, out: &mut Outputs) {
         let Some(state) = self.reads.reads.get_mut(read) else { return };
-        state.failed = state.failed.or(failed);
         state.left -= 1;
         if state.left > 0 {
             return;
@@ -410,4 +366,26 @@ impl Volume {
     pub fn reads_in_flight(&self) -> usize {
         self.reads.in_flight()
     }
+}
+
+/// Reads a span from a SCO file as far as the page cache has it. What is left: clusters to skip,
+/// where the bytes are and go, and their checksums.
+fn read_file(file: &ScoFile, span: &Span) -> Result<Vec<(u32, FileRange, Vec<u32>)>, String> {
+    let first = u32::from(span.loc.ordinal);
+    if first + span.clusters() > file.index.clusters() {
+        return Err(format!("SCO {} has only {} clusters", span.loc.sco, file.index.clusters()));
+    }
+    let mut ranges = Vec::new();
+    file.ranges(first, &span.into, &mut ranges);
+    let (mut pending, mut ordinal) = (Vec::new(), first);
+    for range in ranges {
+        let next = ordinal + (range.into.len() / PAGE) as u32;
+        let cached = matches!(file.file.read_cached(range.offset, &range.into), Ok(true));
+        if !cached || file.verify(ordinal, &range.into).is_err() {
+            let crcs = file.index.crcs[ordinal as usize..next as usize].to_vec();
+            pending.push((ordinal - first, range, crcs));
+        }
+        ordinal = next;
+    }
+    Ok(pending)
 }
