@@ -1,14 +1,20 @@
 //! `alba::Directory` on recording files: the same steps in the same order.
 
+use std::sync::Arc;
+
 use alba::{Backend, BackendError, Cause, Put, Result, Sink};
 use buffer::files::{FileError, Files};
+use sim::faulty::FaultyFiles;
 use sim::memory::MemoryFiles;
 
 const TEMPORARY: &str = ".put";
 
+/// Files in memory that may lie.
+pub(crate) type TestFiles = Arc<FaultyFiles<MemoryFiles>>;
+
 /// Objects below `backend/`.
 pub(crate) struct FilesBackend {
-    pub(crate) files: MemoryFiles,
+    pub(crate) files: TestFiles,
     /// The planted omission of `Forget::SyncObject`.
     pub(crate) sync_objects: bool,
 }

@@ -13,10 +13,9 @@ use format::log::PAGE;
 use format::object::ObjectHeader;
 use machines::map::{Loc, Map};
 use machines::volume::Snapshot;
-use sim::memory::MemoryFiles;
 
 use crate::Forget;
-use crate::backend::FilesBackend;
+use crate::backend::{FilesBackend, TestFiles};
 
 /// The log under test.
 pub(crate) const LOG: Uuid = [0x11; 16];
@@ -69,7 +68,7 @@ struct Sco {
 
 /// See the top of the file.
 pub(crate) struct Log {
-    files: MemoryFiles,
+    files: TestFiles,
     backend: FilesBackend,
     tail: Tail,
     durable: u64,
@@ -89,7 +88,7 @@ pub(crate) struct Log {
 const OK: &str = "the memory twin has room and no faults";
 
 impl Log {
-    pub(crate) fn new(files: MemoryFiles) -> Self {
+    pub(crate) fn new(files: TestFiles) -> Self {
         Log {
             backend: FilesBackend { files: files.clone(), sync_objects: true },
             files,
@@ -206,7 +205,7 @@ impl Log {
         if forget != Some(Forget::Sync) {
             self.sync_all();
         }
-        self.files.mark(self.states.len() as u64 - 1);
+        self.files.inner().mark(self.states.len() as u64 - 1);
     }
 
     fn upload(&mut self, forget: Option<Forget>) {

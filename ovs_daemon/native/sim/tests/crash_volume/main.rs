@@ -10,8 +10,11 @@ mod backend;
 mod log;
 mod recover;
 
+use std::sync::Arc;
+
 use sim::crash::{Crash, CrashBounds, CrashReport, enumerate};
 use sim::explore::Violation;
+use sim::faulty::{Fault, FaultyFiles};
 use sim::memory::{Image, MemoryFiles};
 use sim::random::Random;
 
@@ -29,12 +32,12 @@ const STEPS: [Step; 7] = [
 
 /// Runs the steps on recording files and opens every image that a power loss may leave.
 fn survive(steps: &[Step], bounds: &CrashBounds, forget: Option<Forget>) -> CrashReport {
-    let files = MemoryFiles::new().recording();
-    let mut log = Log::new(files.clone());
+    let memory = MemoryFiles::new().recording();
+    let mut log = Log::new(Arc::new(FaultyFiles::new(memory.clone(), Vec::new())));
     for step in steps {
         log.step(*step, forget);
     }
-    enumerate(&Image::new(), &files.log(), bounds, &mut |crash| check(crash, &log.states))
+    enumerate(&Image::new(), &memory.log(), bounds, &mut |crash| check(crash, &log.states))
 }
 
 /// What a faulty author forgot.
@@ -53,7 +56,8 @@ pub(crate) enum Forget {
 }
 
 fn check(crash: &Crash<'_>, states: &[Content]) -> Result<(), Violation> {
-    let files = MemoryFiles::from_image(crash.image.clone());
+    let memory = MemoryFiles::from_image(crash.image.clone());
+    let files = Arc::new(FaultyFiles::new(memory, Vec::new()));
     let found =
         recover::open(&files).map_err(|why| Violation::new("the volume can be opened", why))?;
     let promised = crash.marks.last().copied().unwrap_or(0) as usize;
@@ -95,6 +99,30 @@ fn long_random_lives_survive_power_loss() {
         let steps: Vec<Step> = (0..24).map(|_| pick()).collect();
         demand(&survive(&steps, &bounds, None), &steps);
     }
+}
+
+/// One write of a life goes wrong silently. What is found later may be less than was promised, but
+/// it is noticed or it is what the volume once was; it is never something else.
+#[test]
+fn silent_faults_are_never_returned_as_data() {
+    let (mut noticed, mut shorter, mut unharmed) = (0, 0, 0);
+    for seed in 0..400 {
+        let mut random = Random::new(seed);
+        let mut pick = || STEPS[random.index(STEPS.len() + 5).saturating_sub(5)];
+        let steps: Vec<Step> = (0..16).map(|_| pick()).collect();
+        let fault = Fault::silent(&mut random, 14);
+        let memory = MemoryFiles::new();
+        let mut log = Log::new(Arc::new(FaultyFiles::new(memory.clone(), vec![fault])));
+        steps.iter().for_each(|step| log.step(*step, None));
+        let files = Arc::new(FaultyFiles::new(memory, Vec::new()));
+        match recover::open(&files) {
+            Err(_) => noticed += 1,
+            Ok(found) if log.states.last() == Some(&found) => unharmed += 1,
+            Ok(found) if log.states.contains(&found) => shorter += 1,
+            Ok(found) => panic!("seed {seed}: {fault:?} in {steps:?} gave {found:?}"),
+        }
+    }
+    assert!(noticed > 40 && shorter > 10 && unharmed > 40, "{noticed} {shorter} {unharmed}");
 }
 
 #[test]

@@ -9,13 +9,12 @@ use format::crc32c;
 use format::log::PAGE;
 use machines::map::Map;
 use machines::volume::Snapshot;
-use sim::memory::MemoryFiles;
 
-use crate::backend::FilesBackend;
+use crate::backend::{FilesBackend, TestFiles};
 use crate::log::{CLUSTERS, Content, FOLDER, LOG, NAME, replay};
 
 /// What the volume shows, or why it can't be opened or read.
-pub(crate) fn open(files: &MemoryFiles) -> Result<Content, String> {
+pub(crate) fn open(files: &TestFiles) -> Result<Content, String> {
     let backend = FilesBackend { files: files.clone(), sync_objects: true };
     let text = |e: alba::BackendError| e.to_string();
     let mut end = ChainEnd { sco: 0, sequence: 0, crc: 0 };
@@ -51,7 +50,7 @@ pub(crate) fn open(files: &MemoryFiles) -> Result<Content, String> {
         replay(&index.entries, sco, 0, &mut map, &mut snapshots);
         end = ChainEnd { sco, sequence: header.last_sequence, crc: header.last_crc };
     }
-    let found = recover(files, FOLDER, &LOG, end).map_err(|e| e.to_string())?;
+    let found = recover(&**files, FOLDER, &LOG, end).map_err(|e| e.to_string())?;
     let mut indexes = BTreeMap::new();
     for sco in found.scos {
         replay(&sco.index.entries, sco.sco, 0, &mut map, &mut snapshots);
@@ -62,7 +61,7 @@ pub(crate) fn open(files: &MemoryFiles) -> Result<Content, String> {
 }
 
 struct Reader<'a> {
-    files: &'a MemoryFiles,
+    files: &'a TestFiles,
     backend: FilesBackend,
     objects: BTreeMap<u32, u32>,
     indexes: BTreeMap<u32, ScoIndex>,
