@@ -7,7 +7,8 @@
 //!
 //! Without options it prints the tables. `--states` cuts each world after so many states.
 //! `--check` exits with 1 when anything is violated, cut, missed or survives. `--write FILE`
-//! replaces the generated section of `doc/verification.md`. The environment variable `DEPTH` (0, 1, 2...) selects larger worlds.
+//! replaces the generated section of `doc/verification.md`. The environment variable
+//! `DEPTH` (0, 1, 2...) selects larger worlds.
 // A program's main may read the clock and write its report; the library may not.
 #![allow(clippy::disallowed_methods)]
 
