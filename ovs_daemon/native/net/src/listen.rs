@@ -8,7 +8,7 @@
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -140,9 +140,8 @@ pub fn send_now(fd: &Fd, from: &Slice) -> io::Result<usize> {
 
 /// Who is at the other end, for logs: an address, or process and user of a unix socket.
 pub fn peer_name(fd: &Fd) -> String {
-    // SAFETY: both structures are plain data, for which zero is valid.
-    let (mut storage, mut credentials): (libc::sockaddr_storage, libc::ucred) =
-        unsafe { std::mem::zeroed() };
+    // SAFETY: plain data, for which zero is valid.
+    let mut storage: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
     let mut len = size_of_val(&storage) as libc::socklen_t;
     let address = std::ptr::from_mut(&mut storage).cast::<libc::sockaddr>();
     // SAFETY: `address` points to `len` writable bytes that outlive the call.
@@ -151,18 +150,24 @@ pub fn peer_name(fd: &Fd) -> String {
         return "unknown peer".to_string();
     }
     if i32::from(storage.ss_family) == libc::AF_UNIX {
-        let mut len = size_of_val(&credentials) as libc::socklen_t;
-        let out = std::ptr::from_mut(&mut credentials).cast();
-        // SAFETY: `out` points to `len` writable bytes that outlive the call.
-        let failed = unsafe {
-            libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED, out, &mut len)
-        } < 0;
-        if failed {
-            return "unix peer".to_string();
-        }
-        return format!("pid {} uid {}", credentials.pid, credentials.uid);
+        return peer_credentials(fd.as_raw_fd()).map_or_else(
+            || "unix peer".to_string(),
+            |peer| format!("pid {} uid {}", peer.pid, peer.uid),
+        );
     }
     std_address(fd).map_or_else(|| "unknown peer".to_string(), |a| a.to_string())
+}
+
+/// Process and user at the other end of a unix socket; for who connected, those that listened.
+fn peer_credentials(fd: RawFd) -> Option<libc::ucred> {
+    // SAFETY: plain data, for which zero is valid.
+    let mut credentials: libc::ucred = unsafe { std::mem::zeroed() };
+    let mut len = size_of_val(&credentials) as libc::socklen_t;
+    let out = std::ptr::from_mut(&mut credentials).cast();
+    // SAFETY: `out` points to `len` writable bytes that outlive the call.
+    let result =
+        unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERCRED, out, &mut len) };
+    (result >= 0).then_some(credentials)
 }
 
 fn std_address(fd: &Fd) -> Option<SocketAddr> {
@@ -267,11 +272,25 @@ fn may_replace(path: &Path) -> io::Result<()> {
         Err(e) if e.raw_os_error() == Some(libc::ECONNREFUSED) => Ok(()),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(e) if e.raw_os_error() != Some(libc::EAGAIN) => Err(e),
+        Ok(fd) if listener_is_gone(&fd) => Ok(()),
         _ => Err(io::Error::new(
             io::ErrorKind::AddrInUse,
             "another process serves it; stop that process first",
         )),
     }
+}
+
+/// The process that listened has ended. Its socket still takes connections for a moment: the kernel
+/// closes the files of pending io_uring operations only after the process is gone.
+fn listener_is_gone(connected: &OwnedFd) -> bool {
+    let Some(listener) = peer_credentials(connected.as_raw_fd()) else {
+        return false;
+    };
+    // SAFETY: plain system call; signal 0 only asks whether the process exists. Process 0 is one
+    // outside our namespace, of which nothing is known.
+    listener.pid > 0
+        && unsafe { libc::kill(listener.pid, 0) } < 0
+        && io::Error::last_os_error().raw_os_error() == Some(libc::ESRCH)
 }
 
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
@@ -346,6 +365,31 @@ mod tests {
         let third = UnixSocket { fd: second.fd.clone(), path: path.clone(), identity: (0, 0) };
         third.unlink();
         assert_eq!(names(&dir), ["a.sock"], "somebody else's socket stays");
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    /// As after kill -9 of a process with an accept in its io_uring.
+    #[test]
+    fn a_socket_that_outlives_its_process_is_replaced() {
+        let dir = directory("outlived");
+        let path = dir.join("a.sock");
+        let kept = bind(&path).unwrap();
+        // SAFETY: the child makes two system calls and touches nothing else.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            // SAFETY: the descriptor is open in the child too; _exit does not return.
+            unsafe {
+                let status = libc::listen(kept.as_raw_fd(), 8);
+                libc::_exit(status);
+            }
+        }
+        let mut status = -1;
+        // SAFETY: waits for our own child; `status` outlives the call.
+        assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+        assert_eq!(status, 0);
+        UnixStream::connect(&path).unwrap();
+        UnixSocket::listen(&path, 0o600, None).unwrap();
+        drop(kept);
         std::fs::remove_dir_all(&dir).unwrap();
     }
 
