@@ -10,9 +10,10 @@ export CARGO_TARGET_DIR ?= $(CURDIR)/$(NATIVE)/target
 CARGO := cargo
 MANIFEST := --manifest-path $(NATIVE)/Cargo.toml
 RELEASE := $(CARGO_TARGET_DIR)/release
-# Its machines can be told to make mistakes, those of the other programs cannot.
-EXPLORE := $(CARGO) run --release --quiet --locked $(MANIFEST) --package ovs-sim \
-	--features mutants --bin explore --
+# Its machines can be told to make mistakes, those of the other programs cannot. The profile keeps
+# arithmetic checks, and turns a panic into a finding instead of the end of the program.
+SIM := $(CARGO) run --profile verify --quiet --locked $(MANIFEST) --package ovs-sim
+EXPLORE := $(SIM) --features mutants --bin explore --
 # The commands below find this project's programs before any that is installed elsewhere.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
@@ -104,7 +105,7 @@ crash: install ## kill -9 the daemon under a journalled client (ROUNDS=n)
 
 fuzz: install ## damaged input for every parser, seeded (CASES=n)
 	@mkdir -p build/fuzz
-	$(RELEASE)/fuzz --artifacts build/fuzz $(if $(CASES),--cases $(CASES))
+	$(SIM) --features mutants --bin fuzz -- --artifacts build/fuzz $(if $(CASES),--cases $(CASES))
 
 exhaust: install ## exhaustive checks in larger bounds (DEPTH=n, 1 unless told)
 	DEPTH=$(or $(DEPTH),1) $(EXPLORE) --check
