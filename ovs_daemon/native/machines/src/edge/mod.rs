@@ -232,6 +232,14 @@ impl Session {
         self.mutant = Some(mutant);
     }
 
+    /// Gives the present connection another number and forgets how often connecting was tried, so
+    /// that the explorer sees that two states are the same but for their history.
+    #[cfg(feature = "mutants")]
+    pub fn renumber(&mut self, generation: u32) {
+        self.generation = generation;
+        self.attempts = 0;
+    }
+
     fn is(&self, mutant: Mutant) -> bool {
         cfg!(feature = "mutants") && self.mutant == Some(mutant)
     }

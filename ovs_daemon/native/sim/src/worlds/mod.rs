@@ -1,5 +1,6 @@
 //! The worlds: one folder for each machine that is explored exhaustively.
 
+pub mod edge;
 pub mod volume;
 
 use crate::scenario::Scenario;
@@ -7,5 +8,7 @@ use crate::scenario::Scenario;
 /// Every scenario. `level` 0 keeps each of them within a CI run; higher levels allow more moves of
 /// each kind and take correspondingly longer.
 pub fn all(level: u32) -> Vec<Scenario> {
-    volume::scenarios(level)
+    let mut scenarios = volume::scenarios(level);
+    scenarios.extend(edge::scenarios(level));
+    scenarios
 }

@@ -1,0 +1,179 @@
+//! The worlds of the Edge session that are explored.
+
+use machines::edge::{Ending, Mutant, Phase};
+
+use super::{Bounds, EPOCH, EdgeWorld, Faults, LINEAR, ONCE, OWNER, PROGRESS, Request};
+use crate::scenario::Scenario;
+
+const ANSWERS: (&str, &str) =
+    (ONCE, "every request is completed once, and sent once on each connection");
+const DISK: (&str, &str) = (
+    LINEAR,
+    "all answers fit one order of the requests in which each takes effect once, between its \
+     submission and its answer",
+);
+const MEMORY: (&str, &str) = (
+    OWNER,
+    "an engine is asked, and memory given back, only when no other engine may still use it",
+);
+const EPOCHS: (&str, &str) = (EPOCH, "no engine serves after one with a newer epoch");
+const FORGOTTEN: (&str, &str) =
+    (PROGRESS, "in every state: while a request has no answer, something is on its way");
+
+fn name_of(mutant: Mutant) -> &'static str {
+    match mutant {
+        Mutant::NoGate => "overlapping writes are on their way together",
+        Mutant::BelieveOldGenerations => "answers of earlier connections are believed",
+        Mutant::SameGeneration => "all connections have the same number",
+        Mutant::KeepAnswered => "an answered request stays in the table",
+        Mutant::NoReplay => "nothing is sent again",
+        Mutant::ForgetInFlight => "what a lost engine had is dropped",
+        Mutant::ReplayBackwards => "requests are sent again in reverse order",
+        Mutant::AnyEpoch => "an older epoch is accepted",
+        Mutant::GiveUpEarly => "memory is given back before the engine let go",
+    }
+}
+
+fn scenario(
+    name: &'static str,
+    invariants: &[(&'static str, &'static str)],
+    bounds: Bounds,
+    mutants: &[(Mutant, &'static str)],
+) -> Scenario {
+    let bounds: &'static Bounds = Box::leak(Box::new(bounds));
+    let requests: u8 = bounds.menu.iter().map(|(_, times)| times).sum();
+    let faults = &bounds.faults;
+    let mut text = format!("{requests} requests, {} at a time", bounds.outstanding);
+    let counts = [
+        (faults.crashes, "crashes"),
+        (faults.ghosts, "ghosts"),
+        (faults.stops, "stops"),
+        (faults.deletes, "deletes"),
+        (faults.refusals, "refusals"),
+        (faults.duplicates, "double answers"),
+        (faults.detaches, "detaches"),
+    ];
+    for (count, what) in counts {
+        if count > 0 {
+            text += &format!(", {count} {what}");
+        }
+    }
+    let start = EdgeWorld::new(bounds, None);
+    let mut made = Scenario::new(name, "machines::edge", text, invariants, start);
+    for (mutant, caught_by) in mutants {
+        if cfg!(feature = "mutants") {
+            let start = EdgeWorld::new(bounds, Some(*mutant));
+            made = made.mutant(name_of(*mutant), caught_by, start);
+        }
+    }
+    made
+}
+
+/// Overlapping writes and reads across crashes.
+fn replay(more: u8) -> Scenario {
+    let menu = vec![(Request::Write(0), 2), (Request::WriteBoth, more), (Request::Read(0), 2)];
+    let bounds = Bounds {
+        menu,
+        outstanding: 3,
+        credits: 3,
+        restored: true,
+        faults: Faults { crashes: 1 + more, ..Faults::default() },
+        goals: vec![
+            ("everything is answered after all crashes", |w| {
+                w.left.crashes == 0 && all_answered(w)
+            }),
+            ("a request is sent again", |w| w.replayed),
+            ("a write waits for another one to the same place", |w| {
+                w.session.phase() == Phase::Ready
+                    && w.outstanding.len() == 2
+                    && w.open_link().is_some_and(|link| link.ring.len() == 1)
+            }),
+        ],
+    };
+    let mutants = [
+        (Mutant::NoGate, LINEAR),
+        (Mutant::NoReplay, PROGRESS),
+        (Mutant::ForgetInFlight, PROGRESS),
+        (Mutant::ReplayBackwards, LINEAR),
+    ];
+    scenario("edge-replay", &[DISK, FORGOTTEN], bounds, &mutants)
+}
+
+/// Engines that come, go, haunt and refuse.
+fn engines(more: u8) -> Scenario {
+    let bounds = Bounds {
+        menu: vec![(Request::Write(0), 1), (Request::Read(0), 1)],
+        outstanding: 1 + usize::from(more),
+        credits: 1,
+        restored: false,
+        faults: Faults { crashes: 2, ghosts: 1, refusals: 1, vain: 1, ..Faults::default() },
+        goals: vec![
+            ("everything is answered after all that can go wrong", |w| {
+                w.left == Faults::default() && all_answered(w)
+            }),
+            ("a ghost is refused", |w| {
+                w.engine.is_some_and(|engine| engine.ghost)
+                    && w.open_link().is_some_and(|link| link.leaving)
+            }),
+            ("a first handshake is refused", |w| w.ended == Some(Ending::Refused)),
+            ("a first engine dies in the handshake", |w| w.ended == Some(Ending::Unreachable)),
+        ],
+    };
+    scenario("edge-engines", &[EPOCHS], bounds, &[(Mutant::AnyEpoch, EPOCH)])
+}
+
+/// Answers that come twice, or from a connection that is over.
+fn answers(more: u8) -> Scenario {
+    let bounds = Bounds {
+        menu: vec![(Request::Write(0), 2 + more), (Request::Read(0), 1)],
+        outstanding: 2,
+        credits: 2,
+        restored: true,
+        faults: Faults { crashes: 1, stops: 1, duplicates: 1, ..Faults::default() },
+        goals: vec![("everything is answered after all that can go wrong", |w| {
+            w.left == Faults::default() && all_answered(w)
+        })],
+    };
+    let mutants = [
+        (Mutant::BelieveOldGenerations, OWNER),
+        (Mutant::SameGeneration, OWNER),
+        (Mutant::KeepAnswered, ONCE),
+    ];
+    scenario("edge-answers", &[ANSWERS, MEMORY], bounds, &mutants)
+}
+
+fn all_answered(world: &EdgeWorld) -> bool {
+    let asked = world.menu.iter().all(|left| *left == 0);
+    asked && world.outstanding.is_empty() && world.ended.is_none()
+}
+
+/// The end of a session: deleted or detached, with requests on their way.
+fn endings(more: u8) -> Scenario {
+    let bounds = Bounds {
+        menu: vec![(Request::Write(0), 1 + more), (Request::Read(0), 1)],
+        outstanding: 2,
+        credits: 2,
+        restored: false,
+        faults: Faults { crashes: 1, deletes: 1, detaches: 1, ..Faults::default() },
+        goals: vec![
+            ("requests of a deleted volume fail", |w| {
+                w.ended == Some(Ending::Deleted) && w.given_up > 0
+            }),
+            ("requests of a detached volume fail", |w| {
+                w.ended == Some(Ending::Detached) && w.given_up > 0
+            }),
+            ("a detach waits for the engine", |w| {
+                w.session.phase() == Phase::Leaving
+                    && w.open_link().is_some_and(|link| !link.executed.is_empty())
+            }),
+        ],
+    };
+    let mutants = [(Mutant::GiveUpEarly, OWNER)];
+    scenario("edge-endings", &[MEMORY], bounds, &mutants)
+}
+
+/// All worlds of the session; higher levels allow more.
+pub fn scenarios(level: u32) -> Vec<Scenario> {
+    let more = level.min(3) as u8;
+    vec![replay(more), engines(more), answers(more), endings(more)]
+}
