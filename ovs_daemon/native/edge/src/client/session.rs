@@ -377,8 +377,7 @@ impl Session {
                 return true;
             }
         }
-        loop {
-            let Some(connection) = self.connection.as_mut() else { break };
+        while let Some(connection) = self.connection.as_mut() {
             let message = match connection.pop() {
                 Some(Ok(done)) => Message::Answered { generation, done },
                 Some(Err(_)) => Message::Nonsense { generation },

@@ -1,6 +1,4 @@
-use alloc::vec;
-
-use format::edge::{FLAG_FUA, Verb};
+use format::edge::Verb;
 
 use super::*;
 

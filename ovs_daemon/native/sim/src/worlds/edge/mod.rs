@@ -49,8 +49,11 @@ pub struct Bounds {
     /// How often each thing may go wrong.
     pub faults: Faults,
     /// What must be reached.
-    pub goals: Vec<(&'static str, fn(&EdgeWorld) -> bool)>,
+    pub goals: Vec<Wanted>,
 }
+
+/// Something that must be reached, and how to tell that a world has.
+pub type Wanted = (&'static str, fn(&EdgeWorld) -> bool);
 
 /// How often things may happen that need no guest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
