@@ -117,10 +117,8 @@ impl Footer {
 
     /// Decodes a footer.
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
-        let mut copy: [u8; FOOTER] = bytes
-            .get(..FOOTER)
-            .and_then(|p| p.try_into().ok())
-            .ok_or(Malformed::Short)?;
+        let mut copy: [u8; FOOTER] =
+            bytes.get(..FOOTER).and_then(|p| p.try_into().ok()).ok_or(Malformed::Short)?;
         if &copy[..8] != MAGIC {
             return Err(Malformed::Magic);
         }
@@ -193,14 +191,7 @@ impl Metadata {
         if !reader.rest.is_empty() {
             return Err(Malformed::Field("length"));
         }
-        Ok(Self {
-            log,
-            position,
-            last_crc,
-            last_sequence,
-            scos,
-            maps,
-        })
+        Ok(Self { log, position, last_crc, last_sequence, scos, maps })
     }
 }
 
@@ -226,11 +217,7 @@ impl<'a> Reader<'a> {
     /// A count of items of at least `each` bytes that the rest can really hold.
     fn count(&mut self, each: usize) -> Result<usize, Malformed> {
         let count = self.u32()? as usize;
-        if count > self.rest.len() / each {
-            Err(Malformed::Field("count"))
-        } else {
-            Ok(count)
-        }
+        if count > self.rest.len() / each { Err(Malformed::Field("count")) } else { Ok(count) }
     }
 
     fn map(&mut self) -> Result<StoredMap, Malformed> {
@@ -250,11 +237,7 @@ impl<'a> Reader<'a> {
         if !chunks.is_sorted_by(|a: &ChunkRef, b| a.index < b.index) {
             return Err(Malformed::Field("chunk index"));
         }
-        Ok(StoredMap {
-            snapshot,
-            position,
-            chunks,
-        })
+        Ok(StoredMap { snapshot, position, chunks })
     }
 }
 
@@ -266,13 +249,7 @@ mod tests {
 
     #[test]
     fn a_checkpoint_comes_back_as_it_was() {
-        let chunk = ChunkRef {
-            index: 3,
-            log: 1,
-            object: 7,
-            offset: 1 << 40,
-            len: 99,
-        };
+        let chunk = ChunkRef { index: 3, log: 1, object: 7, offset: 1 << 40, len: 99 };
         let metadata = Metadata {
             log: [9; 16],
             position: 12,
@@ -280,16 +257,8 @@ mod tests {
             last_sequence: 1 << 40,
             scos: vec![(1, 100), (12, 16384)],
             maps: vec![
-                StoredMap {
-                    snapshot: [0; 16],
-                    position: 12,
-                    chunks: vec![chunk],
-                },
-                StoredMap {
-                    snapshot: [8; 16],
-                    position: 4,
-                    chunks: vec![],
-                },
+                StoredMap { snapshot: [0; 16], position: 12, chunks: vec![chunk] },
+                StoredMap { snapshot: [8; 16], position: 4, chunks: vec![] },
             ],
         };
         let bytes = metadata.encode();

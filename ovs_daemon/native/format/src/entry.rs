@@ -109,10 +109,7 @@ pub fn decode_entries(slots: &[u8]) -> Result<Vec<Entry>, Malformed> {
             }
         }
         let mut id = || {
-            let id = slots
-                .get(at..at + SLOT)
-                .ok_or(Malformed::Short)
-                .map(|s| get_id(s, 0));
+            let id = slots.get(at..at + SLOT).ok_or(Malformed::Short).map(|s| get_id(s, 0));
             at += SLOT;
             id
         };

@@ -131,11 +131,7 @@ pub fn header_pages(slots: usize, clusters: usize) -> usize {
 pub fn encode_batch_header(link: &Link, entries: &[Entry], crcs: &[u32], out: &mut Vec<u8>) -> u32 {
     let slots: usize = entries.iter().map(Entry::slots).sum();
     let pages = header_pages(slots, crcs.len());
-    assert!(
-        pages <= HEADER_PAGES_MAX,
-        "a batch of {slots} slots and {} clusters",
-        crcs.len()
-    );
+    assert!(pages <= HEADER_PAGES_MAX, "a batch of {slots} slots and {} clusters", crcs.len());
     out.clear();
     out.resize(ENTRIES_AT, 0);
     link.put(out, BATCH_MAGIC, pages as u16);
@@ -195,25 +191,15 @@ pub fn decode_batch_header(bytes: &[u8]) -> Result<BatchHeader, Malformed> {
     }
     let table_end = ENTRIES_AT + slots * SLOT;
     let crcs_end = table_end + clusters * 4;
-    let table = header
-        .get(ENTRIES_AT..table_end)
-        .ok_or(Malformed::Field("slots"))?;
-    let crcs = header
-        .get(table_end..crcs_end)
-        .ok_or(Malformed::Field("data clusters"))?;
+    let table = header.get(ENTRIES_AT..table_end).ok_or(Malformed::Field("slots"))?;
+    let crcs = header.get(table_end..crcs_end).ok_or(Malformed::Field("data clusters"))?;
     let entries = decode_entries(table)?;
     let brought: u64 = entries.iter().map(|e| u64::from(e.data_clusters())).sum();
     if brought != clusters as u64 {
         return Err(Malformed::Field("data clusters"));
     }
     let crcs = crcs.chunks_exact(4).map(|c| get_u32(c, 0)).collect();
-    Ok(BatchHeader {
-        link: Link::get(header),
-        pages,
-        crc,
-        entries,
-        crcs,
-    })
+    Ok(BatchHeader { link: Link::get(header), pages, crc, entries, crcs })
 }
 
 #[cfg(test)]
@@ -239,21 +225,12 @@ mod tests {
         let crc = encode_sco_header(&link(), &mut page);
         assert_eq!(decode_sco_header(&page), Ok((link(), crc)));
         let entries = vec![
-            Entry::Data {
-                lba: 5,
-                clusters: 300,
-            },
-            Entry::Trim {
-                lba: 1 << 33,
-                clusters: 7,
-            },
+            Entry::Data { lba: 5, clusters: 300 },
+            Entry::Trim { lba: 1 << 33, clusters: 7 },
             Entry::SnapshotCreated([1; 16]),
             Entry::Reverted([2; 16]),
             Entry::SnapshotDeleted([3; 16]),
-            Entry::Data {
-                lba: 0,
-                clusters: 900,
-            },
+            Entry::Data { lba: 0, clusters: 900 },
             Entry::Closed,
         ];
         let crcs: Vec<u32> = (0..1200).collect();
@@ -261,30 +238,13 @@ mod tests {
         let crc = encode_batch_header(&link(), &entries, &crcs, &mut out);
         assert_eq!(out.len(), 2 * PAGE);
         let back = decode_batch_header(&out).unwrap();
-        assert_eq!(
-            back,
-            BatchHeader {
-                link: link(),
-                pages: 2,
-                crc,
-                entries,
-                crcs
-            }
-        );
+        assert_eq!(back, BatchHeader { link: link(), pages: 2, crc, entries, crcs });
     }
 
     #[test]
     fn every_flipped_bit_of_a_header_is_noticed() {
         let mut out = vec![];
-        encode_batch_header(
-            &link(),
-            &[Entry::Data {
-                lba: 1,
-                clusters: 1,
-            }],
-            &[9],
-            &mut out,
-        );
+        encode_batch_header(&link(), &[Entry::Data { lba: 1, clusters: 1 }], &[9], &mut out);
         for bit in 0..out.len() * 8 {
             out[bit / 8] ^= 1 << (bit % 8);
             assert!(decode_batch_header(&out).is_err(), "bit {bit}");
