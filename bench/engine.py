@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -28,7 +29,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.load import WORKLOADS, Run, idle_cpu_ms_per_s, measure, prefill
-from bench.servers import REPOSITORY, SERVERS, BenchError, release_binary
+from bench.servers import REPOSITORY, SERVERS, BenchError, Ours, release_binary
 from tests.support.process import ProcessError
 
 PROGRAMS = {
@@ -81,7 +82,8 @@ def run_setting(
                     run = measure(server, workload, options.seconds)
                     runs[setting.store, setting.pinned, workload, kind].append(run)
                     progress(setting, number, kind, workload, run)
-                idle[kind] = idle_cpu_ms_per_s(server, 1.0)
+                if number == 0 and not setting.pinned:
+                    idle[kind] = idle_cpu_ms_per_s(server)
     return runs, idle
 
 
@@ -146,29 +148,47 @@ def ratios(runs: Runs) -> dict[str, float]:
     return result
 
 
-def run_program(name: str, keys: tuple[str, ...], rounds: int) -> dict[str, float]:
-    """Run one of our benchmark programs ``rounds`` times; return the medians of its RESULT."""
-    found: dict[str, list[float]] = defaultdict(list)
-    for _ in range(rounds):
-        result = subprocess.run(
-            [release_binary(name)],
-            capture_output=True,
-            text=True,
-            timeout=PROGRAM_SECONDS_MAX,
-            check=False,
+def run_program(name: str, arguments: list[str]) -> tuple[str, dict[str, float]]:
+    """Run one of our benchmark programs; return what it printed and its RESULT."""
+    result = subprocess.run(
+        [release_binary(name), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=PROGRAM_SECONDS_MAX,
+        check=False,
+    )
+    text, _, last = result.stdout.rstrip().rpartition("\n")
+    if result.returncode != 0 or not last.startswith("RESULT "):
+        raise BenchError(
+            f"{name} ended with status {result.returncode}, its last line is {last!r}, expected "
+            f"RESULT:\n{result.stdout}{result.stderr}"
         )
-        text, _, last = result.stdout.rstrip().rpartition("\n")
-        lines = [last] if last.startswith("RESULT ") else []
-        if result.returncode != 0 or not lines:
-            raise BenchError(
-                f"{name} ended with status {result.returncode}, its last line "
-                f"{'is' if lines else 'is not'} RESULT:\n"
-                f"{result.stdout}{result.stderr}"
-            )
-        values = json.loads(lines[-1].removeprefix("RESULT "))
+    return text, json.loads(last.removeprefix("RESULT "))
+
+
+def run_once(section: str, options: argparse.Namespace) -> tuple[str, dict[str, float]]:
+    """Run the program of ``section`` with what it needs around it."""
+    name, _ = PROGRAMS[section]
+    if section != "shm":
+        return run_program(name, ["--dir", options.shm] if section == "engine" else [])
+    with Ours(Path(options.shm), options.size, pinned=False) as server:
+        # So that every read finds data.
+        prefill(server)
+        where = ["--engine", str(server.engine_socket), "--volume", server.volume]
+        return run_program(name, [*where, "--qd", "32"])
+
+
+def run_section(section: str, rounds: int, options: argparse.Namespace) -> dict[str, float]:
+    """Run the program of ``section`` ``rounds`` times; return the medians of its figures."""
+    name, keys = PROGRAMS[section]
+    found: dict[str, list[float]] = defaultdict(list)
+    text = ""
+    for _ in range(rounds):
+        text, values = run_once(section, options)
+        missing = [key for key in keys if key not in values]
+        if missing:
+            raise BenchError(f"{name} does not report {', '.join(missing)}: {values}")
         for key in keys:
-            if key not in values:
-                raise BenchError(f"{name} does not report {key}: {lines[-1]}")
             found[key].append(float(values[key]))
     print(f"{name}, the last of {rounds} runs:\n{text}")
     return {key: statistics.median(values) for key, values in found.items()}
@@ -211,20 +231,22 @@ def measure_all(options: argparse.Namespace) -> dict[str, float]:
     ]
     runs: Runs = {}
     idle: dict[str, float] = {}
+    print(f"load average before the first run: {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs")
     if kinds:
         kinds.insert(0, "qemu-nbd")
         for setting in SETTINGS:
             if setting.store in options.stores:
                 here = [kind for kind in kinds if kind != "nbdkit" or setting.store == "shm"]
-                fresh, idle = run_setting(setting, here, options.rounds, options)
+                fresh, quiet = run_setting(setting, here, options.rounds, options)
                 runs.update(fresh)
+                idle = quiet or idle
         print_table(runs, kinds)
         for kind, cost in idle.items():
             print(f"idle {kind}: {cost:.1f} ms of CPU per second")
     result = ratios(runs)
-    for section, (program, keys) in PROGRAMS.items():
+    for section in PROGRAMS:
         if section in options.only:
-            result |= run_program(program, keys, 1 if options.quick else options.rounds)
+            result |= run_section(section, 1 if options.quick else options.rounds, options)
     if options.json:
         rows = [
             {"store": s, "pinned": p, "workload": w, "server": k, **asdict(run)}

@@ -132,6 +132,16 @@ class Ours(Server):
         command = [release_binary("ovs-serve"), "--dir", str(data), "--size", str(self.size)]
         self.launch("ovs-serve", [*command, "--socket", str(self.socket)], self.socket)
 
+    @property
+    def engine_socket(self) -> Path:
+        """Where the engine takes Edges."""
+        return self.folder / "data" / "run" / "engine.sock"
+
+    @property
+    def volume(self) -> str:
+        """UUID of the one volume."""
+        return only_volume(self.folder / "data")
+
 
 class OursThroughEdge(Server):
     """The engine, and before it the Edge process: two processes, shared memory between them."""
@@ -151,8 +161,8 @@ class OursThroughEdge(Server):
         )
         request = {
             "op": "attach",
-            "volume": self._volume(data),
-            "name": self.export,
+            "volume": only_volume(data),
+            "name": "bench",
             "socket": str(self.socket),
             "owner": None,
             "mode": 0o600,
@@ -162,12 +172,13 @@ class OursThroughEdge(Server):
         if not answer.get("ok"):
             raise BenchError(f"vstorage-edge refused {request}: {answer}")
 
-    def _volume(self, data: Path) -> str:
-        """Return the UUID of the one volume that ovs-serve serves from ``data``."""
-        volumes = [path.name for path in (data / "buffer").iterdir() if path.is_dir()]
-        if len(volumes) != 1:
-            raise BenchError(f"{data / 'buffer'} holds {volumes}, expected one volume")
-        return volumes[0]
+
+def only_volume(data: Path) -> str:
+    """Return the UUID of the one volume that ovs-serve serves from ``data``."""
+    volumes = [path.name for path in (data / "buffer").iterdir() if path.is_dir()]
+    if len(volumes) != 1:
+        raise BenchError(f"{data / 'buffer'} holds {volumes}, expected one volume")
+    return volumes[0]
 
 
 def ask(control: Path, request: dict[str, Any]) -> dict[str, Any]:
