@@ -12,6 +12,9 @@ use crate::index::ScoIndex;
 use crate::recover::{RecoveredSco, file_name};
 use crate::tail::{NewBatch, Tail};
 
+/// Bytes that [`rewrite`] moves at a time.
+const REWRITE_BLOCK: usize = 1 << 20;
+
 /// A SCO file and what is known of it.
 #[derive(Debug)]
 pub struct ScoFile {
@@ -79,6 +82,24 @@ impl ScoFile {
     }
 }
 
+/// Writes a file's bytes over themselves, so that the sync that follows covers them.
+///
+/// A sync that failed in an earlier life leaves pages that are not on the disk and that the kernel
+/// takes for clean: it reported the failure once, to a process that is dead. A sync alone would
+/// succeed and mean nothing for them.
+fn rewrite(file: &File, len: u64) -> Result<(), StoreError> {
+    let mut block = vec![0; REWRITE_BLOCK];
+    let mut at = 0;
+    while at < len {
+        let now = (len - at).min(REWRITE_BLOCK as u64);
+        let bytes = &mut block[..now as usize];
+        file.read_bytes_at(at, bytes)?;
+        file.write_bytes_at(at, bytes)?;
+        at += now;
+    }
+    Ok(())
+}
+
 /// The SCO files of a log.
 #[derive(Debug)]
 pub struct LogBuffer {
@@ -106,6 +127,9 @@ impl LogBuffer {
             let file = File::open(&dir.join(&file_name(sco.sco)))?;
             if sco.cut {
                 file.truncate(u64::from(sco.index.end_page) * PAGE as u64)?;
+            }
+            if sco.unproven {
+                rewrite(&file, u64::from(sco.index.end_page) * PAGE as u64)?;
             }
             file.datasync()?;
             closed.insert(sco.sco, Arc::new(ScoFile { file, index: sco.index.clone() }));

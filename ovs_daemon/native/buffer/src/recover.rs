@@ -49,6 +49,8 @@ pub struct RecoveredSco {
     pub index: ScoIndex,
     /// The file is longer than its valid part and has to be cut to `index.end_page` pages.
     pub cut: bool,
+    /// No header proves that all of it was durable: it has to be written again before it is synced.
+    pub unproven: bool,
 }
 
 /// What was found.
@@ -208,7 +210,8 @@ fn settle(
         }
         let cut = index.end_page < walk.pages;
         out.cut_pages += u64::from(walk.pages.saturating_sub(index.end_page));
-        out.scos.push(RecoveredSco { sco: walk.sco, index, cut });
+        let unproven = index.last_sequence > durable;
+        out.scos.push(RecoveredSco { sco: walk.sco, index, cut, unproven });
     }
     Ok(())
 }

@@ -125,6 +125,20 @@ fn silent_faults_are_never_returned_as_data() {
     assert!(noticed > 40 && shorter > 10 && unharmed > 40, "{noticed} {shorter} {unharmed}");
 }
 
+/// A failed sync of an earlier life must not go unnoticed (`buffer::LogBuffer::open`).
+#[test]
+fn what_no_header_proves_to_be_durable_is_to_be_written_again() {
+    use Step::{Close, Flush, Write};
+    let memory = MemoryFiles::new();
+    let mut log = Log::new(Arc::new(FaultyFiles::new(memory.clone(), Vec::new())));
+    // The header of the last write says that the first SCO was durable; nothing says so of it.
+    [Write, Close, Flush, Write].into_iter().for_each(|step| log.step(step, None));
+    let end = buffer::ChainEnd { sco: 0, sequence: 0, crc: 0 };
+    let found = buffer::recover(&memory, log::FOLDER, &log::LOG, end).expect("nothing is wrong");
+    let unproven: Vec<(u32, bool)> = found.scos.iter().map(|s| (s.sco, s.unproven)).collect();
+    assert_eq!(unproven, [(1, false), (2, true)]);
+}
+
 #[test]
 fn every_omission_is_found() {
     use Step::{Checkpoint, Close, Flush, Upload, Write};
