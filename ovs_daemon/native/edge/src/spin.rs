@@ -1,65 +1,69 @@
 //! How long a loop looks at its rings before it sleeps.
 //!
-//! Sleeping and being woken costs both sides a system call and the waker's target a few
-//! microseconds; looking costs a processor. After work, the loop goes on looking for a short
-//! *budget*, giving its processor away between two looks (on a machine where both sides share one
-//! processor the peer would else never get to run). If looking finds work, the budget stays; each
-//! time it does not, it halves, down to nothing; and a sleep that ends so soon that looking would
-//! have caught the work restores it. So a steady exchange never sleeps, and an idle or slow volume
-//! costs nothing.
+//! Sleeping and being woken costs a few microseconds on both sides; looking costs a processor. So
+//! after work a loop goes on looking for a short budget, and gives its processor away between two
+//! looks: whoever produces the work may be waiting for exactly this processor.
+//!
+//! Looking must pay. When it found nothing within the budget, the next sleeps begin at once,
+//! without a look: one sleep, then three, seven, up to [`SKIPS_MAX`]; the first look that finds
+//! work resets that. So a steady exchange never sleeps, and a slow or idle volume wastes next to
+//! nothing. And when giving the processor away cost more than [`CROWDED_NS`], somebody took it for
+//! a whole time slice: on a host that busy, sleeping is the better way to get it back in time
+//! (a sleeper that is woken goes before one that keeps running), so looking ends for long.
 
 use net::clock::monotonic_ns;
 
 /// Longest time of looking without finding anything, in nanoseconds.
-pub const BUDGET_MAX_NS: u64 = 50_000;
-/// A budget below this is not worth a look, in nanoseconds.
-const BUDGET_MIN_NS: u64 = 3_000;
+const BUDGET_NS: u64 = 50_000;
+/// A processor given away for longer than this went to somebody who computes, in nanoseconds.
+const CROWDED_NS: u64 = 150_000;
+/// Sleeps in a row that begin without a look, at most.
+const SKIPS_MAX: u32 = 127;
+/// The same on a crowded host.
+const SKIPS_CROWDED: u32 = 2047;
 
 /// See the file's essay.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Spin {
-    budget_ns: u64,
+    /// Since when nothing was found; `None`: not looking.
     idle_since_ns: Option<u64>,
-    asleep_since_ns: Option<u64>,
-}
-
-impl Default for Spin {
-    fn default() -> Self {
-        Self { budget_ns: BUDGET_MAX_NS, idle_since_ns: None, asleep_since_ns: None }
-    }
+    /// Sleeps that are still to begin without a look.
+    skips: u32,
+    /// How many of them the last vain look was worth.
+    penalty: u32,
 }
 
 impl Spin {
     /// Something was found.
     #[inline]
     pub fn worked(&mut self) {
-        self.idle_since_ns = None;
-        if let Some(since) = self.asleep_since_ns.take() {
-            let slept = monotonic_ns().saturating_sub(since);
-            if slept < BUDGET_MAX_NS {
-                self.budget_ns = (self.budget_ns * 2).clamp(BUDGET_MIN_NS, BUDGET_MAX_NS);
-            }
+        if self.idle_since_ns.take().is_some() {
+            self.penalty = 0;
         }
     }
 
     /// Nothing was found: look again? Gives the processor away before it says yes.
     pub fn again(&mut self) -> bool {
-        if self.budget_ns < BUDGET_MIN_NS {
-            return self.stop();
+        if self.skips > 0 {
+            self.skips -= 1;
+            return false;
         }
         let now = monotonic_ns();
         let since = *self.idle_since_ns.get_or_insert(now);
-        if now.saturating_sub(since) < self.budget_ns {
-            std::thread::yield_now();
-            return true;
+        if now.saturating_sub(since) >= BUDGET_NS {
+            return self.in_vain((self.penalty * 2 + 1).min(SKIPS_MAX));
         }
-        self.budget_ns /= 2;
-        self.stop()
+        std::thread::yield_now();
+        if monotonic_ns().saturating_sub(now) >= CROWDED_NS {
+            return self.in_vain(SKIPS_CROWDED);
+        }
+        true
     }
 
-    fn stop(&mut self) -> bool {
+    fn in_vain(&mut self, penalty: u32) -> bool {
         self.idle_since_ns = None;
-        self.asleep_since_ns = Some(monotonic_ns());
+        self.penalty = penalty.min(SKIPS_MAX);
+        self.skips = penalty;
         false
     }
 }
