@@ -1,8 +1,8 @@
 //! The engine alone, on one core: batches of 4 KiB random writes into the log and random reads of
 //! what is buffered, without any front end.
 //!
-//! `bench_engine [--dir DIR] [--seconds S] [--depth N]`; DIR decides the file system (default
-//! /dev/shm). Prints figures and, last, `RESULT {json}`.
+//! `bench_engine [--dir DIR] [--seconds S] [--depth N] [--span MIB]`; DIR decides the file system
+//! (default /dev/shm), MIB how much of the volume is used (default 64). Prints figures and, last, `RESULT {json}`.
 #![allow(clippy::disallowed_methods)]
 
 use std::error::Error;
@@ -16,9 +16,6 @@ use format::log::PAGE;
 use machines::volume::Limits;
 use media::{Arena, Event, Ring, Slice, Wait};
 use volume::{Job, OpenSpec, Outputs, SharedScos, Tuning, Volume, open};
-
-/// Clusters that are written: 512 MiB.
-const SPAN: u64 = 1 << 17;
 
 struct Bench {
     volume: Volume,
@@ -102,7 +99,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let root = PathBuf::from(option("--dir", "/dev/shm"));
     let seconds: f64 = option("--seconds", "3").parse()?;
-    let depth: u64 = option("--depth", "32").parse()?;
+    let depth: u64 = option("--depth", "128").parse()?;
+    let span = option("--span", "64").parse::<u64>()? << 8;
     let dir = root.join(format!("vstorage-bench-{}", std::process::id()));
     let backend: Arc<dyn Backend> = Arc::new(Directory::open(&dir.join("backend"))?);
     let shared = Arc::new(SharedScos::default());
@@ -124,7 +122,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let opened = open(spec, &*backend, &shared)?;
     let tuning = Tuning { buffer_reserve: 0, compaction_bytes_per_s: 1 };
-    let volume = Volume::new(opened, 0, 4, SPAN * PAGE as u64, false, shared.clone(), tuning)?;
+    let volume = Volume::new(opened, 0, 4, span * PAGE as u64, false, shared.clone(), tuning)?;
     let mut bench = Bench {
         volume,
         ring: Ring::new(64)?,
@@ -141,7 +139,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         slice.write(0, &[0x5a; PAGE]);
     }
     let request = |bench: &mut Bench, slot: u64, write: bool| {
-        let offset = bench.random() % SPAN * PAGE as u64;
+        let offset = bench.random() % span * PAGE as u64;
         let data = slices[slot as usize].clone();
         let verb = if write { Verb::Write { data, fua: false } } else { Verb::Read(data) };
         Request { id: RequestId(slot), offset, verb }
