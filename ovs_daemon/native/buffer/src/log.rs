@@ -61,24 +61,29 @@ impl ScoFile {
         Ok(())
     }
 
-    /// Reads clusters and waits for them; for worker threads. One read fetches the clusters with
-    /// the headers between them, since small batches alternate with headers.
+    /// Reads `count` clusters and waits for them; for worker threads. One read fetches them with
+    /// the headers between them, since small batches alternate with headers: `into` holds whole
+    /// pages then, and the result says which of them (first page, pages) are data, in order.
     pub fn read_blocking(
         &self,
         ordinal: u32,
-        into: &mut [u8],
-        scratch: &mut Vec<u8>,
-    ) -> Result<(), StoreError> {
-        let count = into.len() / PAGE;
-        let pages = &self.index.pages[ordinal as usize..ordinal as usize + count];
-        let (Some(first), Some(last)) = (pages.first(), pages.last()) else { return Ok(()) };
-        scratch.resize((last - first + 1) as usize * PAGE, 0);
-        self.file.read_bytes_at(u64::from(*first) * PAGE as u64, scratch)?;
-        for (page, cluster) in pages.iter().zip(into.chunks_exact_mut(PAGE)) {
-            let at = (page - first) as usize * PAGE;
-            cluster.copy_from_slice(&scratch[at..at + PAGE]);
+        count: u32,
+        into: &mut Vec<u8>,
+    ) -> Result<Vec<(usize, usize)>, StoreError> {
+        let pages = &self.index.pages[ordinal as usize..(ordinal + count) as usize];
+        let (Some(first), Some(last)) = (pages.first(), pages.last()) else {
+            return Ok(Vec::new());
+        };
+        into.resize((last - first + 1) as usize * PAGE, 0);
+        self.file.read_bytes_at(u64::from(*first) * PAGE as u64, into)?;
+        let mut runs: Vec<(usize, usize)> = Vec::new();
+        for page in pages.iter().map(|page| (page - first) as usize) {
+            match runs.last_mut() {
+                Some((start, len)) if *start + *len == page => *len += 1,
+                _ => runs.push((page, 1)),
+            }
         }
-        Ok(())
+        Ok(runs)
     }
 }
 

@@ -229,14 +229,12 @@ fn upload(
     };
     let put = backend.put(&name, &mut |sink| {
         sink.write(&header.encode())?;
-        let (mut block, mut scratch) = (vec![0; 64 * PAGE], Vec::new());
+        let mut block = Vec::new();
         let mut ordinal = 0;
         while ordinal < header.clusters {
-            let count = (header.clusters - ordinal).min(64) as usize;
-            let bytes = &mut block[..count * PAGE];
-            read_checked(file, ordinal, bytes, &mut scratch)?;
-            sink.write(bytes)?;
-            ordinal += count as u32;
+            let count = (header.clusters - ordinal).min(BLOCK_CLUSTERS);
+            sink.write(read_checked(file, ordinal, count, &mut block)?)?;
+            ordinal += count;
         }
         sink.write(&tail)
     })?;
@@ -252,12 +250,17 @@ fn upload(
     Ok(())
 }
 
-fn read_checked(
+/// Clusters that are copied at a time: 256 KiB, which stays in a core's cache.
+const BLOCK_CLUSTERS: u32 = 64;
+
+/// Reads clusters and compares their checksums; they end up next to each other at the front of
+/// `block`.
+fn read_checked<'a>(
     file: &ScoFile,
     ordinal: u32,
-    bytes: &mut [u8],
-    scratch: &mut Vec<u8>,
-) -> alba::Result<()> {
+    count: u32,
+    block: &'a mut Vec<u8>,
+) -> alba::Result<&'a [u8]> {
     let path = file.file.path().display();
     let failed = |cause, why: String| BackendError {
         attempted: "upload from",
@@ -265,14 +268,20 @@ fn read_checked(
         cause,
         why,
     };
-    file.read_blocking(ordinal, bytes, scratch)
-        .map_err(|e| failed(Cause::Failed, e.to_string()))?;
-    for (offset, cluster) in bytes.chunks_exact(PAGE).enumerate() {
+    let runs = file.read_blocking(ordinal, count, block);
+    let runs = runs.map_err(|e| failed(Cause::Failed, e.to_string()))?;
+    let mut end = 0;
+    for (start, pages) in runs {
+        block.copy_within(start * PAGE..(start + pages) * PAGE, end);
+        end += pages * PAGE;
+    }
+    let clusters = &block[..end];
+    for (offset, cluster) in clusters.chunks_exact(PAGE).enumerate() {
         let which = ordinal as usize + offset;
         if crc32c(cluster) != file.index.crcs[which] {
             let why = format!("the checksum of its cluster {which} differs");
             return Err(failed(Cause::Corrupt, why));
         }
     }
-    Ok(())
+    Ok(clusters)
 }
