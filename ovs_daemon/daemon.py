@@ -89,7 +89,7 @@ def _run(conf: cfg.ConfigOpts) -> None:
     recover(host)
     mutable = _Mutable(conf)
     link = EdgeLink(host, lambda: mutable.check_interval_s)
-    server = ControlServer(Api(host, lambda: link.connected), run_dir / "control.sock")
+    server = ControlServer(Api(host, lambda: edge.reachable), run_dir / "control.sock")
     # The first look before anybody can ask: a ready daemon has told the Edge what to serve.
     link.check()
     link.start()

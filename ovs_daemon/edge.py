@@ -36,6 +36,9 @@ class EdgeClient:
     :param path: the Edge's control socket
     """
 
+    #: whether the Edge answered last time
+    reachable = False
+
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
@@ -91,7 +94,12 @@ class EdgeClient:
 
     def _call(self, what: str, request: dict[str, Any]) -> dict[str, Any]:
         with self._lock:
-            answer = self._exchange(what, request)
+            try:
+                answer = self._exchange(what, request)
+                self.reachable = True
+            except EdgeUnavailable:
+                self.reachable = False
+                raise
         if not answer.get("ok"):
             error = VStorageError.from_dict(answer.get("error", {}))
             raise VStorageError.from_native(error.code, error.what, error.why, error.fix)

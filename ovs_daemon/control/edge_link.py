@@ -30,7 +30,7 @@ class EdgeLink:
 
     @property
     def connected(self) -> bool:
-        """Whether the Edge answered last time."""
+        """Whether the Edge has been told what to serve, and answered since."""
         return self._connected
 
     def start(self) -> None:

@@ -137,11 +137,14 @@ def test_nobody_there(path: Path) -> None:
 def test_a_restarted_edge_is_found_again(path: Path) -> None:
     first = ToyEdge(path, fine)
     client = EdgeClient(path)
+    assert not client.reachable
     client.ping()
+    assert client.reachable
     first.stop()
     with pytest.raises(EdgeUnavailable) as caught:
         client.ping()
     assert caught.value.gone
+    assert not client.reachable
     second = ToyEdge(path, fine)
     client.ping()
     client.close()
