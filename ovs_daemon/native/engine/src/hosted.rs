@@ -12,6 +12,9 @@ use volume::{Outputs, Volume};
 use crate::mailbox::Reply;
 use crate::places::Places;
 
+/// Volumes that a shard can host at a time: ring tokens have 16 bits for the number.
+const NUMBERS: u32 = 1 << 16;
+
 /// A volume and who it is.
 pub(crate) struct Entry {
     pub(crate) uuid: Uuid,
@@ -23,11 +26,13 @@ pub(crate) struct Entry {
 pub(crate) struct Hosted {
     shard: usize,
     places: Arc<Places>,
-    entries: Vec<Option<Entry>>,
+    entries: Vec<Option<Box<Entry>>>,
+    next_number: u32,
     /// Numbers of volumes that have something to do, or wait for a moment.
     active: Vec<u32>,
     pub(crate) out: Outputs,
-    pub(crate) tickets: HashMap<u64, Reply<()>>,
+    /// Control requests under way: the volume's number, and who waits.
+    pub(crate) tickets: HashMap<u64, (u32, Reply<()>)>,
     next_ticket: u64,
 }
 
@@ -37,6 +42,7 @@ impl Hosted {
             shard,
             places,
             entries: Vec::new(),
+            next_number: 0,
             active: Vec::new(),
             out: Outputs::default(),
             tickets: HashMap::new(),
@@ -44,23 +50,37 @@ impl Hosted {
         }
     }
 
-    /// A number for a new volume; fill it with [`Hosted::put`].
-    pub(crate) fn free_number(&self) -> u32 {
-        let free = self.entries.iter().position(Option::is_none);
-        free.unwrap_or(self.entries.len()) as u32
+    /// A number for a new volume; fill it with [`Hosted::put`]. A number is used again only after
+    /// all others: whatever still comes in for a volume that is gone finds nobody, not its
+    /// successor.
+    pub(crate) fn free_number(&mut self) -> Option<u32> {
+        for _ in 0..NUMBERS {
+            let number = self.next_number;
+            self.next_number = (number + 1) % NUMBERS;
+            if self.entries.get(number as usize).is_none_or(Option::is_none) {
+                return Some(number);
+            }
+        }
+        None
     }
 
     pub(crate) fn put(&mut self, number: u32, uuid: Uuid, volume: Volume) {
         let index = number as usize;
-        if index == self.entries.len() {
-            self.entries.push(None);
+        if index >= self.entries.len() {
+            self.entries.resize_with(index + 1, || None);
         }
-        self.entries[index] = Some(Entry { uuid, volume, active: false });
+        self.entries[index] = Some(Box::new(Entry { uuid, volume, active: false }));
         self.activate(number);
     }
 
-    pub(crate) fn take(&mut self, number: VolumeId) -> Option<Entry> {
-        self.entries.get_mut(number.0 as usize)?.take()
+    /// Lets go of a volume. Jobs that no worker has yet are dropped, and whoever waits for one of
+    /// its control requests hears that it was closed.
+    pub(crate) fn remove(&mut self, number: VolumeId) {
+        if let Some(place) = self.entries.get_mut(number.0 as usize) {
+            *place = None;
+        }
+        self.out.jobs.retain(|job| job.volume != number.0);
+        self.tickets.retain(|_, (volume, _)| *volume != number.0);
     }
 
     pub(crate) fn get(&self, number: VolumeId) -> Option<&Volume> {
@@ -68,7 +88,7 @@ impl Hosted {
     }
 
     pub(crate) fn all(&self) -> impl Iterator<Item = &Entry> {
-        self.entries.iter().flatten()
+        self.entries.iter().flatten().map(|entry| &**entry)
     }
 
     /// Calls `f` with a volume, which gets a turn afterwards.
@@ -83,9 +103,9 @@ impl Hosted {
         Some(result)
     }
 
-    pub(crate) fn ticket(&mut self, reply: Reply<()>) -> u64 {
+    pub(crate) fn ticket(&mut self, number: VolumeId, reply: Reply<()>) -> u64 {
         self.next_ticket += 1;
-        self.tickets.insert(self.next_ticket, reply);
+        self.tickets.insert(self.next_ticket, (number.0, reply));
         self.next_ticket
     }
 

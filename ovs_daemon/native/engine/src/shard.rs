@@ -4,6 +4,7 @@
 //! each active volume takes all that came as one batch, then replies go out, then the thread
 //! sleeps in `io_uring_enter` until something happens. Nothing in it blocks.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use volume::{ControlDone, Job, Volume};
 
 use crate::error::{Error, Result};
 use crate::hosted::Hosted;
-use crate::mailbox::{Command, Mailbox};
+use crate::mailbox::{Command, Mailbox, Reply};
 use crate::places::{Place, Places};
 use crate::workers::Workers;
 
@@ -53,6 +54,11 @@ struct Shard {
     hosted: Hosted,
     nbd: NbdServer,
     edge: EdgeServer,
+    /// Jobs that worker threads have, by volume number.
+    jobs: HashMap<u32, usize>,
+    /// Who waits for the last job of a volume that is gone: only then may its files be deleted,
+    /// or the volume be opened again.
+    removals: Vec<(u32, Reply<()>)>,
     stopping: bool,
 }
 
@@ -86,7 +92,8 @@ impl Shard {
             nbd.listen_tcp(&mut ring, address).map_err(|e| failed(e.to_string()))?;
         }
         let hosted = Hosted::new(setup.number, setup.places.clone());
-        Ok(Self { setup, ring, hosted, nbd, edge, stopping: false })
+        let (jobs, removals) = (HashMap::new(), Vec::new());
+        Ok(Self { setup, ring, hosted, nbd, edge, jobs, removals, stopping: false })
     }
 
     fn work(&mut self) {
@@ -165,12 +172,13 @@ impl Shard {
             route(completion, &mut self.nbd, &mut self.edge);
         }
         for ControlDone { ticket } in self.hosted.out.control.drain(..) {
-            if let Some(reply) = self.hosted.tickets.remove(&ticket) {
+            if let Some((_, reply)) = self.hosted.tickets.remove(&ticket) {
                 let _ = reply.send(Ok(()));
             }
         }
         for job in self.hosted.out.jobs.drain(..) {
             let job: Job = job;
+            *self.jobs.entry(job.volume).or_default() += 1;
             self.setup.workers.give(self.setup.number, job);
         }
     }
@@ -190,17 +198,39 @@ impl Shard {
         }
     }
 
+    fn answer_removals(&mut self) {
+        let jobs = &mut self.jobs;
+        self.removals.retain(|(number, reply)| {
+            let busy = jobs.get(number).is_some_and(|jobs| *jobs > 0);
+            if !busy {
+                jobs.remove(number);
+                let _ = reply.send(Ok(()));
+            }
+            busy
+        });
+    }
+
     fn obey(&mut self, command: Command) {
         let ring = &mut self.ring;
         match command {
             Command::JobDone(done) => {
                 let number = VolumeId(done.volume);
                 let outcome = done.outcome;
+                if let Some(jobs) = self.jobs.get_mut(&number.0) {
+                    *jobs -= 1;
+                }
                 self.hosted.with(number, |volume, out| volume.on_job(outcome, ring, out));
+                self.answer_removals();
             }
             Command::Adopt(adopted) => self.edge.adopt(*adopted, ring, &mut self.hosted),
             Command::Add { uuid, epoch, make, reply } => {
-                let number = self.hosted.free_number();
+                let Some(number) = self.hosted.free_number() else {
+                    let what = "cannot host the volume";
+                    let fix = "configure more shards";
+                    let why = "this shard hosts 65536 volumes already";
+                    let _ = reply.send(Err(Error::new("TOO_MANY", what, why, fix)));
+                    return;
+                };
                 let added = make(number).map(|volume| {
                     self.hosted.put(number, uuid, volume);
                     let volume = VolumeId(number);
@@ -218,11 +248,12 @@ impl Shard {
                 self.nbd.unexport(ring, volume);
                 let reason = if deleted { CloseReason::Deleted } else { CloseReason::Stopping };
                 self.edge.close_volume(volume, reason, "the volume was closed");
-                self.hosted.take(volume);
-                let _ = reply.send(Ok(()));
+                self.hosted.remove(volume);
+                self.removals.push((volume.0, reply));
+                self.answer_removals();
             }
             Command::Control { volume, control, reply } => {
-                let ticket = self.hosted.ticket(reply);
+                let ticket = self.hosted.ticket(volume, reply);
                 if self.hosted.with(volume, |v, _| v.control(ticket, control)).is_none() {
                     self.hosted.tickets.remove(&ticket);
                 }
