@@ -2,7 +2,8 @@
 //! what is buffered, without any front end.
 //!
 //! `bench_engine [--dir DIR] [--seconds S] [--depth N] [--span MIB]`; DIR decides the file system
-//! (default /dev/shm), MIB how much of the volume is used (default 64). Prints figures and, last, `RESULT {json}`.
+//! (default /dev/shm), MIB how much of the volume is used (default 64). Prints figures and, last,
+//! `RESULT {json}`.
 #![allow(clippy::disallowed_methods)]
 
 use std::error::Error;
