@@ -204,8 +204,7 @@ fn backend(more: u8) -> Scenario {
 
 /// Snapshots taken and deleted.
 fn snapshots(more: u8) -> Scenario {
-    let menu =
-        vec![(WRITE_BOTH, 2), (Request::Snapshot(1), 1), (Request::DeleteSnapshot(1), 1)];
+    let menu = vec![(WRITE_BOTH, 2), (Request::Snapshot(1), 1), (Request::DeleteSnapshot(1), 1)];
     let bounds = Bounds {
         crashes: 1,
         goals: vec![("a snapshot outlives the content of the head", |w| {
