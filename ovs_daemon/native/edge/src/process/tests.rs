@@ -44,7 +44,13 @@ impl Engine {
         volumes.add(0, uuid, MIB, 2 * MIB).unwrap();
         let mut ring = Ring::new(64).unwrap();
         let mut server = EdgeServer::new(7);
-        server.listen(&run_dir.join("engine.sock"), &mut ring).unwrap();
+        // The ring of an engine that was dropped in this process holds its listener for a moment
+        // longer, and the kernel says when it lets go.
+        let socket = run_dir.join("engine.sock");
+        while let Err(error) = server.listen(&socket, &mut ring) {
+            assert_eq!(error.source.kind(), std::io::ErrorKind::AddrInUse, "{error}");
+            std::thread::yield_now();
+        }
         Self { ring, server, volumes }
     }
 
