@@ -1,8 +1,8 @@
 //! Measures the Edge protocol over shared memory alone: no NBD, no guest.
 //!
-//! `bench_shm --engine SOCKET --volume UUID [--qd 32] [--seconds 3] [--span BYTES]`
+//! `bench_shm --engine SOCKET --volume UUID [--qd 32] [--seconds 3] [--span MIB]`
 //!
-//! Writes 4 KiB at random places of the first `span` bytes for so many seconds, then reads as long,
+//! Writes 4 KiB at random places of the first `span` MiB (64) for so many seconds, then reads as long,
 //! always `qd` requests at a time; prints both rates and, as its last line, `RESULT {json}`.
 // A benchmark's main reads the clock; the library may not.
 #![allow(clippy::disallowed_methods)]
@@ -31,7 +31,7 @@ struct Options {
 
 fn options() -> Result<Options, String> {
     let (mut engine, mut volume) = (None, None);
-    let (mut qd, mut seconds, mut span) = (32, 3, u64::MAX);
+    let (mut qd, mut seconds, mut span) = (32, 3, 64);
     let mut arguments = std::env::args().skip(1);
     while let Some(name) = arguments.next() {
         let value = arguments.next().ok_or(format!("{name} needs a value"))?;
@@ -41,7 +41,7 @@ fn options() -> Result<Options, String> {
             "--volume" => volume = parse_uuid(&value),
             "--qd" => qd = number? as usize,
             "--seconds" => seconds = number?,
-            "--span" => span = number?,
+            "--span" => span = number?.clamp(1, 1 << 30),
             _ => return Err(format!("unknown option {name}")),
         }
     }
@@ -50,7 +50,7 @@ fn options() -> Result<Options, String> {
     }
     let engine = engine.ok_or("--engine SOCKET is missing")?;
     let volume = volume.ok_or("--volume UUID is missing or no UUID")?;
-    Ok(Options { engine, volume, qd, seconds, span })
+    Ok(Options { engine, volume, qd, seconds, span: span << 20 })
 }
 
 struct Client {
