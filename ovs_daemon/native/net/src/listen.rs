@@ -368,31 +368,6 @@ mod tests {
         std::fs::remove_dir_all(&dir).unwrap();
     }
 
-    /// As after kill -9 of a process with an accept in its io_uring.
-    #[test]
-    fn a_socket_that_outlives_its_process_is_replaced() {
-        let dir = directory("outlived");
-        let path = dir.join("a.sock");
-        let kept = bind(&path).unwrap();
-        // SAFETY: the child makes two system calls and touches nothing else.
-        let child = unsafe { libc::fork() };
-        if child == 0 {
-            // SAFETY: the descriptor is open in the child too; _exit does not return.
-            unsafe {
-                let status = libc::listen(kept.as_raw_fd(), 8);
-                libc::_exit(status);
-            }
-        }
-        let mut status = -1;
-        // SAFETY: waits for our own child; `status` outlives the call.
-        assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
-        assert_eq!(status, 0);
-        UnixStream::connect(&path).unwrap();
-        UnixSocket::listen(&path, 0o600, None).unwrap();
-        drop(kept);
-        std::fs::remove_dir_all(&dir).unwrap();
-    }
-
     #[test]
     fn what_is_no_socket_is_left_alone() {
         let dir = directory("file");
