@@ -5,6 +5,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 NATIVE := ovs_daemon/native
 export CARGO_TARGET_DIR ?= $(CURDIR)/$(NATIVE)/target
 CARGO := cargo
@@ -36,9 +37,18 @@ $(VENV)/.system: bindep.txt tools/system-packages.sh
 	@tools/system-packages.sh
 	@mkdir -p $(VENV) && touch $@
 
-$(VENV)/.python: constraints.txt | $(VENV)/.system
+# Only what is needed here, in the versions of constraints.txt.
+$(VENV)/.python: constraints.txt setup.cfg | $(VENV)/.system
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -r constraints.txt
+	tools/requirements.sh dev openstack > $(VENV)/requirements.txt
+	$(PIP_INSTALL) -c constraints.txt -r $(VENV)/requirements.txt
+	@touch $@
+
+# The rest of a cloud: Keystone, Glance, Placement, Neutron, Tempest; MariaDB, RabbitMQ, libvirt.
+$(VENV)/.openstack: constraints.txt setup.cfg bindep.txt tools/system-packages.sh | $(VENV)/.python
+	@tools/system-packages.sh openstack
+	tools/requirements.sh dev openstack lab > $(VENV)/requirements-lab.txt
+	$(PIP_INSTALL) -c constraints.txt -r $(VENV)/requirements-lab.txt
 	@touch $@
 
 $(VENV)/.native: $(RUST_SOURCES) tools/check-rust.sh | $(VENV)/.python
@@ -49,7 +59,7 @@ $(VENV)/.native: $(RUST_SOURCES) tools/check-rust.sh | $(VENV)/.python
 # Editable: Python files are used where they lie; the extension is put beside them, the programs
 # `vstorage-edge` and `vstorage-offline` beside the Python ones.
 $(VENV)/.built: $(VENV)/.native $(PACKAGING)
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	$(PIP_INSTALL) --no-build-isolation --no-deps -e .
 	@touch $@
 
 install: $(VENV)/.built ## install what is missing (apt, pip) and build
