@@ -312,6 +312,8 @@ impl EdgeTargets {
     /// True: the loop must not sleep, since answers may come without a bell. Call it after
     /// [`EdgeTargets::end_turn`], once each turn: it is here that bells are asked for.
     pub fn wants_polling(&mut self) -> bool {
+        // What was submitted since then would wait for an engine that nobody wakes.
+        self.publish();
         if !self.shared.completions.is_empty() || !self.shared.notices.is_empty() {
             return true;
         }

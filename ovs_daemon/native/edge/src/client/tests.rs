@@ -184,6 +184,19 @@ fn every_verb_crosses_and_comes_back() {
     assert_eq!(bench.read_byte(volume, 8192), 0);
 }
 
+/// A loop that asks for a bell with commands unpublished would wait for an engine that sleeps.
+#[test]
+fn what_is_submitted_just_before_sleep_is_published() {
+    let mut bench = Bench::new("late");
+    bench.start(Bench::fresh_volume());
+    let volume = bench.attach();
+    bench.until(|b| b.engine.as_ref().is_some_and(|engine| !engine.server.wants_polling()));
+    bench.write(volume, 1, 0, 0x11);
+    while bench.targets.wants_polling() {}
+    bench.turn_with(Wait::Forever);
+    assert_eq!(bench.outcomes(1), [(1, Outcome::Done)]);
+}
+
 #[test]
 fn more_requests_than_entries_all_complete_in_one_go() {
     let mut bench = Bench::new("many");
