@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import httpx
 
@@ -79,16 +79,47 @@ class Client:
         """Make a volume's content that of its snapshot."""
         return self._call("POST", _volume(volume) + "/revert", {"snapshot": snapshot})
 
+    def set_multi_attach(self, volume: str, multi_attach: bool) -> dict[str, Any]:
+        """Let several holders attach a volume, or one at a time again."""
+        return self._call("PATCH", _volume(volume), {"multi_attach": multi_attach})
+
     def attach_volume(
-        self, volume: str, direct: bool = False, read_only: bool = False
+        self,
+        volume: str,
+        mode: str = "edge",
+        read_only: bool = False,
+        holder: str | None = None,
+        shared: bool = False,
+        preempt: bool = False,
+        reconnects: bool = False,
     ) -> dict[str, Any]:
-        """Serve a volume on a unix socket; ``uri`` in the answer is how to reach it."""
-        body = {"mode": "direct" if direct else "edge", "read_only": read_only}
+        """Serve a volume; ``uri`` in the answer is how to reach it.
+
+        :param mode: "edge" or "direct" for NBD on a unix socket, "file" for a file
+        :param holder: who uses it; None for a person on this host
+        :param shared: other holders are fine
+        :param preempt: other holders lose it
+        :param reconnects: the guest connects again by itself when its connection is closed
+        """
+        flags = {
+            "read_only": read_only,
+            "shared": shared,
+            "preempt": preempt,
+            "reconnects": reconnects,
+        }
+        body = {"mode": mode, "holder": holder, **flags}
         return self._call("PUT", _volume(volume) + "/attachment", body)
 
-    def detach_volume(self, volume: str) -> dict[str, Any]:
-        """Stop serving a volume."""
-        return self._call("DELETE", _volume(volume) + "/attachment")
+    def detach_volume(
+        self, volume: str, holder: str | None = None, everybody: bool = False
+    ) -> dict[str, Any]:
+        """Stop serving a volume to a holder (None: a person on this host), or to everybody."""
+        query = {"everybody": "true"} if everybody else {"holder": holder} if holder else {}
+        return self._call("DELETE", f"{_volume(volume)}/attachment?{urlencode(query)}")
+
+    def reconnect_volume(self, volume: str) -> dict[str, Any]:
+        """Close guests' connections over NBD; they see the volume's size when they come back."""
+        return self._call("POST", _volume(volume) + "/attachment/reconnect", {})
 
     def list_snapshots(self, volume: str | None = None) -> list[dict[str, Any]]:
         """Snapshots of one volume, or of all."""

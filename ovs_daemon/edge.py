@@ -6,6 +6,7 @@ import contextlib
 import json
 import socket
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,27 @@ class EdgeUnavailable(VStorageError):
         self.gone = gone
 
 
+@dataclass(frozen=True)
+class Serving:
+    """What the Edge is to do for a volume.
+
+    :param socket: where guests connect over NBD; None: not over NBD
+    :param file: where the volume appears as a file; None: not as a file
+    :param owner: "uid:gid" of socket and file, None to leave it
+    :param mode: their permission bits
+    :param drop_on_resize: close guests' connections when the size changes
+    """
+
+    uuid: str
+    name: str
+    socket: str | None
+    file: str | None
+    owner: str | None
+    mode: int
+    read_only: bool
+    drop_on_resize: bool
+
+
 class EdgeClient:
     """Asks the Edge process to serve volumes to guests. Calls are serialized; any thread may call.
 
@@ -45,27 +67,26 @@ class EdgeClient:
         self._socket: socket.socket | None = None
         self._received = b""
 
-    def attach(
-        self, uuid: str, name: str, path: str, owner: str | None, mode: int, read_only: bool
-    ) -> None:
-        """Serve a volume on a unix socket; repeating it is harmless.
-
-        :param path: where the guest connects
-        :param owner: "uid:gid" of that socket, None to leave it
-        :param mode: its permission bits
-        """
+    def attach(self, serving: Serving) -> None:
+        """Serve a volume; repeating it is harmless, and in another way changes what differs."""
         self._call(
-            f"attach volume {name!r}",
+            f"attach volume {serving.name!r}",
             {
                 "op": "attach",
-                "volume": uuid,
-                "name": name,
-                "socket": path,
-                "owner": owner,
-                "mode": mode,
-                "read_only": read_only,
+                "volume": serving.uuid,
+                "name": serving.name,
+                "socket": serving.socket,
+                "file": serving.file,
+                "owner": serving.owner,
+                "mode": serving.mode,
+                "read_only": serving.read_only,
+                "drop_on_resize": serving.drop_on_resize,
             },
         )
+
+    def drop_connections(self, uuid: str) -> None:
+        """Close the connections of a volume's guests over NBD; they may connect again."""
+        self._call(f"reconnect volume {uuid}", {"op": "drop", "volume": uuid})
 
     def detach(self, uuid: str) -> None:
         """Stop serving a volume and remove its socket; one not served is fine."""
@@ -75,13 +96,10 @@ class EdgeClient:
             if not failure.code.startswith("unknown_"):
                 raise
 
-    def attached(self) -> dict[str, str]:
-        """The volumes (UUID) that the Edge has attached, and the state of each.
-
-        ``no_socket`` is one whose guest cannot connect; attaching it again makes its socket.
-        """
+    def attached(self) -> set[str]:
+        """The volumes (UUID) that the Edge has attached."""
         answer = self._call("list the Edge's volumes", {"op": "list"})
-        return {str(one["volume"]): str(one.get("state", "")) for one in answer["volumes"]}
+        return {str(one["volume"]) for one in answer["volumes"]}
 
     def ping(self) -> None:
         """Return if the Edge answers; raises :class:`EdgeUnavailable` if not."""

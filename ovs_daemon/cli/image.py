@@ -47,9 +47,7 @@ class _Image(base.Say):
                 f"it is attached ({volume['attached']})",
                 "detach it first, or take a snapshot and use a clone of that",
             )
-        attached = self.client.attach_volume(
-            volume["uuid"], direct=True, read_only=volume["template"]
-        )
+        attached = self.client.attach_volume(volume["uuid"], "direct", read_only=volume["template"])
         try:
             yield str(attached["uri"])
         finally:

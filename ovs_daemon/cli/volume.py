@@ -149,16 +149,25 @@ class Revert(_OneVolume, base.Show):
 
 
 class Set(_OneVolume, base.Show):
-    """Make a volume a template (read-only, quick to clone), or writable again."""
+    """Make a volume a template (read-only, quick to clone) or writable again; let several attach
+    it, or one at a time."""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         """Arguments."""
         parser = super().get_parser(prog_name)
-        parser.add_argument(
-            "--template", action=argparse.BooleanOptionalAction, required=True, help="or not"
+        which = parser.add_mutually_exclusive_group(required=True)
+        which.add_argument(
+            "--template", action=argparse.BooleanOptionalAction, help="a template, or not"
+        )
+        which.add_argument(
+            "--multi-attach",
+            action=argparse.BooleanOptionalAction,
+            help="several may attach it, or one at a time",
         )
         return parser
 
     def ask(self, parsed: argparse.Namespace) -> dict[str, Any]:
         """Change it."""
-        return self.client.set_template(parsed.volume, parsed.template)
+        if parsed.template is not None:
+            return self.client.set_template(parsed.volume, parsed.template)
+        return self.client.set_multi_attach(parsed.volume, parsed.multi_attach)

@@ -5,11 +5,14 @@
     GET    /v1/volumes[?all=true]               {"volumes": [...]}; all shows hidden ones, too
     POST   /v1/volumes                          {"name", "size"?, "from": {"volume", "snapshot"?}?}
     GET    /v1/volumes/REF                      REF: name or UUID
-    PATCH  /v1/volumes/REF                      {"size"} or {"template": true | false}
+    PATCH  /v1/volumes/REF                      {"size"}, {"template": true | false} or
+                                                {"multi_attach": true | false}
     DELETE /v1/volumes/REF[?cascade=true]       {"deleted": whether there was something}
     POST   /v1/volumes/REF/revert               {"snapshot"}
-    PUT    /v1/volumes/REF/attachment           {"mode": "edge" | "direct", "read_only"?}
-    DELETE /v1/volumes/REF/attachment
+    PUT    /v1/volumes/REF/attachment           {"mode": "edge" | "file" | "direct", "read_only"?,
+                                                "holder"?, "shared"?, "preempt"?, "reconnects"?}
+    DELETE /v1/volumes/REF/attachment[?holder=HOLDER][?everybody=true]
+    POST   /v1/volumes/REF/attachment/reconnect {}: guests over NBD connect again, see its size
     GET    /v1/volumes/REF/snapshots            {"snapshots": [...]}
     POST   /v1/volumes/REF/snapshots            {"name"}
     DELETE /v1/volumes/REF/snapshots/SNAPSHOT   {"deleted": whether there was something}
@@ -33,7 +36,7 @@ from werkzeug.wrappers import Request, Response
 
 from ovs_daemon.control import attachments, snapshots, volumes
 from ovs_daemon.control.host import Host
-from ovs_daemon.control.records import Mode, Volume
+from ovs_daemon.control.records import LOCAL, Mode, Volume
 from ovs_daemon.control.status import describe_snapshot, describe_volume, status
 from ovs_daemon.control.volumes import Source
 from ovs_daemon.errors import Code, VStorageError
@@ -82,6 +85,11 @@ class Api:
                 Rule("/v1/volumes/<ref>/revert", methods=["POST"], endpoint=self._revert),
                 Rule("/v1/volumes/<ref>/attachment", methods=["PUT"], endpoint=self._attach),
                 Rule("/v1/volumes/<ref>/attachment", methods=["DELETE"], endpoint=self._detach),
+                Rule(
+                    "/v1/volumes/<ref>/attachment/reconnect",
+                    methods=["POST"],
+                    endpoint=self._reconnect,
+                ),
                 Rule("/v1/volumes/<ref>/snapshots", methods=["GET"], endpoint=self._list_snapshots),
                 Rule("/v1/volumes/<ref>/snapshots", methods=["POST"], endpoint=self._snapshot),
                 Rule(
@@ -149,12 +157,19 @@ class Api:
         return {**self._describe(volume), "counters": mine[0] if mine else None}
 
     def _change_volume(self, request: Request, ref: str) -> dict[str, Any]:
-        fields = _Fields(request, "size", "template")
-        if fields.has("size") == fields.has("template"):
-            raise _bad(fields.what, "give either a size or template")
-        if fields.has("size"):
-            return self._describe(volumes.resize_volume(self._host, ref, fields.integer("size")))
-        return self._describe(volumes.set_template(self._host, ref, fields.flag("template")))
+        known = ("size", "template", "multi_attach")
+        fields = _Fields(request, *known)
+        match [name for name in known if fields.has(name)]:
+            case ["size"]:
+                changed = volumes.resize_volume(self._host, ref, fields.integer("size"))
+            case ["template"]:
+                changed = volumes.set_template(self._host, ref, fields.flag("template"))
+            case ["multi_attach"]:
+                flag = fields.flag("multi_attach")
+                changed = attachments.set_multi_attach(self._host, ref, flag)
+            case _:
+                raise _bad(fields.what, f"give exactly one of {', '.join(known)}")
+        return self._describe(changed)
 
     def _delete_volume(self, request: Request, ref: str) -> dict[str, Any]:
         return {"deleted": volumes.delete_volume(self._host, ref, _flag(request, "cascade"))}
@@ -164,15 +179,24 @@ class Api:
         return self._describe(volumes.revert_volume(self._host, ref, fields.text("snapshot")))
 
     def _attach(self, request: Request, ref: str) -> dict[str, Any]:
-        fields = _Fields(request, "mode", "read_only")
+        flags = ("read_only", "shared", "preempt", "reconnects")
+        fields = _Fields(request, "mode", "holder", *flags)
         mode = fields.text("mode")
         if mode not in list(Mode):
             raise _bad(fields.what, f"'mode' is {mode!r}, not one of {', '.join(Mode)}")
-        read_only = fields.has("read_only") and fields.flag("read_only")
-        return self._describe(attachments.attach(self._host, ref, Mode(mode), read_only))
+        holder = fields.text_or_none("holder") or LOCAL
+        given = {name: fields.flag(name) for name in flags if fields.has(name)}
+        wish = attachments.Wish(Mode(mode), holder=holder, **given)
+        return describe_volume(self._host, attachments.attach(self._host, ref, wish), holder)
 
     def _detach(self, request: Request, ref: str) -> dict[str, Any]:
-        return self._describe(attachments.detach(self._host, ref))
+        holder = request.args.get("holder")
+        everybody = _flag(request, "everybody")
+        return self._describe(attachments.detach(self._host, ref, holder, everybody))
+
+    def _reconnect(self, request: Request, ref: str) -> dict[str, Any]:
+        _Fields(request)
+        return self._describe(attachments.reconnect(self._host, ref))
 
     def _list_snapshots(self, request: Request, ref: str) -> dict[str, Any]:
         volume = self._host.require(f"list the snapshots of volume {ref!r}", ref)

@@ -1,88 +1,155 @@
 """Serving volumes to guests: through the Edge process, or from the engine's own process.
 
-The registry says what is to be served. Attaching stores that first and then makes it so; a daemon
-that starts, or an Edge process that comes back, is brought to what the registry says.
+The registry says what is to be served, and to whom: a volume has one attachment for each holder
+(a person, the Nova of a host, the Cinder of a host). Attaching stores that first and then makes it
+so; a daemon that starts, or an Edge process that comes back, is brought to what the registry says.
+
+A volume is exclusive unless it says otherwise: a second holder is refused, except to a volume of
+multi-attach, or when the caller says that it knows (`shared`: OpenStack, whose Cinder has decided
+who may attach, and whose live migration attaches at both ends), or that the others shall lose it
+(`preempt`). What the Edge serves is the sum of the attachments: one NBD socket while any holder
+uses it, one file while any holder uses that.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+import re
+from dataclasses import dataclass, replace
 
-from ovs_daemon.control.checks import refuse_attached, require_available
+from ovs_daemon.control.checks import describe_holders, require_available
 from ovs_daemon.control.host import Host
-from ovs_daemon.control.records import Attachment, Mode, Volume
+from ovs_daemon.control.records import LOCAL, Attachment, Mode, Volume
 from ovs_daemon.control.store import put
-from ovs_daemon.edge import EdgeUnavailable
+from ovs_daemon.edge import EdgeUnavailable, Serving
 from ovs_daemon.errors import Code, VStorageError
 
 LOG = logging.getLogger(__name__)
 
+_HOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9@:._/-]{0,254}")
 
-def attach(host: Host, reference: str, mode: Mode, read_only: bool) -> Volume:
-    """Serve a volume on a unix socket; repeating it is harmless.
 
-    :param read_only: refuse the guest's writes
-    :raises VStorageError: ``unknown_volume``, ``read_only`` for a template to be written,
-        ``in_use`` when it is attached in another way, ``edge_unavailable`` or an engine code
+@dataclass(frozen=True)
+class Wish:
+    """How somebody wants to have a volume attached.
+
+    :param read_only: refuse the holder's writes
+    :param shared: other holders are fine
+    :param preempt: other holders lose it
+    :param reconnects: the guest connects again by itself, so that a resize may close connections
+    """
+
+    mode: Mode
+    read_only: bool = False
+    holder: str = LOCAL
+    shared: bool = False
+    preempt: bool = False
+    reconnects: bool = False
+
+
+def attach(host: Host, reference: str, wish: Wish) -> Volume:
+    """Serve a volume to a holder; repeating it is harmless.
+
+    :raises VStorageError: ``unknown_volume``, ``bad_request`` for a holder that is no name,
+        ``read_only`` for a template to be written, ``in_use`` when somebody else has it, or the
+        holder has it in another way, ``edge_unavailable`` or an engine code
     """
     what = f"attach volume {reference!r}"
+    _check_holder(what, wish.holder)
     found = host.require(what, reference)
     with host.locks.holding(found.uuid), host.edge_lock:
         volume = require_available(host, what, host.again(what, found))
-        if volume.template and not read_only:
+        if volume.template and not wish.read_only:
             raise VStorageError(
                 Code.READ_ONLY,
                 what,
                 "it is a template",
                 f"clone it, or 'vstorage volume attach --read-only {volume.name}'",
             )
-        if volume.attachment is not None:
-            return _attach_again(host, what, volume, mode, read_only)
-        wanted = Attachment(mode, read_only, _socket(host, volume, mode))
-        intended = _store(host, volume, wanted)
+        if wish.preempt and any(one != _wanted(host, volume, wish) for one in volume.attachments):
+            # Not stored by itself: killed in between, the others have it still.
+            _stop_serving(host, volume, ())
+            volume = replace(volume, attachments=())
+        held = volume.held_by(wish.holder)
+        _refuse_to_share(what, volume, wish)
+        wanted = _wanted(host, volume, wish)
+        if held is not None:
+            # A failure leaves it attached: its guest may only be waiting for the Edge.
+            if held.mode is not Mode.DIRECT:
+                return serve(host, _store(host, volume, _with(volume, wanted)))
+            return volume
+        intended = _store(host, volume, _with(volume, wanted))
         try:
             return serve(host, host.open(intended))
         except VStorageError:
-            _withdraw(host, intended)
+            _withdraw(host, intended, wish.holder)
             raise
 
 
-def detach(host: Host, reference: str) -> Volume:
-    """Stop serving a volume; one that is not attached is fine.
+def detach(
+    host: Host, reference: str, holder: str | None = None, everybody: bool = False
+) -> Volume:
+    """Stop serving a volume to a holder; one that does not have it attached is fine.
 
-    :raises VStorageError: ``unknown_volume``, ``edge_unavailable`` or an engine code; it then
-        still counts as attached
+    :param holder: None for the person on this host, who must not believe that a volume is free
+        which others have attached
+    :param everybody: take it from all holders, whoever they are
+    :raises VStorageError: ``unknown_volume``, ``in_use``, ``edge_unavailable`` or an engine code;
+        it then still counts as attached
     """
     what = f"detach volume {reference!r}"
     found = host.require(what, reference)
     with host.locks.holding(found.uuid), host.edge_lock:
         volume = host.again(what, found)
-        if volume.attachment is None:
+        remaining = () if everybody else volume.without(holder or LOCAL)
+        if holder is None and remaining and remaining == volume.attachments:
+            _refuse_others(what, volume)
+        if remaining == volume.attachments:
             return volume
-        _stop_serving(host, volume)
-        released = _store(host, volume, None)
+        _stop_serving(host, volume, remaining)
+        released = _store(host, volume, remaining)
         # One that was open read-only for its guest is to be writable again.
         return host.open(released) if host.is_open(volume.uuid) else released
 
 
-def serve(host: Host, volume: Volume) -> Volume:
-    """Make true what the registry says about an open volume's attachment."""
-    attachment = volume.attachment
-    if attachment is None:
+def reconnect(host: Host, reference: str) -> Volume:
+    """Close the connections of a volume's guests, which see its new size when they come back.
+
+    :raises VStorageError: ``unknown_volume`` or ``edge_unavailable``
+    """
+    what = f"have the guests of volume {reference!r} connect again"
+    found = host.require(what, reference)
+    with host.locks.holding(found.uuid), host.edge_lock:
+        volume = host.again(what, found)
+        if any(one.mode is Mode.EDGE for one in volume.attachments):
+            host.edge.drop_connections(volume.uuid)
         return volume
-    if attachment.mode is Mode.EDGE:
-        host.edge.attach(
-            volume.uuid,
-            volume.name,
-            attachment.socket,
-            host.settings.socket_owner,
-            host.settings.socket_mode,
-            attachment.read_only,
-        )
+
+
+def set_multi_attach(host: Host, reference: str, multi_attach: bool) -> Volume:
+    """Let several holders attach a volume, or one at a time again; who has it now keeps it.
+
+    :raises VStorageError: ``unknown_volume``
+    """
+    what = f"change who may attach volume {reference!r}"
+    found = host.require(what, reference)
+    with host.locks.holding(found.uuid):
+        volume = host.again(what, found)
+        if volume.multi_attach == multi_attach:
+            return volume
+        changed = replace(volume, multi_attach=multi_attach)
+        return replace(changed, version=host.store.commit(put(changed)))
+
+
+def serve(host: Host, volume: Volume) -> Volume:
+    """Make true what the registry says about an open volume's attachments."""
+    if not volume.attachments:
+        return volume
+    if volume.attachments[0].mode is not Mode.DIRECT:
+        host.edge.attach(_serving(host, volume, volume.attachments))
         return volume
     socket = host.engine.export_nbd(volume.uuid, volume.name)
-    return _store(host, volume, replace(attachment, socket=socket))
+    return _store(host, volume, (replace(volume.attachments[0], socket=socket),))
 
 
 def reconcile_edge(host: Host) -> None:
@@ -92,47 +159,105 @@ def reconcile_edge(host: Host) -> None:
     """
     with host.edge_lock:
         attached = host.edge.attached()
-        served = {uuid for uuid, state in attached.items() if state != "no_socket"}
         wanted = {
             volume.uuid: volume
             for volume in host.store.volumes()
-            if volume.attachment is not None and volume.attachment.mode is Mode.EDGE
+            if any(one.mode is not Mode.DIRECT for one in volume.attachments)
         }
-        for uuid in sorted(attached.keys() - wanted.keys()):
+        for uuid in sorted(attached - wanted.keys()):
             host.edge.detach(uuid)
             LOG.info("the Edge stopped serving volume %s, which is not attached", uuid)
-        for uuid in sorted(wanted.keys() - served):
+        for uuid in sorted(wanted):
             try:
+                # Also where it serves the volume: how, may have changed.
                 serve(host, wanted[uuid])
                 if host.is_open(uuid):
                     host.forget_failure(uuid)
-                LOG.info("the Edge serves volume %s again", uuid)
             except EdgeUnavailable:
                 raise
             except VStorageError as failure:
                 host.remember_failure(uuid, failure)
 
 
-def _attach_again(host: Host, what: str, volume: Volume, mode: Mode, read_only: bool) -> Volume:
-    """Attaching once more in the same way makes sure that it is served; any other way is refused.
+def _check_holder(what: str, holder: str) -> None:
+    if _HOLDER.fullmatch(holder) is None:
+        raise VStorageError(
+            Code.BAD_REQUEST,
+            what,
+            f"{holder!r} is no name for a holder",
+            "use up to 255 letters, digits, '@', ':', '.', '_', '/' and '-'",
+        )
 
-    A failure leaves it attached: its guest may only be waiting for the Edge to come back.
-    """
-    assert volume.attachment is not None
-    if (volume.attachment.mode, volume.attachment.read_only) != (mode, read_only):
-        refuse_attached(what, volume)
-    return serve(host, volume) if mode is Mode.EDGE else volume
+
+def _refuse_to_share(what: str, volume: Volume, wish: Wish) -> None:
+    """Refuse what would give a volume to two at a time without anybody's wish, or in two ways that
+    do not go together."""
+    held, others = volume.held_by(wish.holder), volume.without(wish.holder)
+    way = (wish.mode, wish.read_only)
+    clash = held is not None and (held.mode, held.read_only) != way
+    if others:
+        clash |= not (wish.shared or volume.multi_attach)
+        # The Edge serves everybody alike; a volume served in process is opened for one alone.
+        clash |= any(one.read_only != wish.read_only for one in others)
+        clash |= Mode.DIRECT in (wish.mode, *(one.mode for one in others))
+    if clash:
+        raise VStorageError(
+            Code.IN_USE,
+            what,
+            f"it is attached: {describe_holders(volume.attachments)}",
+            f"stop its user, then 'vstorage volume detach {volume.name} --holder "
+            f"{volume.attachments[0].holder}'; to take it away, --preempt; for two users of one "
+            "volume, --shared, both reading or both writing",
+        )
 
 
-def _stop_serving(host: Host, volume: Volume) -> None:
-    assert volume.attachment is not None
-    if volume.attachment.mode is Mode.DIRECT:
+def _refuse_others(what: str, volume: Volume) -> None:
+    raise VStorageError(
+        Code.IN_USE,
+        what,
+        f"it is attached: {describe_holders(volume.attachments)}",
+        f"give --holder {volume.attachments[0].holder} if nobody uses it there, or --everybody",
+    )
+
+
+def _wanted(host: Host, volume: Volume, wish: Wish) -> Attachment:
+    path = _path(host, volume, wish.mode)
+    return Attachment(wish.mode, wish.read_only, path, wish.holder, wish.reconnects)
+
+
+def _with(volume: Volume, attachment: Attachment) -> tuple[Attachment, ...]:
+    together = (*volume.without(attachment.holder), attachment)
+    return tuple(sorted(together, key=lambda one: one.holder))
+
+
+def _serving(host: Host, volume: Volume, attachments: tuple[Attachment, ...]) -> Serving:
+    """What the Edge is to do for a volume: the sum of its attachments."""
+    by_mode = {one.mode: one.socket for one in attachments}
+    guests = [one for one in attachments if one.mode is Mode.EDGE]
+    return Serving(
+        uuid=volume.uuid,
+        name=volume.name,
+        socket=by_mode.get(Mode.EDGE),
+        file=by_mode.get(Mode.FILE),
+        owner=host.settings.socket_owner,
+        mode=host.settings.socket_mode,
+        read_only=all(one.read_only for one in attachments),
+        drop_on_resize=bool(guests) and all(one.reconnects for one in guests),
+    )
+
+
+def _stop_serving(host: Host, volume: Volume, remaining: tuple[Attachment, ...]) -> None:
+    """Serve a volume to the remaining holders only."""
+    if any(one.mode is Mode.DIRECT for one in volume.attachments):
         # One that could not be opened is not served either.
         if host.is_open(volume.uuid):
             host.engine.unexport_nbd(volume.uuid)
         return
     try:
-        host.edge.detach(volume.uuid)
+        if remaining:
+            host.edge.attach(_serving(host, volume, remaining))
+        else:
+            host.edge.detach(volume.uuid)
     except EdgeUnavailable as failure:
         # Nobody listens: the guest's socket went with the Edge. One that only does not answer may
         # still serve it.
@@ -140,24 +265,28 @@ def _stop_serving(host: Host, volume: Volume) -> None:
             raise
 
 
-def _withdraw(host: Host, volume: Volume) -> None:
+def _withdraw(host: Host, volume: Volume, holder: str) -> None:
     """An attachment that failed must not be made true later."""
+    remaining = volume.without(holder)
     try:
-        _stop_serving(host, volume)
+        _stop_serving(host, volume, remaining)
     except VStorageError as failure:
         LOG.warning("volume %s after a failed attach: %s", volume.uuid, failure)
     current = host.store.volume(volume.uuid)
     if current is not None:
-        _store(host, current, None)
+        _store(host, current, remaining)
 
 
-def _store(host: Host, volume: Volume, attachment: Attachment | None) -> Volume:
-    if volume.attachment == attachment:
+def _store(host: Host, volume: Volume, attachments: tuple[Attachment, ...]) -> Volume:
+    if volume.attachments == attachments:
         return volume
-    changed = replace(volume, attachment=attachment)
+    changed = replace(volume, attachments=attachments)
     return replace(changed, version=host.store.commit(put(changed)))
 
 
-def _socket(host: Host, volume: Volume, mode: Mode) -> str:
+def _path(host: Host, volume: Volume, mode: Mode) -> str:
+    run_dir = host.settings.run_dir
+    if mode is Mode.FILE:
+        return str(run_dir / "volumes" / volume.uuid)
     folder = "nbd" if mode is Mode.EDGE else "direct"
-    return str(host.settings.run_dir / folder / f"{volume.uuid}.sock")
+    return str(run_dir / folder / f"{volume.uuid}.sock")

@@ -6,7 +6,7 @@ import re
 import uuid as uuid_module
 
 from ovs_daemon.control.host import Host
-from ovs_daemon.control.records import State, Volume
+from ovs_daemon.control.records import Attachment, State, Volume
 from ovs_daemon.errors import Code, VStorageError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
@@ -32,13 +32,19 @@ def refuse_attached(what: str, volume: Volume) -> None:
 
     :raises VStorageError: ``in_use``
     """
-    if volume.attachment is not None:
+    if volume.attachments:
         raise VStorageError(
             Code.IN_USE,
             what,
-            f"it is attached ({volume.attachment.mode.value}) on {volume.attachment.socket}",
-            f"stop its user, then 'vstorage volume detach {volume.name}'",
+            f"it is attached: {describe_holders(volume.attachments)}",
+            "stop its user, then "
+            f"'vstorage volume detach {volume.name} --holder {volume.attachments[0].holder}'",
         )
+
+
+def describe_holders(attachments: tuple[Attachment, ...]) -> str:
+    """Who holds a volume and how, for messages."""
+    return ", ".join(f"by {one.holder} ({one.mode.value}) on {one.socket}" for one in attachments)
 
 
 def check_name(what: str, name: str) -> None:

@@ -28,24 +28,38 @@ class State(enum.StrEnum):
 
 
 class Mode(enum.StrEnum):
-    """Who serves an attached volume: the Edge process, or the engine's own process."""
+    """How an attached volume is served: by the Edge process over NBD or as a file, or over NBD by
+    the engine's own process."""
 
     EDGE = "edge"
+    FILE = "file"
     DIRECT = "direct"
+
+
+#: who attaches when nobody says otherwise: a person on this host
+LOCAL = "local"
 
 
 @dataclass(frozen=True)
 class Attachment:
-    """A volume is served to a guest on the unix socket ``socket``."""
+    """A volume is served to one holder.
+
+    :param socket: the unix socket, or with :attr:`Mode.FILE` the file, by which it is used
+    :param holder: who uses it; a volume has at most one attachment for each
+    :param reconnects: its guest connects again by itself when its connection is closed
+    """
 
     mode: Mode
     read_only: bool
     socket: str
+    holder: str = LOCAL
+    reconnects: bool = False
 
     @property
     def uri(self) -> str:
-        """The NBD URI (the NBD project's doc/uri.md) by which QEMU or libnbd connects."""
-        return f"nbd+unix:///?socket={self.socket}"
+        """The NBD URI (the NBD project's doc/uri.md) by which QEMU or libnbd connects, or the
+        file's path."""
+        return self.socket if self.mode is Mode.FILE else f"nbd+unix:///?socket={self.socket}"
 
 
 @dataclass(frozen=True)
@@ -59,6 +73,8 @@ class Volume:
     :param ancestors: UUIDs of the volumes whose logs its map may refer to, oldest first
     :param base: the kept snapshot that clones of a template share
     :param sco_size: bytes of data in one SCO
+    :param attachments: one for each holder, sorted by holder
+    :param multi_attach: several holders may attach it without saying so each time
     :param reverting: a snapshot (UUID) to which a revert was begun and not yet finished
     :param version: of its registry record; 0 when it was never stored
     """
@@ -75,7 +91,8 @@ class Volume:
     base: str | None
     sco_size: int
     created_at: str
-    attachment: Attachment | None = None
+    attachments: tuple[Attachment, ...] = ()
+    multi_attach: bool = False
     reverting: str | None = None
     version: int = 0
 
@@ -89,9 +106,16 @@ class Volume:
         """Whether the engine must refuse writes to it."""
         if self.template or self.state is State.HIDDEN:
             return True
-        guest = self.attachment
         # The Edge refuses a guest's writes itself; in process only the engine can.
-        return guest is not None and guest.mode is Mode.DIRECT and guest.read_only
+        return any(one.mode is Mode.DIRECT and one.read_only for one in self.attachments)
+
+    def held_by(self, holder: str) -> Attachment | None:
+        """The attachment of one holder."""
+        return next((one for one in self.attachments if one.holder == holder), None)
+
+    def without(self, holder: str) -> tuple[Attachment, ...]:
+        """The attachments of all other holders."""
+        return tuple(one for one in self.attachments if one.holder != holder)
 
     def body(self) -> dict[str, Any]:
         """The registry record."""
@@ -101,12 +125,16 @@ class Volume:
     def from_body(cls, body: Mapping[str, Any], version: int) -> Volume:
         """The inverse of :meth:`body`."""
         fields = dict(body)
-        parent, attachment = fields["parent"], fields["attachment"]
+        parent, attachments = fields["parent"], fields.get("attachments", [])
+        # Before there were holders, a volume had one attachment or none.
+        if (only := fields.pop("attachment", None)) is not None:
+            attachments = [only]
         fields["state"] = State(fields["state"])
         fields["ancestors"] = tuple(fields["ancestors"])
         fields["parent"] = None if parent is None else Parent(**parent)
-        if attachment is not None:
-            fields["attachment"] = Attachment(**{**attachment, "mode": Mode(attachment["mode"])})
+        fields["attachments"] = tuple(
+            Attachment(**{**one, "mode": Mode(one["mode"])}) for one in attachments
+        )
         return cls(**fields, version=version)
 
 

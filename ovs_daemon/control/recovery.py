@@ -55,7 +55,7 @@ def _open(host: Host, volume: Volume) -> None:
             done = replace(opened, reverting=None)
             opened = replace(done, version=host.store.commit(put(done)))
         # The Edge is told by `EdgeLink`, as soon as it can be reached.
-        if opened.attachment is not None and opened.attachment.mode is Mode.DIRECT:
+        if any(one.mode is Mode.DIRECT for one in opened.attachments):
             serve(host, opened)
 
 

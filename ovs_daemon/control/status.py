@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ovs_daemon.control.host import Host
-from ovs_daemon.control.records import Mode, Snapshot, State, Volume
+from ovs_daemon.control.records import LOCAL, Attachment, Mode, Snapshot, State, Volume
 from ovs_daemon.errors import VStorageError
 
 SEVERITIES = ("critical", "warning", "info")
@@ -32,21 +32,26 @@ def status(host: Host, edge_connected: bool) -> dict[str, Any]:
     }
 
 
-def describe_volume(host: Host, volume: Volume) -> dict[str, Any]:
-    """A volume as users see it; sizes in bytes."""
+def describe_volume(host: Host, volume: Volume, holder: str | None = None) -> dict[str, Any]:
+    """A volume as users see it; sizes in bytes.
+
+    :param holder: whose attachment ``socket`` and ``uri`` are of; else those of the first holder
+    """
     failure = host.failures().get(volume.uuid)
     usable = failure is None or host.is_open(volume.uuid)
-    attachment = volume.attachment
+    attachment = volume.held_by(holder or LOCAL) or next(iter(volume.attachments), None)
     return {
         "name": volume.name,
         "uuid": volume.uuid,
         "size": volume.size,
         "state": volume.state.value if usable else "failed",
         "template": volume.template,
-        "attached": None if attachment is None else attachment.mode.value,
+        "attached": ",".join(sorted({one.mode for one in volume.attachments})) or None,
         "read_only": volume.template or (attachment is not None and attachment.read_only),
         "socket": None if attachment is None else attachment.socket,
         "uri": None if attachment is None else attachment.uri,
+        "multi_attach": volume.multi_attach,
+        "attachments": [_describe_attachment(one) for one in volume.attachments],
         "parent": _describe_parent(host, volume),
         "node": volume.node,
         "epoch": volume.epoch,
@@ -67,6 +72,16 @@ def describe_snapshot(volume: Volume, snapshot: Snapshot) -> dict[str, Any]:
         "state": snapshot.state.value,
         "clones": snapshot.clones,
         "created_at": snapshot.created_at,
+    }
+
+
+def _describe_attachment(attachment: Attachment) -> dict[str, Any]:
+    return {
+        "holder": attachment.holder,
+        "mode": attachment.mode.value,
+        "read_only": attachment.read_only,
+        "socket": attachment.socket,
+        "uri": attachment.uri,
     }
 
 
@@ -95,7 +110,7 @@ def _findings(host: Host, volumes: list[Volume], edge_connected: bool) -> list[d
     waiting = [
         volume.name
         for volume in volumes
-        if volume.attachment is not None and volume.attachment.mode is Mode.EDGE
+        if any(one.mode is not Mode.DIRECT for one in volume.attachments)
     ]
     if waiting and not edge_connected:
         found.append(

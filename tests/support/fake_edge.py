@@ -16,6 +16,8 @@ class FakeEdge(EdgeClient):
         self.up = True
         self.gone = True
         self.served: dict[str, dict[str, Any]] = {}
+        #: volumes whose guests' connections were closed, in order
+        self.dropped: list[str] = []
 
     def restart(self) -> None:
         """It comes back knowing nothing."""
@@ -28,7 +30,10 @@ class FakeEdge(EdgeClient):
         if request["op"] == "attach":
             self.served[request["volume"]] = request
         elif request["op"] == "detach":
-            self.served.pop(request["volume"], None)
+            if self.served.pop(request["volume"], None) is not None:
+                self.dropped.append(request["volume"])
+        elif request["op"] == "drop":
+            self.dropped.append(request["volume"])
         elif request["op"] == "list":
             return {
                 "ok": True,

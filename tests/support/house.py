@@ -97,7 +97,8 @@ class House:
                 volume.size,
                 volume.template,
                 volume.parent and names[volume.parent.volume],
-                volume.attachment and (volume.attachment.mode, volume.attachment.read_only),
+                volume.multi_attach,
+                [(one.holder, one.mode, one.read_only) for one in volume.attachments],
                 self.disk.volumes[volume.uuid].content,
             )
             for volume in store.volumes()

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from ovs_daemon.edge import EdgeClient, EdgeUnavailable
+from ovs_daemon.edge import EdgeClient, EdgeUnavailable, Serving
 from ovs_daemon.errors import VStorageError
 
 Answer = Callable[[dict[str, Any]], bytes]
@@ -80,26 +80,41 @@ def path() -> Iterator[Path]:
 
 
 def attach(client: EdgeClient) -> None:
-    client.attach("u1", "web1", "/run/x.sock", "107:107", 0o660, False)
+    client.attach(
+        Serving(
+            uuid="u1",
+            name="web1",
+            socket="/run/x.sock",
+            file=None,
+            owner="107:107",
+            mode=0o660,
+            read_only=False,
+            drop_on_resize=True,
+        )
+    )
 
 
 def test_requests_as_agreed(path: Path) -> None:
     edge = ToyEdge(path, fine)
     client = EdgeClient(path)
     attach(client)
+    client.drop_connections("u1")
     client.detach("u1")
     client.ping()
-    assert client.attached() == {"u1": "ready"}
+    assert client.attached() == {"u1"}
     assert edge.requests == [
         {
             "op": "attach",
             "volume": "u1",
             "name": "web1",
             "socket": "/run/x.sock",
+            "file": None,
             "owner": "107:107",
             "mode": 432,
             "read_only": False,
+            "drop_on_resize": True,
         },
+        {"op": "drop", "volume": "u1"},
         {"op": "detach", "volume": "u1"},
         {"op": "ping"},
         {"op": "list"},
@@ -181,7 +196,7 @@ def test_threads_do_not_mix_their_answers(path: Path) -> None:
     def work() -> None:
         for _ in range(50):
             client.ping()
-            if client.attached() != {"u1": "ready"}:
+            if client.attached() != {"u1"}:
                 wrong.append("mixed")
 
     workers = [threading.Thread(target=work) for _ in range(4)]

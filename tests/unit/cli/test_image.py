@@ -45,7 +45,7 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
         assert main(["volume", "create", "web1", "1GiB"]) == 0
         yield made
     made.check()
-    assert all(one.attachment is None for one in made.host.store.volumes())
+    assert all(one.attachments == () for one in made.host.store.volumes())
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from ovs_daemon.control import attachments, snapshots, volumes
+from ovs_daemon.control.attachments import Wish
 from ovs_daemon.control.host import Host
 from ovs_daemon.control.records import Mode
 from ovs_daemon.control.recovery import recover
@@ -110,17 +111,25 @@ def prepared() -> House:
     volumes.create_volume(host, "minted", None, Source("gold", None))
     volumes.create_volume(host, "lone", GIB, None)
     volumes.create_volume(host, "served", GIB, None)
-    attachments.attach(host, "served", Mode.DIRECT, read_only=True)
+    attachments.attach(host, "served", Wish(Mode.DIRECT, read_only=True))
     volumes.create_volume(host, "guest", GIB, None)
-    attachments.attach(host, "guest", Mode.EDGE, read_only=False)
+    attachments.attach(host, "guest", Wish(Mode.EDGE))
+    volumes.create_volume(host, "moving", GIB, None)
+    attachments.attach(host, "moving", Wish(Mode.EDGE, holder="nova@a"))
+    attachments.attach(host, "moving", Wish(Mode.EDGE, holder="nova@b", shared=True))
+    attachments.attach(host, "moving", Wish(Mode.FILE, holder="cinder", shared=True))
     return house
 
 
 Verb = Callable[[Host], object]
 
 
-def attach(name: str, mode: Mode, read_only: bool = False) -> Verb:
-    return lambda host: attachments.attach(host, name, mode, read_only)
+def attach(name: str, wish: Wish) -> Verb:
+    return lambda host: attachments.attach(host, name, wish)
+
+
+def detach(name: str, holder: str | None = None, everybody: bool = False) -> Verb:
+    return lambda host: attachments.detach(host, name, holder, everybody)
 
 
 def delete(name: str) -> Verb:
@@ -150,11 +159,20 @@ VERBS: dict[str, Verb] = {
     "delete a template's clone": delete("minted"),
     "delete a snapshot": lambda host: snapshots.delete_snapshot(host, "base", "s2"),
     "delete a cloned snapshot": lambda host: snapshots.delete_snapshot(host, "base", "s1"),
-    "attach to the Edge": attach("lone", Mode.EDGE),
-    "attach directly": attach("lone", Mode.DIRECT),
-    "attach directly to read": attach("lone", Mode.DIRECT, read_only=True),
-    "detach from the Edge": lambda host: attachments.detach(host, "guest"),
-    "detach directly": lambda host: attachments.detach(host, "served"),
+    "attach to the Edge": attach("lone", Wish(Mode.EDGE)),
+    "attach as a file": attach("lone", Wish(Mode.FILE)),
+    "attach directly": attach("lone", Wish(Mode.DIRECT)),
+    "attach directly to read": attach("lone", Wish(Mode.DIRECT, read_only=True)),
+    "attach another holder": attach("guest", Wish(Mode.EDGE, holder="nova@b", shared=True)),
+    "attach another holder as a file": attach("guest", Wish(Mode.FILE, holder="c", shared=True)),
+    "take from others": attach("moving", Wish(Mode.EDGE, preempt=True)),
+    "take from one served directly": attach("served", Wish(Mode.FILE, holder="c", preempt=True)),
+    "detach from the Edge": detach("guest"),
+    "detach directly": detach("served"),
+    "detach one of several": detach("moving", "nova@a"),
+    "detach the only file": detach("moving", "cinder"),
+    "detach everybody": detach("moving", everybody=True),
+    "set multi-attach": lambda host: attachments.set_multi_attach(host, "lone", True),
 }
 
 

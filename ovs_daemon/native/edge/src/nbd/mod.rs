@@ -273,7 +273,7 @@ impl NbdServer {
     }
 
     /// Closes the connections of a volume whose size has changed; NBD clients learn the new one
-    /// when they connect again.
+    /// when they connect again. Requests that were received are still performed.
     pub fn drop_connections(&mut self, volume: VolumeId) {
         let exports: Vec<u32> = self.core.exports.of(volume).map(|(index, _)| index).collect();
         let why = "the volume has changed its size; connect again";

@@ -20,8 +20,8 @@ pub(super) struct Spec {
     pub(super) volume: String,
     /// Name of the NBD export.
     pub(super) name: String,
-    /// Path of the guest's socket.
-    pub(super) socket: PathBuf,
+    /// Path of the guest's socket; `None`: not served over NBD.
+    pub(super) socket: Option<PathBuf>,
     /// "uid:gid" of the socket.
     pub(super) owner: Option<String>,
     /// Permission bits of the socket.
@@ -32,6 +32,25 @@ pub(super) struct Spec {
     /// connects again. Only for guests that do connect again.
     #[serde(default)]
     pub(super) drop_on_resize: bool,
+}
+
+impl Spec {
+    /// Whether it can be changed to `other` while guests use it.
+    pub(super) fn can_become(&self, other: &Self) -> bool {
+        let same = |ours: &Option<PathBuf>, theirs: &Option<PathBuf>| match (ours, theirs) {
+            (Some(ours), Some(theirs)) => ours == theirs,
+            _ => true,
+        };
+        let place = (&self.name, &self.owner, self.mode, self.read_only);
+        place == (&other.name, &other.owner, other.mode, other.read_only)
+            && same(&self.socket, &other.socket)
+    }
+
+    /// Where it is served, for people.
+    pub(super) fn places(&self) -> String {
+        let places = self.socket.iter().map(|path| path.display().to_string());
+        places.collect::<Vec<_>>().join(" and ")
+    }
 }
 
 /// A volume as it is kept in the file.

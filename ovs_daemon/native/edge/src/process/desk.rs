@@ -123,8 +123,8 @@ impl Desk {
                 deadline_ns: None,
             };
             let title = served.title();
-            self.log.push(match listen(&mut served, room) {
-                Ok(()) => format!("{title}: served again on {}", served.spec.socket.display()),
+            self.log.push(match serve(&mut served, room) {
+                Ok(()) => format!("{title}: served again on {}", served.spec.places()),
                 Err(failure) => format!("{title}: not served: {}", failure.why),
             });
             self.served.push(served);
@@ -170,11 +170,12 @@ impl Desk {
             "list" => Ok(Some(json!({"volumes": self.list(room)}))),
             "attach" => self.attach(asker, asked, room),
             "detach" => self.detach(asker, &asked, room),
+            "drop" => self.drop_connections(&asked, room),
             other => Err(Failure::new(
                 "bad_request",
                 "understand a request",
                 format!("there is no op {other:?}"),
-                "use attach, detach, list or ping",
+                "use attach, detach, drop, list or ping",
             )),
         };
         match outcome {
@@ -257,18 +258,46 @@ impl Desk {
             let why = "it is being detached, and its engine has not let go of it yet";
             return Err(Failure::new("busy", what, why, "try again in a moment"));
         }
-        if served.spec != *spec {
+        if !served.spec.can_become(spec) {
             let why = "it is attached already, in another way";
             return Err(Failure::new("in_use", what, why, "detach it first"));
         }
         if !served.opened {
+            served.spec = spec.clone();
             served.waiters.push(asker);
             return Ok(None);
         }
-        if !served.listening {
-            listen(served, room)?;
+        let before = std::mem::replace(&mut served.spec, spec.clone());
+        if let Err(failure) = serve(served, room) {
+            served.spec = before;
+            return Err(failure);
+        }
+        if before != *spec {
+            self.save().map_err(|why| unsaved(what, &why))?;
         }
         Ok(Some(json!({})))
+    }
+
+    /// Closes a volume's connections, whose guests connect again.
+    fn drop_connections(
+        &mut self,
+        asked: &Asked,
+        room: &mut Room<'_>,
+    ) -> Result<Option<Value>, Failure> {
+        let at = self.find_asked(asked, "close the connections of")?;
+        room.nbd.drop_connections(self.served[at].volume);
+        Ok(Some(json!({})))
+    }
+
+    /// The volume that a request names.
+    fn find_asked(&mut self, asked: &Asked, verb: &str) -> Result<usize, Failure> {
+        let asked = asked.volume.as_deref().unwrap_or("?");
+        let volume = parse_uuid(asked).map_or_else(|| asked.to_owned(), |bytes| uuid(&bytes));
+        self.find(&volume).ok_or_else(|| {
+            let what = format!("{verb} volume {volume}");
+            let why = "this Edge does not serve it";
+            Failure::new("unknown_volume", &what, why, "see what it serves: op list")
+        })
     }
 
     fn spec_of(&self, asked: Asked) -> Result<([u8; 16], Spec), Failure> {
@@ -294,8 +323,8 @@ impl Desk {
                 "give two numbers, as in \"64055:108\"",
             ));
         }
-        let socket = asked.socket.unwrap_or_else(|| guest_socket(&self.run_dir, &volume));
-        if !socket.is_absolute() {
+        let socket = asked.socket.or_else(|| Some(guest_socket(&self.run_dir, &volume)));
+        if socket.as_ref().is_some_and(|path| !path.is_absolute()) {
             return Err(bad("\"socket\" is not an absolute path", "give an absolute path"));
         }
         let (read_only, drop_on_resize) = (asked.read_only, asked.drop_on_resize);
@@ -309,13 +338,7 @@ impl Desk {
         asked: &Asked,
         room: &mut Room<'_>,
     ) -> Result<Option<Value>, Failure> {
-        let asked = asked.volume.as_deref().unwrap_or("?");
-        let volume = parse_uuid(asked).map_or_else(|| asked.to_owned(), |bytes| uuid(&bytes));
-        let Some(at) = self.find(&volume) else {
-            let what = format!("detach volume {volume}");
-            let why = "this Edge does not serve it";
-            return Err(Failure::new("unknown_volume", &what, why, "see what it serves: op list"));
-        };
+        let at = self.find_asked(asked, "detach")?;
         let served = &mut self.served[at];
         let before = std::mem::replace(&mut served.waiters, vec![asker]);
         let again = std::mem::replace(&mut served.leaving, true);
@@ -325,7 +348,7 @@ impl Desk {
             return Ok(None);
         }
         let (title, volume) = (served.title(), served.volume);
-        unlisten(served, room);
+        withdraw(served, room);
         room.targets.detach(volume, room.ring);
         let what = format!("attach {title}");
         for waiter in before {
@@ -411,24 +434,20 @@ impl Desk {
         served.deadline_ns = None;
         let (title, waiters) = (served.title(), std::mem::take(&mut served.waiters));
         let what = format!("attach {title}");
-        let listened = listen(served, room).and_then(|()| {
-            self.save().map_err(|why| {
-                let fix = "make room on, or make writable, the file system of the run directory";
-                Failure::new("run_dir", &what, why, fix)
-            })
-        });
+        let listened = serve(served, room)
+            .and_then(|()| self.save().map_err(|why| unsaved(&what, &why)));
         let served = &mut self.served[at];
         match listened {
             Ok(()) => {
-                let (size, socket) = (served.size, served.spec.socket.display());
-                self.log.push(format!("{title}: serves {size} bytes on {socket}"));
+                let (size, places) = (served.size, served.spec.places());
+                self.log.push(format!("{title}: serves {size} bytes on {places}"));
                 for asker in waiters {
                     self.succeed(asker, json!({}));
                 }
             }
             Err(failure) => {
                 served.leaving = true;
-                unlisten(served, room);
+                withdraw(served, room);
                 room.targets.detach(served.volume, room.ring);
                 self.log.push(format!("{title}: not attached: {}", failure.why));
                 for asker in waiters {
@@ -441,7 +460,7 @@ impl Desk {
     fn ended(&mut self, at: usize, ending: Ending, refusal: Option<Refusal>, room: &mut Room<'_>) {
         let mut served = self.served.swap_remove(at);
         let title = served.title();
-        unlisten(&mut served, room);
+        withdraw(&mut served, room);
         if ending == Ending::Deleted {
             self.log.push(format!("{title}: it was deleted, its guests get errors"));
             self.save_or_say();
@@ -490,8 +509,29 @@ impl Desk {
     }
 }
 
+fn unsaved(what: &str, why: &str) -> Failure {
+    let fix = "make room on, or make writable, the file system of the run directory";
+    Failure::new("run_dir", what, why, fix)
+}
+
+/// Serves a volume as its spec says. What fails leaves what was served before.
+fn serve(served: &mut Served, room: &mut Room<'_>) -> Result<(), Failure> {
+    if let (Some(path), false) = (served.spec.socket.clone(), served.listening) {
+        listen(served, &path, room)?;
+    }
+    if served.spec.socket.is_none() {
+        unlisten(served, room);
+    }
+    Ok(())
+}
+
+/// Ends all ways in which a volume is served.
+fn withdraw(served: &mut Served, room: &mut Room<'_>) {
+    unlisten(served, room);
+}
+
 /// Opens the guest's socket.
-fn listen(served: &mut Served, room: &mut Room<'_>) -> Result<(), Failure> {
+fn listen(served: &mut Served, path: &Path, room: &mut Room<'_>) -> Result<(), Failure> {
     let spec = &served.spec;
     let offer = Offer {
         volume: served.volume,
@@ -500,7 +540,7 @@ fn listen(served: &mut Served, room: &mut Room<'_>) -> Result<(), Failure> {
         read_only: spec.read_only,
     };
     let owner = spec.owner.as_deref().and_then(parse_owner);
-    room.nbd.listen_unix(room.ring, offer, &spec.socket, spec.mode, owner).map_err(|error| {
+    room.nbd.listen_unix(room.ring, offer, path, spec.mode, owner).map_err(|error| {
         let what = format!("attach volume {} ({})", spec.name, spec.volume);
         let fix = "check the socket's directory, path and owner";
         Failure::new("socket", &what, error.to_string(), fix)
