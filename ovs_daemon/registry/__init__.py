@@ -2,10 +2,16 @@
 
 from ovs_daemon.registry.driver import (
     Absent,
+    Changes,
     Conflict,
     Create,
     Delete,
+    Key,
+    Lapsed,
+    Lease,
+    LeaseLost,
     Operation,
+    OutcomeUnknown,
     Record,
     Registry,
     Unchanged,
@@ -16,10 +22,16 @@ from ovs_daemon.registry.driver import (
 
 __all__ = [
     "Absent",
+    "Changes",
     "Conflict",
     "Create",
     "Delete",
+    "Key",
+    "Lapsed",
+    "Lease",
+    "LeaseLost",
     "Operation",
+    "OutcomeUnknown",
     "Record",
     "Registry",
     "Unchanged",

@@ -14,7 +14,14 @@ Promises, checked for every driver by tests/unit/registry/test_contract.py:
 * a transaction that returned is durable and seen by every later read of any process;
 * a transaction that raised :class:`Conflict` changed nothing;
 * one that raised anything else, or whose process was killed, happened completely or not at all;
-* ``list`` shows one moment: never one half of a transaction.
+* ``list`` shows one moment: never one half of a transaction;
+* a record bound to a lease is there while the lease is kept alive, and goes with it;
+* ``watch`` misses no change: it names what changed since a revision, or says that it lost count.
+
+A driver whose store is away for a moment waits for it, within limits, and then raises
+:class:`VStorageError` ``registry``. A transaction whose answer was lost is looked up before
+anything is said about it; where even that is impossible the error is :class:`OutcomeUnknown`, and
+only reading again tells.
 """
 
 from __future__ import annotations
@@ -33,7 +40,19 @@ NAMESPACE = "ovs_daemon.registry"
 _RETRIES_MAX = 32
 
 Body: TypeAlias = Mapping[str, Any]
+Key: TypeAlias = tuple[str, str]
 _Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class Lease:
+    """Time that was lent to a holder; what is bound to it goes when the time is over.
+
+    :param ttl_s: how long it lives without a sign of life, seconds; what the driver granted
+    """
+
+    ident: int
+    ttl_s: float
 
 
 @dataclass(frozen=True)
@@ -48,21 +67,26 @@ class Record:
 
 @dataclass(frozen=True)
 class Create:
-    """Put a record that must not exist yet."""
+    """Put a record that must not exist yet; with a lease it goes when the lease does."""
 
     kind: str
     ident: str
     body: Body
+    lease: Lease | None = None
 
 
 @dataclass(frozen=True)
 class Update:
-    """Replace the body of a record whose version must still be ``version``."""
+    """Replace the body of a record whose version must still be ``version``.
+
+    It is bound to ``lease`` from then on; without one, to none.
+    """
 
     kind: str
     ident: str
     version: int
     body: Body
+    lease: Lease | None = None
 
 
 @dataclass(frozen=True)
@@ -112,8 +136,39 @@ class Conflict(Exception):
         return f"{type(self.operation).__name__} of {subject} found it {there}"
 
 
+class LeaseLost(Exception):
+    """A transaction bound a record to a lease that is over; nothing was changed."""
+
+
+class Lapsed(Exception):
+    """The history does not reach back to the revision that was asked for: list everything."""
+
+
+class OutcomeUnknown(VStorageError):
+    """The answer to a transaction was lost, and the store cannot be asked what became of it.
+
+    It happened, did not, or may yet happen: whoever depends on it reads again, and swaps on what
+    is there.
+    """
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What happened after a revision.
+
+    :param revision: up to which ``keys`` is complete; where to go on from
+    :param keys: (kind, identity) of records that were created, changed or removed
+    """
+
+    revision: int
+    keys: frozenset[Key]
+
+
 class Registry(abc.ABC):
     """A registry driver. All methods may be called from any thread."""
+
+    #: Only processes of this host can reach it: there is no cluster to agree with.
+    embedded = True
 
     @abc.abstractmethod
     def get(self, kind: str, ident: str) -> Record | None:
@@ -130,6 +185,30 @@ class Registry(abc.ABC):
         No identity may appear twice.
 
         :raises Conflict: a condition did not hold; nothing was changed
+        :raises LeaseLost: a lease is over; nothing was changed
+        """
+
+    @abc.abstractmethod
+    def grant(self, ttl_s: float) -> Lease:
+        """A new lease; the driver may grant a longer one than was asked for."""
+
+    @abc.abstractmethod
+    def keep_alive(self, lease: Lease) -> bool:
+        """Let the lease's time begin anew; False when it was over already, for good."""
+
+    @abc.abstractmethod
+    def revoke(self, lease: Lease) -> None:
+        """End a lease and remove what is bound to it; one that is over is fine."""
+
+    @abc.abstractmethod
+    def revision(self) -> int:
+        """A revision that everything read from now on includes: where a watch begins."""
+
+    @abc.abstractmethod
+    def watch(self, after: int, timeout_s: float) -> Changes:
+        """What changed after revision ``after``; waits up to ``timeout_s`` for the first change.
+
+        :raises Lapsed: the history does not reach back so far
         """
 
     @abc.abstractmethod
@@ -152,6 +231,15 @@ def expected_version(operation: Operation) -> int | None:
     if isinstance(operation, Create | Absent):
         return None
     return operation.version
+
+
+def leases_of(operations: Sequence[Operation]) -> dict[Key, Lease]:
+    """Which records a transaction binds to which leases."""
+    return {
+        (operation.kind, operation.ident): operation.lease
+        for operation in operations
+        if isinstance(operation, Create | Update) and operation.lease is not None
+    }
 
 
 def retry(what: str, attempt: Callable[[], _Result]) -> _Result:
@@ -178,7 +266,8 @@ def retry(what: str, attempt: Callable[[], _Result]) -> _Result:
 
 
 def open_registry(url: str) -> Registry:
-    """Open the registry that ``url`` names: ``memory://`` or ``sqlite:///path``.
+    """Open the registry that ``url`` names: ``memory://``, ``sqlite:///path`` or
+    ``etcd://host:port[,host:port...]/prefix``.
 
     The scheme is a driver's name in the stevedore namespace ``ovs_daemon.registry``; a driver is
     a callable that takes the url.
@@ -195,7 +284,7 @@ def open_registry(url: str) -> Registry:
             Code.REGISTRY,
             f"open the registry {url!r}",
             f"no driver is named {scheme!r} ({missing})",
-            "set [registry] url to sqlite:///PATH",
+            "set [registry] url to sqlite:///PATH or etcd://HOST:PORT/PREFIX",
         ) from missing
     registry = manager.driver(url)
     if not isinstance(registry, Registry):

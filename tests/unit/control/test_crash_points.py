@@ -19,7 +19,7 @@ from ovs_daemon.control.host import Host
 from ovs_daemon.control.records import Mode
 from ovs_daemon.control.recovery import recover
 from ovs_daemon.control.volumes import Source
-from ovs_daemon.registry import Operation, Record, Registry
+from ovs_daemon.registry import Changes, Lease, Operation, Record, Registry
 from tests.support.fake_engine import FakeEngine
 from tests.support.house import House
 
@@ -75,6 +75,25 @@ class FusedRegistry(Registry):
     def commit(self, operations: Sequence[Operation]) -> int:
         revision: int = self._fuse.step(lambda: self._registry.commit(operations))
         return revision
+
+    def grant(self, ttl_s: float) -> Lease:
+        lease: Lease = self._fuse.step(lambda: self._registry.grant(ttl_s))
+        return lease
+
+    def keep_alive(self, lease: Lease) -> bool:
+        self._fuse.alive()
+        return self._registry.keep_alive(lease)
+
+    def revoke(self, lease: Lease) -> None:
+        self._fuse.step(lambda: self._registry.revoke(lease))
+
+    def revision(self) -> int:
+        self._fuse.alive()
+        return self._registry.revision()
+
+    def watch(self, after: int, timeout_s: float) -> Changes:
+        self._fuse.alive()
+        return self._registry.watch(after, timeout_s)
 
     def close(self) -> None:
         self._registry.close()

@@ -27,25 +27,33 @@ from ovs_daemon.registry import (
     retry,
 )
 from ovs_daemon.registry.memory import MemoryRegistry
+from tests.support.etcd import Etcd
 
-DRIVERS = ("memory", "sqlite")
-PERSISTENT = ("sqlite",)
+DRIVERS = ("memory", "sqlite", "etcd")
+PERSISTENT = ("sqlite", "etcd")
 
 
-def url(driver: str, folder: Path) -> str:
-    return "memory://" if driver == "memory" else f"sqlite://{folder}/sub/registry.sqlite"
+def url(driver: str, request: pytest.FixtureRequest, folder: Path) -> str:
+    match driver:
+        case "etcd":
+            # Folders have names of their own, and so has what is stored for a test.
+            etcd: Etcd = request.getfixturevalue("etcd")
+            return etcd.url(str(folder))
+        case "sqlite":
+            return f"sqlite://{folder}/sub/registry.sqlite"
+    return "memory://"
 
 
 @pytest.fixture(params=DRIVERS)
 def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Registry]:
-    opened = open_registry(url(request.param, tmp_path))
+    opened = open_registry(url(request.param, request, tmp_path))
     yield opened
     opened.close()
 
 
 @pytest.fixture(params=PERSISTENT)
 def persistent_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return url(request.param, tmp_path)
+    return url(request.param, request, tmp_path)
 
 
 def version(registry: Registry, kind: str, ident: str) -> int:
