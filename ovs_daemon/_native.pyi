@@ -57,11 +57,31 @@ class Engine:
         """Serve the volume in this process on <run_dir>/direct/<uuid>.sock; returns that path."""
 
     def unexport_nbd(self, uuid: str) -> None: ...
+    def set_qos(self, uuid: str, limits_json: str) -> None:
+        """{"read_iops", "write_iops", "total_iops", "read_bytes_s", "write_bytes_s",
+        "total_bytes_s", "burst_s"}: what is missing is unlimited.
+
+        They last until the volume is closed.
+        """
+
+    def snapshot_group(self, members_json: str) -> None:
+        """[[volume uuid, snapshot uuid], ...]: snapshots of open volumes at one instant.
+
+        All or none; repeating it is harmless.
+        """
+
+    def diff_snapshots(self, uuid: str, from_uuid: str | None, to_uuid: str) -> str:
+        """[[offset, length], ...] in bytes: where two snapshots of an open volume may differ.
+
+        Sorted, merged, multiples of 4096. Without ``from_uuid`` all that was ever written.
+        """
+
     def status(self) -> str:
         """{"volumes": [{"uuid", "size", "mapped_bytes", "map_ram_bytes", "buffer_bytes",
         "scos_buffered", "scos_uploading", "throttle_us", "writes", "reads", "write_bytes",
         "read_bytes", "flushes", "state"}],
-        "findings": [{"code", "severity", "object", "why", "fix"}], "buffer_free_bytes", ...}."""
+        "findings": [{"code", "severity", "object", "why", "fix"}], "buffer_free_bytes",
+        "backend_total_bytes", "backend_free_bytes", ...}."""
 
     def shutdown(self, drain: bool) -> None:
         """Stop; with drain, first upload what the write buffer holds and store checkpoints."""

@@ -27,11 +27,13 @@ from ovs_daemon.control.host import Host, Settings
 from ovs_daemon.control.recovery import recover
 from ovs_daemon.control.server import ControlServer
 from ovs_daemon.control.store import Store
+from ovs_daemon.control.verbs import Verbs
 from ovs_daemon.edge import EdgeClient
 from ovs_daemon.engine import EngineClient
 from ovs_daemon.errors import Code, VStorageError
 from ovs_daemon.notify import notify
 from ovs_daemon.registry import open_registry
+from ovs_daemon.rpc.server import make_server
 
 LOG = logging.getLogger(__name__)
 
@@ -84,21 +86,29 @@ def _run(conf: cfg.ConfigOpts) -> None:
         sco_size=conf.engine.sco_size,
         socket_owner=options.socket_owner(conf),
         socket_mode=options.socket_mode(conf),
+        domain=conf.domain,
+        availability_zone=conf.availability_zone,
     )
     host = Host(Store(registry), engine, edge, settings)
     recover(host)
     mutable = _Mutable(conf)
     link = EdgeLink(host, lambda: mutable.check_interval_s)
-    server = ControlServer(Api(host, lambda: edge.reachable), run_dir / "control.sock")
+    verbs = Verbs(host, lambda: edge.reachable)
+    server = ControlServer(Api(verbs), run_dir / "control.sock")
+    rpc = make_server(conf, verbs)
     # The first look before anybody can ask: a ready daemon has told the Edge what to serve.
     link.check()
     link.start()
     server.start()
+    if rpc is not None:
+        rpc.start()
     LOG.info("ready: version %s on %s", metadata.version("open-vstorage"), run_dir)
     notify("READY=1")
     _wait(mutable)
     notify("STOPPING=1")
     LOG.info("stopping: the write buffer is moved to the backend")
+    if rpc is not None:
+        rpc.stop()
     server.stop()
     link.stop()
     engine.shutdown(drain=True)

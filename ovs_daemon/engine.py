@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -32,6 +32,9 @@ class Engine(Protocol):
     def revert_volume(self, uuid: str, snapshot_uuid: str, /) -> None: ...
     def export_nbd(self, uuid: str, name: str, /) -> str: ...
     def unexport_nbd(self, uuid: str, /) -> None: ...
+    def set_qos(self, uuid: str, limits_json: str, /) -> None: ...
+    def snapshot_group(self, members_json: str, /) -> None: ...
+    def diff_snapshots(self, uuid: str, from_uuid: str | None, to_uuid: str, /) -> str: ...
     def status(self) -> str: ...
     def shutdown(self, drain: bool, /) -> None: ...
 
@@ -123,6 +126,25 @@ class EngineClient:
     def unexport_nbd(self, uuid: str) -> None:
         """Stop serving an open volume in this process."""
         self._call(lambda: self._engine.unexport_nbd(uuid))
+
+    def set_qos(self, uuid: str, limits: Mapping[str, float]) -> None:
+        """Limit an open volume; what ``limits`` does not name is unlimited."""
+        self._call(lambda: self._engine.set_qos(uuid, json.dumps(dict(limits))))
+
+    def snapshot_group(self, members: Sequence[tuple[str, str]]) -> None:
+        """Take snapshots (volume, snapshot: UUIDs) of several open volumes at one instant."""
+        self._call(lambda: self._engine.snapshot_group(json.dumps([list(m) for m in members])))
+
+    def diff_snapshots(
+        self, uuid: str, from_snapshot: str | None, to_snapshot: str
+    ) -> list[list[int]]:
+        """Extents [offset, length] (bytes) in which two snapshots may differ, in order.
+
+        :param from_snapshot: None for all that was ever written up to ``to_snapshot``
+        """
+        text = self._call(lambda: self._engine.diff_snapshots(uuid, from_snapshot, to_snapshot))
+        extents: list[list[int]] = json.loads(text)
+        return extents
 
     def status(self) -> dict[str, Any]:
         """Counters of every open volume and the engine's findings."""

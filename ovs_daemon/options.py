@@ -60,6 +60,18 @@ DEFAULT_OPTS = [
         help="Name of this node in the registry.",
     ),
     cfg.StrOpt(
+        "domain",
+        default="default",
+        regex=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$",
+        help="Name of the Domain that this node is in: what can fail together, such as a "
+        "rack, a room or a datacenter.",
+    ),
+    cfg.StrOpt(
+        "availability_zone",
+        help="OpenStack's availability zone of that Domain. Set: a Cinder backend of "
+        "another zone refuses to use the Domain.",
+    ),
+    cfg.StrOpt(
         "state_dir", default="/var/lib/vstorage", help="Folder for what must survive a restart."
     ),
     cfg.StrOpt(
@@ -147,6 +159,23 @@ NBD_OPTS = [
     ),
 ]
 
+RPC_OPTS = [
+    cfg.StrOpt(
+        "transport_url",
+        secret=True,
+        help="The message bus over which Cinder reaches this node, such as "
+        "rabbit://USER:PASSWORD@HOST:5672/VHOST. Not set: transport_url of [DEFAULT]; "
+        "neither set: Cinder cannot reach it.",
+    ),
+    cfg.IntOpt(
+        "threads",
+        default=8,
+        min=1,
+        max=256,
+        help="Requests from the message bus that are worked on at a time.",
+    ),
+]
+
 EDGE_OPTS = [
     cfg.FloatOpt(
         "check_interval",
@@ -164,6 +193,7 @@ GROUPS: Sequence[tuple[str | None, list[Any]]] = (
     ("engine", ENGINE_OPTS),
     ("nbd", NBD_OPTS),
     ("edge", EDGE_OPTS),
+    ("rpc", RPC_OPTS),
 )
 
 

@@ -13,6 +13,8 @@ TIB = 1 << 40
 
 CLUSTER_BYTES = 4 * KIB
 VOLUME_BYTES_MAX = 64 * TIB
+SCO_BYTES_MIN = MIB
+SCO_BYTES_MAX = 256 * MIB
 
 _FACTORS = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": TIB}
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) *([KMGT]?)(?:i?B)?", re.IGNORECASE)

@@ -2,12 +2,15 @@
 
     GET    /                                    {"versions": ["v1"]}
     GET    /v1/status
+    GET    /v1/domain                           the Domain, its capacity, versions
     GET    /v1/volumes[?all=true]               {"volumes": [...]}; all shows hidden ones, too
-    POST   /v1/volumes                          {"name", "size"?, "from": {"volume", "snapshot"?}?}
+    POST   /v1/volumes                          {"name", "size"?, "from": {"volume", "snapshot"?}?,
+                                                 "sco_size"?, "limits"?}
     GET    /v1/volumes/REF                      REF: name or UUID
-    PATCH  /v1/volumes/REF                      {"size"}, {"template": true | false} or
+    PATCH  /v1/volumes/REF                      {"size"}, {"template": true | false}, {"name"} or
                                                 {"multi_attach": true | false}
     DELETE /v1/volumes/REF[?cascade=true]       {"deleted": whether there was something}
+    PUT    /v1/volumes/REF/limits               {"limits": {...} | null}, see `qos.py`
     POST   /v1/volumes/REF/revert               {"snapshot"}
     PUT    /v1/volumes/REF/attachment           {"mode": "edge" | "file" | "direct", "read_only"?,
                                                 "holder"?, "shared"?, "preempt"?, "reconnects"?}
@@ -16,7 +19,11 @@
     GET    /v1/volumes/REF/snapshots            {"snapshots": [...]}
     POST   /v1/volumes/REF/snapshots            {"name"}
     DELETE /v1/volumes/REF/snapshots/SNAPSHOT   {"deleted": whether there was something}
+    PATCH  /v1/volumes/REF/snapshots/SNAPSHOT   {"name"}
+    GET    /v1/volumes/REF/snapshots/SNAPSHOT/diff[?since=SNAPSHOT]
+                                                {"extents": [[offset, length], ...]}
     GET    /v1/snapshots                        {"snapshots": [...]} of all volumes
+    POST   /v1/snapshots                        {"members": [[volume, name], ...]}, at one instant
 
 Verbs on a volume answer with the volume, verbs on a snapshot with the snapshot, as `status.py`
 describes them. An error answers {"error": {"code", "what", "why", "fix"}}. Sizes are bytes.
@@ -26,7 +33,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -34,11 +41,8 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing import Map, Rule
 from werkzeug.wrappers import Request, Response
 
-from ovs_daemon.control import attachments, snapshots, volumes
-from ovs_daemon.control.host import Host
-from ovs_daemon.control.records import LOCAL, Mode, Volume
-from ovs_daemon.control.status import describe_snapshot, describe_volume, status
-from ovs_daemon.control.volumes import Source
+from ovs_daemon.control.records import Mode
+from ovs_daemon.control.verbs import Verbs
 from ovs_daemon.errors import Code, VStorageError
 from ovs_daemon.registry import Conflict
 
@@ -65,23 +69,21 @@ _STATUS = {
 
 
 class Api:
-    """The WSGI application.
+    """The WSGI application."""
 
-    :param edge_connected: whether the Edge process answers at this moment
-    """
-
-    def __init__(self, host: Host, edge_connected: Callable[[], bool]) -> None:
-        self._host = host
-        self._edge_connected = edge_connected
+    def __init__(self, verbs: Verbs) -> None:
+        self._verbs = verbs
         self._routes = Map(
             [
                 Rule("/", methods=["GET"], endpoint=self._versions),
                 Rule("/v1/status", methods=["GET"], endpoint=self._status),
+                Rule("/v1/domain", methods=["GET"], endpoint=self._domain),
                 Rule("/v1/volumes", methods=["GET"], endpoint=self._list_volumes),
                 Rule("/v1/volumes", methods=["POST"], endpoint=self._create_volume),
                 Rule("/v1/volumes/<ref>", methods=["GET"], endpoint=self._show_volume),
                 Rule("/v1/volumes/<ref>", methods=["PATCH"], endpoint=self._change_volume),
                 Rule("/v1/volumes/<ref>", methods=["DELETE"], endpoint=self._delete_volume),
+                Rule("/v1/volumes/<ref>/limits", methods=["PUT"], endpoint=self._set_limits),
                 Rule("/v1/volumes/<ref>/revert", methods=["POST"], endpoint=self._revert),
                 Rule("/v1/volumes/<ref>/attachment", methods=["PUT"], endpoint=self._attach),
                 Rule("/v1/volumes/<ref>/attachment", methods=["DELETE"], endpoint=self._detach),
@@ -97,7 +99,18 @@ class Api:
                     methods=["DELETE"],
                     endpoint=self._delete_snapshot,
                 ),
+                Rule(
+                    "/v1/volumes/<ref>/snapshots/<snapshot>",
+                    methods=["PATCH"],
+                    endpoint=self._rename_snapshot,
+                ),
+                Rule(
+                    "/v1/volumes/<ref>/snapshots/<snapshot>/diff",
+                    methods=["GET"],
+                    endpoint=self._diff,
+                ),
                 Rule("/v1/snapshots", methods=["GET"], endpoint=self._list_all_snapshots),
+                Rule("/v1/snapshots", methods=["POST"], endpoint=self._snapshot_several),
             ],
             strict_slashes=False,
         )
@@ -134,49 +147,57 @@ class Api:
         return {"versions": ["v1"]}
 
     def _status(self, request: Request) -> dict[str, Any]:
-        return status(self._host, self._edge_connected())
+        return self._verbs.status()
+
+    def _domain(self, request: Request) -> dict[str, Any]:
+        return self._verbs.get_domain()
 
     def _list_volumes(self, request: Request) -> dict[str, Any]:
-        everything = _flag(request, "all")
-        chosen = [one for one in self._host.store.volumes() if everything or one.listed]
-        return {"volumes": [self._describe(volume) for volume in chosen]}
+        return self._verbs.list_volumes(_flag(request, "all"))
 
     def _create_volume(self, request: Request) -> dict[str, Any]:
-        fields = _Fields(request, "name", "size", "from")
-        source: Source | None = None
+        fields = _Fields(request, "name", "size", "from", "sco_size", "limits")
+        source: dict[str, Any] | None = None
         if fields.has("from"):
             origin = fields.inner("from", "volume", "snapshot")
-            source = Source(origin.text("volume"), origin.text_or_none("snapshot"))
-        size = fields.integer("size") if fields.has("size") else None
-        return self._describe(volumes.create_volume(self._host, fields.text("name"), size, source))
+            source = {
+                "volume": origin.text("volume"),
+                "snapshot": origin.text_or_none("snapshot"),
+            }
+        return self._verbs.create_volume(
+            fields.text("name"),
+            fields.integer_or_none("size"),
+            source,
+            fields.integer_or_none("sco_size"),
+            fields.object_or_none("limits"),
+        )
 
     def _show_volume(self, request: Request, ref: str) -> dict[str, Any]:
-        volume = self._host.require(f"show volume {ref!r}", ref)
-        counters = self._host.engine.status().get("volumes", [])
-        mine = [one for one in counters if one["uuid"] == volume.uuid]
-        return {**self._describe(volume), "counters": mine[0] if mine else None}
+        return self._verbs.show_volume(ref)
 
     def _change_volume(self, request: Request, ref: str) -> dict[str, Any]:
-        known = ("size", "template", "multi_attach")
+        known = ("size", "template", "multi_attach", "name")
         fields = _Fields(request, *known)
         match [name for name in known if fields.has(name)]:
             case ["size"]:
-                changed = volumes.resize_volume(self._host, ref, fields.integer("size"))
+                return self._verbs.resize_volume(ref, fields.integer("size"))
             case ["template"]:
-                changed = volumes.set_template(self._host, ref, fields.flag("template"))
+                return self._verbs.set_template(ref, fields.flag("template"))
             case ["multi_attach"]:
-                flag = fields.flag("multi_attach")
-                changed = attachments.set_multi_attach(self._host, ref, flag)
-            case _:
-                raise _bad(fields.what, f"give exactly one of {', '.join(known)}")
-        return self._describe(changed)
+                return self._verbs.set_multi_attach(ref, fields.flag("multi_attach"))
+            case ["name"]:
+                return self._verbs.rename_volume(ref, fields.text("name"))
+        raise _bad(fields.what, f"give exactly one of {', '.join(known)}")
+
+    def _set_limits(self, request: Request, ref: str) -> dict[str, Any]:
+        fields = _Fields(request, "limits")
+        return self._verbs.set_limits(ref, fields.object_or_none("limits"))
 
     def _delete_volume(self, request: Request, ref: str) -> dict[str, Any]:
-        return {"deleted": volumes.delete_volume(self._host, ref, _flag(request, "cascade"))}
+        return self._verbs.delete_volume(ref, _flag(request, "cascade"))
 
     def _revert(self, request: Request, ref: str) -> dict[str, Any]:
-        fields = _Fields(request, "snapshot")
-        return self._describe(volumes.revert_volume(self._host, ref, fields.text("snapshot")))
+        return self._verbs.revert_volume(ref, _Fields(request, "snapshot").text("snapshot"))
 
     def _attach(self, request: Request, ref: str) -> dict[str, Any]:
         flags = ("read_only", "shared", "preempt", "reconnects")
@@ -184,40 +205,38 @@ class Api:
         mode = fields.text("mode")
         if mode not in list(Mode):
             raise _bad(fields.what, f"'mode' is {mode!r}, not one of {', '.join(Mode)}")
-        holder = fields.text_or_none("holder") or LOCAL
         given = {name: fields.flag(name) for name in flags if fields.has(name)}
-        wish = attachments.Wish(Mode(mode), holder=holder, **given)
-        return describe_volume(self._host, attachments.attach(self._host, ref, wish), holder)
+        return self._verbs.attach_volume(ref, mode, fields.text_or_none("holder"), **given)
 
     def _detach(self, request: Request, ref: str) -> dict[str, Any]:
         holder = request.args.get("holder")
-        everybody = _flag(request, "everybody")
-        return self._describe(attachments.detach(self._host, ref, holder, everybody))
+        return self._verbs.detach_volume(ref, holder, _flag(request, "everybody"))
 
     def _reconnect(self, request: Request, ref: str) -> dict[str, Any]:
-        _Fields(request)
-        return self._describe(attachments.reconnect(self._host, ref))
+        return self._verbs.reconnect_volume(ref)
 
     def _list_snapshots(self, request: Request, ref: str) -> dict[str, Any]:
-        volume = self._host.require(f"list the snapshots of volume {ref!r}", ref)
-        found = self._host.store.snapshots(volume.uuid)
-        return {"snapshots": [describe_snapshot(volume, one) for one in found if one.listed]}
+        return self._verbs.list_snapshots(ref)
 
     def _list_all_snapshots(self, request: Request) -> dict[str, Any]:
-        owners = {volume.uuid: volume for volume in self._host.store.volumes()}
-        found = [one for one in self._host.store.snapshots() if one.listed and one.volume in owners]
-        return {"snapshots": [describe_snapshot(owners[one.volume], one) for one in found]}
+        return self._verbs.list_snapshots()
 
     def _snapshot(self, request: Request, ref: str) -> dict[str, Any]:
+        return self._verbs.create_snapshot(ref, _Fields(request, "name").text("name"))
+
+    def _snapshot_several(self, request: Request) -> dict[str, Any]:
+        fields = _Fields(request, "members")
+        return self._verbs.create_snapshots(fields.pairs("members"))
+
+    def _rename_snapshot(self, request: Request, ref: str, snapshot: str) -> dict[str, Any]:
         name = _Fields(request, "name").text("name")
-        snapshot = snapshots.create_snapshot(self._host, ref, name)
-        return describe_snapshot(self._host.require(f"show volume {ref!r}", ref), snapshot)
+        return self._verbs.rename_snapshot(ref, snapshot, name)
 
     def _delete_snapshot(self, request: Request, ref: str, snapshot: str) -> dict[str, Any]:
-        return {"deleted": snapshots.delete_snapshot(self._host, ref, snapshot)}
+        return self._verbs.delete_snapshot(ref, snapshot)
 
-    def _describe(self, volume: Volume) -> dict[str, Any]:
-        return describe_volume(self._host, volume)
+    def _diff(self, request: Request, ref: str, snapshot: str) -> dict[str, Any]:
+        return self._verbs.diff_snapshots(ref, request.args.get("since"), snapshot)
 
 
 class _Fields:
@@ -251,6 +270,22 @@ class _Fields:
     def integer(self, name: str) -> int:
         return self._typed(name, int)
 
+    def integer_or_none(self, name: str) -> int | None:
+        return self.integer(name) if self.has(name) else None
+
+    def object_or_none(self, name: str) -> dict[str, Any] | None:
+        value = self._body.get(name)
+        if value is not None and not isinstance(value, dict):
+            raise _bad(self.what, f"{name!r} must be an object, not {value!r}")
+        return value
+
+    def pairs(self, name: str) -> list[tuple[str, str]]:
+        value = self._body.get(name)
+        match value:
+            case list() if all(_is_pair(one) for one in value):
+                return [(first, second) for first, second in value]
+        raise _bad(self.what, f"{name!r} must be a list of pairs of texts")
+
     def flag(self, name: str) -> bool:
         return self._typed(name, bool)
 
@@ -263,6 +298,10 @@ class _Fields:
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             raise _bad(self.what, f"{name!r} must be {_JSON_TYPES[kind]}, not {value!r}")
         return value
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and [type(one) for one in value] == [str, str]
 
 
 def _flag(request: Request, name: str) -> bool:

@@ -44,6 +44,8 @@ class Settings:
     :param sco_size: bytes of data in a SCO of a new volume
     :param socket_owner: "uid:gid" of guests' sockets, None to leave them
     :param socket_mode: permission bits of guests' sockets
+    :param domain: name of the Domain that this host is in
+    :param availability_zone: OpenStack's name for that Domain, None when it was not configured
     """
 
     node: str
@@ -51,6 +53,8 @@ class Settings:
     sco_size: int
     socket_owner: str | None
     socket_mode: int
+    domain: str = "default"
+    availability_zone: str | None = None
 
 
 class Host:
@@ -114,6 +118,7 @@ class Host:
         current = self._raise_epoch(volume)
         try:
             answer = self.engine.open_volume(self._open_spec(current))
+            self._limit(current)
         except VStorageError as failure:
             self.remember_failure(current.uuid, failure)
             raise
@@ -128,6 +133,16 @@ class Host:
             answer.get("recovered"),
         )
         return current
+
+    def _limit(self, volume: Volume) -> None:
+        """Apply the limits of a volume that was just opened; without them it is not served."""
+        if volume.limits is None:
+            return
+        try:
+            self.engine.set_qos(volume.uuid, volume.limits)
+        except VStorageError:
+            self.engine.close_volume(volume.uuid)
+            raise
 
     def is_open(self, uuid: str) -> bool:
         """Whether the engine has the volume open."""

@@ -76,6 +76,7 @@ class Volume:
     :param attachments: one for each holder, sorted by holder
     :param multi_attach: several holders may attach it without saying so each time
     :param reverting: a snapshot (UUID) to which a revert was begun and not yet finished
+    :param limits: what its users may ask of it, as `qos.py` describes; None for no limits
     :param version: of its registry record; 0 when it was never stored
     """
 
@@ -94,6 +95,7 @@ class Volume:
     attachments: tuple[Attachment, ...] = ()
     multi_attach: bool = False
     reverting: str | None = None
+    limits: dict[str, float] | None = None
     version: int = 0
 
     @property

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
 from dataclasses import replace
 
 from ovs_daemon.control.checks import check_name, is_uuid, require_available
@@ -26,6 +28,80 @@ def create_snapshot(host: Host, reference: str, name: str) -> Snapshot:
         volume = require_available(host, what, host.again(what, found))
         snapshot = replace(take_snapshot(host, what, volume, name), state=State.AVAILABLE)
         return replace(snapshot, version=host.store.commit(put(snapshot)))
+
+
+def create_snapshots(
+    host: Host, members: Sequence[tuple[str, str]]
+) -> list[tuple[Volume, Snapshot]]:
+    """Take snapshots of several volumes at one instant: all of them or none.
+
+    :param members: (volume, name of the snapshot); a volume at most once
+    :raises VStorageError: ``unknown_volume``, ``bad_request``, ``duplicate_name`` or an engine
+        code; nothing is left behind
+    """
+    what = f"take snapshots of {len(members)} volumes"
+    found = {}
+    for reference, name in members:
+        check_name(what, name)
+        volume = host.require(what, reference)
+        if volume.uuid in found:
+            raise VStorageError(
+                Code.BAD_REQUEST, what, f"{volume.name!r} is named twice", "name it once"
+            )
+        found[volume.uuid] = (volume, name)
+    with contextlib.ExitStack() as stack:
+        # In one order for everybody, so that two groups do not wait for each other.
+        for uuid in sorted(found):
+            stack.enter_context(host.locks.holding(uuid))
+        volumes = [
+            (require_available(host, what, host.again(what, volume)), name)
+            for volume, name in found.values()
+        ]
+        return _take_group(host, what, volumes)
+
+
+def rename_snapshot(host: Host, reference: str, snapshot: str, name: str) -> Snapshot:
+    """Give a snapshot another name; one transaction, so that it always has exactly one.
+
+    :raises VStorageError: ``unknown_volume``, ``unknown_snapshot``, ``bad_request``,
+        ``duplicate_name``
+    """
+    what = f"rename snapshot {snapshot!r} of volume {reference!r} to {name!r}"
+    check_name(what, name)
+    volume = host.require(what, reference)
+    with host.locks.holding(volume.uuid):
+        found = require_snapshot(host, what, volume, snapshot)
+        if found.name == name:
+            return found
+        renamed = replace(found, name=name)
+        try:
+            version = host.store.commit(
+                *host.store.release_name(found), claim_name(renamed), put(renamed)
+            )
+        except Conflict as conflict:
+            if lost_name(conflict):
+                raise _duplicate(what, volume, name) from conflict
+            raise
+        return replace(renamed, version=version)
+
+
+def diff_snapshots(
+    host: Host, reference: str, from_snapshot: str | None, to_snapshot: str
+) -> list[list[int]]:
+    """Where two snapshots of a volume may differ: [offset, length] in bytes, in order.
+
+    :param from_snapshot: None for all that was ever written up to ``to_snapshot``
+    :raises VStorageError: ``unknown_volume``, ``unknown_snapshot`` or an engine code
+    """
+    what = f"compare snapshots of volume {reference!r}"
+    found = host.require(what, reference)
+    with host.locks.holding(found.uuid):
+        volume = require_available(host, what, host.again(what, found))
+        newer = require_snapshot(host, what, volume, to_snapshot)
+        older = None
+        if from_snapshot is not None:
+            older = require_snapshot(host, what, volume, from_snapshot).uuid
+        return host.engine.diff_snapshots(volume.uuid, older, newer.uuid)
 
 
 def delete_snapshot(host: Host, reference: str, name: str) -> bool:
@@ -75,14 +151,7 @@ def take_snapshot(host: Host, what: str, volume: Volume, name: str | None) -> Sn
     :param name: None for a snapshot that a clone or template takes for itself
     :raises VStorageError: ``duplicate_name`` or an engine code; nothing is left behind
     """
-    snapshot = Snapshot(
-        uuid=host.new_uuid(),
-        volume=volume.uuid,
-        name=name,
-        state=State.CREATING,
-        size=volume.size,
-        created_at=host.now(),
-    )
+    snapshot = _new_snapshot(host, volume, name)
     operations: list[Operation] = [put(snapshot)]
     if name is not None:
         operations.append(claim_name(snapshot))
@@ -91,18 +160,67 @@ def take_snapshot(host: Host, what: str, volume: Volume, name: str | None) -> Sn
     except Conflict as conflict:
         if not lost_name(conflict):
             raise
-        raise VStorageError(
-            Code.DUPLICATE_NAME,
-            what,
-            f"volume {volume.name!r} already has a snapshot {name!r}",
-            "choose another name, or delete that snapshot first",
-        ) from conflict
+        raise _duplicate(what, volume, snapshot.name) from conflict
     try:
         host.engine.create_snapshot(volume.uuid, snapshot.uuid)
     except VStorageError:
         abandon_snapshots(host, volume)
         raise
     return replace(snapshot, version=version)
+
+
+def _take_group(
+    host: Host, what: str, volumes: Sequence[tuple[Volume, str]]
+) -> list[tuple[Volume, Snapshot]]:
+    intended = [(volume, _new_snapshot(host, volume, name)) for volume, name in volumes]
+    operations: list[Operation] = []
+    for _, snapshot in intended:
+        operations += [put(snapshot), claim_name(snapshot)]
+    try:
+        host.store.commit(*operations)
+    except Conflict as conflict:
+        if not lost_name(conflict):
+            raise
+        raise VStorageError(
+            Code.DUPLICATE_NAME,
+            what,
+            f"one of the volumes already has a snapshot of that name ({conflict})",
+            "choose other names, or delete those snapshots first",
+        ) from conflict
+    try:
+        host.engine.snapshot_group([(volume.uuid, one.uuid) for volume, one in intended])
+    except VStorageError:
+        for volume, _ in intended:
+            abandon_snapshots(host, volume)
+        raise
+    taken = []
+    for volume, snapshot in intended:
+        stored = host.store.snapshot(snapshot.uuid)
+        assert stored is not None, "its volume's lock is held"
+        taken.append((volume, replace(stored, state=State.AVAILABLE)))
+    # One transaction: a crash before it takes all of them back, one after it none.
+    host.store.commit(*(put(snapshot) for _, snapshot in taken))
+    return taken
+
+
+def _new_snapshot(host: Host, volume: Volume, name: str | None) -> Snapshot:
+    return Snapshot(
+        uuid=host.new_uuid(),
+        volume=volume.uuid,
+        name=name,
+        state=State.CREATING,
+        size=volume.size,
+        created_at=host.now(),
+    )
+
+
+def _duplicate(what: str, volume: Volume, name: str | None) -> VStorageError:
+    return VStorageError(
+        Code.DUPLICATE_NAME,
+        what,
+        f"volume {volume.name!r} already has a snapshot {name!r}",
+        "choose another name, or delete that snapshot first",
+    )
 
 
 def abandon_snapshots(host: Host, volume: Volume) -> None:

@@ -29,7 +29,7 @@ from ovs_daemon.control.store import claim_name, lost_name, put
 from ovs_daemon.engine import CreateSpec, Parent
 from ovs_daemon.errors import Code, VStorageError, unknown_volume
 from ovs_daemon.registry import Conflict, Operation, retry
-from ovs_daemon.units import check_volume_size, format_size
+from ovs_daemon.units import SCO_BYTES_MAX, SCO_BYTES_MIN, check_volume_size, format_size
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,19 @@ class Source:
     snapshot: str | None
 
 
-def create_volume(host: Host, name: str, size: int | None, source: Source | None) -> Volume:
+def create_volume(
+    host: Host,
+    name: str,
+    size: int | None,
+    source: Source | None,
+    sco_size: int | None = None,
+    limits: dict[str, float] | None = None,
+) -> Volume:
     """Create an empty volume or a clone.
 
     :param size: bytes; None takes the source's
+    :param sco_size: bytes of data in one SCO of an empty volume; None takes the host's
+    :param limits: what its users may ask of it
     :raises VStorageError: ``bad_request``, ``bad_size``, ``duplicate_name``, ``unknown_volume``,
         ``unknown_snapshot``, ``in_use`` or an engine code; nothing is left behind
     """
@@ -53,15 +62,18 @@ def create_volume(host: Host, name: str, size: int | None, source: Source | None
         check_volume_size(what, size)
     elif source is None:
         raise VStorageError(Code.BAD_SIZE, what, "no size was given", "give a size, such as 10GiB")
+    if sco_size is not None:
+        _check_sco_size(what, sco_size, source)
     if host.store.find_volume(name) is not None:
         raise _duplicate(what, name)
     uuid = host.new_uuid()
+    blank = _blank(host, uuid, name, size or 0)
+    blank = replace(blank, sco_size=sco_size or blank.sco_size, limits=limits)
     with host.locks.holding(uuid):
         if source is None:
-            assert size is not None
-            volume = _claim(host, what, _blank(host, uuid, name, size))
+            volume = _claim(host, what, blank)
         else:
-            volume = _claim_clone(host, what, _blank(host, uuid, name, size or 0), source)
+            volume = _claim_clone(host, what, blank, source)
         try:
             return _make(host, volume)
         except VStorageError:
@@ -164,6 +176,49 @@ def set_template(host: Host, reference: str, template: bool) -> Volume:
         changed = host.open(changed)
     purge(host, found.uuid)
     return changed
+
+
+def rename_volume(host: Host, reference: str, name: str) -> Volume:
+    """Give a volume another name; one transaction, so that it always has exactly one.
+
+    :raises VStorageError: ``unknown_volume``, ``bad_request``, ``duplicate_name``, ``in_use``
+        (a guest's export carries the name)
+    """
+    what = f"rename volume {reference!r} to {name!r}"
+    check_name(what, name)
+    found = host.require(what, reference)
+    with host.locks.holding(found.uuid):
+        volume = require_available(host, what, host.again(what, found))
+        if volume.name == name:
+            return volume
+        refuse_attached(what, volume)
+        renamed = replace(volume, name=name)
+        try:
+            version = host.store.commit(
+                *host.store.release_name(volume), claim_name(renamed), put(renamed)
+            )
+        except Conflict as conflict:
+            if lost_name(conflict):
+                raise _duplicate(what, name) from conflict
+            raise
+        return replace(renamed, version=version)
+
+
+def _check_sco_size(what: str, sco_size: int, source: Source | None) -> None:
+    if source is not None:
+        raise VStorageError(
+            Code.BAD_REQUEST,
+            what,
+            "a clone shares SCOs with its source, so that it has the source's SCO size",
+            "leave the SCO size out, or create an empty volume and copy the data",
+        )
+    if not SCO_BYTES_MIN <= sco_size <= SCO_BYTES_MAX or sco_size & (sco_size - 1):
+        raise VStorageError(
+            Code.BAD_REQUEST,
+            what,
+            f"{format_size(sco_size)} is not a power of two from 1MiB to 256MiB",
+            "give such a SCO size, or none for the node's",
+        )
 
 
 def _blank(host: Host, uuid: str, name: str, size: int) -> Volume:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ovs_daemon.control.api import Api
 from ovs_daemon.control.server import ControlServer
+from ovs_daemon.control.verbs import Verbs
 from tests.support.house import House
 
 
@@ -16,7 +17,7 @@ from tests.support.house import House
 def serving(house: House) -> Iterator[Path]:
     """Serve the house; yields its run directory, which is short as socket paths must be."""
     with tempfile.TemporaryDirectory(prefix="ovs-") as folder:
-        api = Api(house.host, lambda: house.edge.up)
+        api = Api(Verbs(house.host, lambda: house.edge.up))
         server = ControlServer(api, Path(folder) / "control.sock")
         # How long stopping may take: cheroot looks for connections to expire that often.
         server._server.expiration_interval = 0.01

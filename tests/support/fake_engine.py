@@ -29,6 +29,9 @@ class FakeVolume:
     content: int = 0
     corrupt: bool = False
     snapshots: dict[str, int] = field(default_factory=dict)
+    # What was ever written, and what at the time of each snapshot: [offset, length] in bytes.
+    written: list[list[int]] = field(default_factory=list)
+    frozen: dict[str, list[list[int]]] = field(default_factory=dict)
 
 
 @dataclass
@@ -45,6 +48,7 @@ class OpenVolume:
     size: int
     read_only: bool
     export: str | None = None
+    limits: dict[str, float] = field(default_factory=dict)
 
 
 class FakeEngine:
@@ -114,8 +118,20 @@ class FakeEngine:
     def create_snapshot(self, uuid: str, snapshot_uuid: str, /) -> None:
         self._maybe_fail("create_snapshot")
         self._opened("create_snapshot", uuid)
+        self._freeze(uuid, snapshot_uuid)
+
+    def snapshot_group(self, members_json: str, /) -> None:
+        self._maybe_fail("snapshot_group")
+        members = json.loads(members_json)
+        for uuid, _ in members:
+            self._opened("snapshot_group", uuid)
+        for uuid, snapshot in members:
+            self._freeze(uuid, snapshot)
+
+    def _freeze(self, uuid: str, snapshot: str) -> None:
         volume = self.disk.volumes[uuid]
-        volume.snapshots[snapshot_uuid] = volume.content
+        volume.snapshots[snapshot] = volume.content
+        volume.frozen[snapshot] = list(volume.written)
 
     def delete_snapshot(self, uuid: str, snapshot_uuid: str, /) -> None:
         self._maybe_fail("delete_snapshot")
@@ -132,6 +148,21 @@ class FakeEngine:
         self._opened("revert_volume", uuid)
         volume = self.disk.volumes[uuid]
         volume.content = self._snapshot("revert_volume", volume, snapshot_uuid)
+
+    def diff_snapshots(self, uuid: str, from_uuid: str | None, to_uuid: str, /) -> str:
+        self._maybe_fail("diff_snapshots")
+        self._opened("diff_snapshots", uuid)
+        volume = self.disk.volumes[uuid]
+        for snapshot in (from_uuid, to_uuid):
+            if snapshot is not None:
+                self._snapshot("diff_snapshots", volume, snapshot)
+        known = [] if from_uuid is None else volume.frozen[from_uuid]
+        # Writes are appended, so that what is new since a snapshot is the rest of the list.
+        return json.dumps(sorted(volume.frozen[to_uuid][len(known) :]))
+
+    def set_qos(self, uuid: str, limits_json: str, /) -> None:
+        self._maybe_fail("set_qos")
+        self._opened("set_qos", uuid).limits = json.loads(limits_json)
 
     def export_nbd(self, uuid: str, name: str, /) -> str:
         self._maybe_fail("export_nbd")
@@ -151,7 +182,8 @@ class FakeEngine:
             for uuid, opened in self.open.items()
         ]
         answer: dict[str, Any] = {"volumes": volumes, "findings": self.findings}
-        return json.dumps(answer | {"buffer_free_bytes": 1 << 30})
+        capacity = {"backend_total_bytes": 100 << 30, "backend_free_bytes": 60 << 30}
+        return json.dumps(answer | {"buffer_free_bytes": 1 << 30} | capacity)
 
     def shutdown(self, drain: bool, /) -> None:
         self.drained = drain

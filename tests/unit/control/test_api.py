@@ -82,7 +82,7 @@ def test_snapshots_and_clones(client: Client) -> None:
     hidden = client.list_volumes(everything=True)[0]
     assert (hidden["name"], hidden["state"]) == ("web1", "hidden")
     assert client.set_template("web2", True)["template"] is True
-    assert client.attach_volume("web2", direct=True, read_only=True)["attached"] == "direct"
+    assert client.attach_volume("web2", "direct", read_only=True)["attached"] == "direct"
 
 
 def test_status(client: Client) -> None:

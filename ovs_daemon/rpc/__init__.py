@@ -1,0 +1,1 @@
+"""The daemon's verbs over oslo.messaging, for OpenStack's services."""

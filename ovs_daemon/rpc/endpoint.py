@@ -1,0 +1,86 @@
+"""The verbs as methods that oslo.messaging may call."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import oslo_messaging
+
+from ovs_daemon.control.verbs import Verbs
+from ovs_daemon.errors import Code, VStorageError
+from ovs_daemon.registry import Conflict
+from ovs_daemon.rpc.contract import VERSION, wrap_answer, wrap_error
+
+LOG = logging.getLogger(__name__)
+
+VERBS = tuple(
+    name for name, _ in inspect.getmembers(Verbs, inspect.isfunction) if not name.startswith("_")
+)
+
+_Remote = Callable[..., dict[str, Any]]
+
+
+class Endpoint:
+    """One method for each of :data:`VERBS`: ``method(context, **arguments)``.
+
+    It takes calls from :meth:`open` to :meth:`close` only: the bus may deliver one before the
+    daemon has recovered, or while it stops.
+    """
+
+    target = oslo_messaging.Target(version=VERSION)
+
+    def __init__(self, verbs: Verbs) -> None:
+        self._verbs = verbs
+        self._guard = threading.Condition()
+        self._running = 0
+        self._closed = False
+        for name in VERBS:
+            setattr(self, name, self._remote(name))
+
+    def close(self) -> None:
+        """Take no more calls; returns when those at work are answered."""
+        with self._guard:
+            self._closed = True
+            self._guard.wait_for(lambda: self._running == 0)
+
+    def _remote(self, name: str) -> _Remote:
+        verb = getattr(self._verbs, name)
+        signature = inspect.signature(verb)
+
+        def call(context: Mapping[str, Any], **arguments: Any) -> dict[str, Any]:
+            with self._guard:
+                if self._closed:
+                    return wrap_error(_stopping(name))
+                self._running += 1
+            try:
+                signature.bind(**arguments)
+                return wrap_answer(verb(**arguments))
+            except VStorageError as failure:
+                LOG.info("%s: %s", name, failure)
+                return wrap_error(failure)
+            except Conflict as conflict:
+                why = f"somebody else changed it at the same time ({conflict})"
+                return wrap_error(VStorageError(Code.BUSY, name, why, "try again"))
+            except Exception as bug:
+                LOG.exception("%s failed", name)
+                return wrap_error(_internal(name, bug))
+            finally:
+                with self._guard:
+                    self._running -= 1
+                    self._guard.notify_all()
+
+        # `close` and whatever else there is on the object are nobody's to call from afar.
+        return cast(_Remote, oslo_messaging.expose(call))
+
+
+def _stopping(name: str) -> VStorageError:
+    return VStorageError(Code.BUSY, name, "the daemon is stopping", "try again when it is back")
+
+
+def _internal(name: str, bug: Exception) -> VStorageError:
+    why = f"{type(bug).__name__}: {bug}"
+    return VStorageError(Code.INTERNAL, name, why, "see the daemon's log, and report it")
