@@ -1,1 +1,1 @@
-"""OpenStack's side for volumes: the Cinder driver comes with the next issue."""
+"""OpenStack's side for volumes: the Cinder volume driver and the Cinder backup driver."""

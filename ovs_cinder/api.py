@@ -1,0 +1,220 @@
+"""The daemons of one Domain as the drivers call them. Nothing else here knows about RPC.
+
+Every method raises :class:`VStorageError`: the daemon's own, or ``daemon_unavailable`` when no
+node of the Domain answers. Volumes and snapshots are named by name, sizes are bytes, and answers
+have the shapes of `ovs_daemon/control/status.py`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import oslo_messaging
+
+from ovs_daemon.errors import Code, VStorageError
+from ovs_daemon.rpc import contract
+
+# A deletion may have to wait for the backend; it is harmless if it happens after all.
+_PATIENCE = 10
+# Attempts to reach a broker that does not answer, about a second apart and growing.
+_SEND_RETRIES = 2
+
+_ABSENT = (Code.UNKNOWN_VOLUME, Code.UNKNOWN_SNAPSHOT)
+
+
+class DomainApi:
+    """Calls the nodes of one Domain. Any thread (or green thread) may call.
+
+    :param transport: an oslo.messaging RPC transport
+    :param timeout_s: how long an answer may take, seconds
+    """
+
+    def __init__(self, transport: oslo_messaging.RPCTransport, domain: str, timeout_s: float):
+        self.domain = domain
+        self._timeout_s = timeout_s
+        self._client = oslo_messaging.get_rpc_client(
+            transport,
+            oslo_messaging.Target(
+                exchange=contract.EXCHANGE, topic=contract.topic(domain), version=contract.VERSION
+            ),
+        )
+
+    def get_domain(self) -> dict[str, Any]:
+        """The Domain: its zone, nodes, capacity and versions."""
+        return self._call("get_domain")
+
+    def list_volumes(self) -> list[dict[str, Any]]:
+        """All volumes of the Domain."""
+        found: list[dict[str, Any]] = self._call("list_volumes")["volumes"]
+        return found
+
+    def show_volume(self, volume: str) -> dict[str, Any]:
+        """One volume with its counters."""
+        return self._call("show_volume", volume=volume)
+
+    def find_volume(self, volume: str) -> dict[str, Any] | None:
+        """One volume with its counters; None when it is not there."""
+        try:
+            return self.show_volume(volume)
+        except VStorageError as failure:
+            if failure.code != Code.UNKNOWN_VOLUME:
+                raise
+            return None
+
+    def create_volume(
+        self,
+        name: str,
+        size: int | None,
+        source: str | None = None,
+        snapshot: str | None = None,
+        sco_size: int | None = None,
+        limits: Mapping[str, float] | None = None,
+    ) -> dict[str, Any]:
+        """A new empty volume, or a clone of ``source`` (now, or as its ``snapshot`` is)."""
+        origin = None if source is None else {"volume": source, "snapshot": snapshot}
+        return self._call(
+            "create_volume",
+            name=name,
+            size=size,
+            source=origin,
+            sco_size=sco_size,
+            limits=None if limits is None else dict(limits),
+        )
+
+    def delete_volume(self, volume: str) -> bool:
+        """Whether there was something to delete."""
+        return self._deleted("delete_volume", volume=volume)
+
+    def resize_volume(self, volume: str, size: int) -> dict[str, Any]:
+        """Grow a volume."""
+        return self._call("resize_volume", volume=volume, size=size)
+
+    def rename_volume(self, volume: str, name: str) -> dict[str, Any]:
+        """Give a volume another name."""
+        return self._call("rename_volume", volume=volume, name=name)
+
+    def revert_volume(self, volume: str, snapshot: str) -> dict[str, Any]:
+        """Make a volume's content that of its snapshot."""
+        return self._call("revert_volume", volume=volume, snapshot=snapshot)
+
+    def set_limits(self, volume: str, limits: Mapping[str, float] | None) -> dict[str, Any]:
+        """Limit a volume; None for no limits."""
+        return self._call(
+            "set_limits", volume=volume, limits=None if limits is None else dict(limits)
+        )
+
+    def attach_direct(self, volume: str, holder: str, read_only: bool) -> dict[str, Any]:
+        """Have the volume's daemon serve it on a unix socket of that host."""
+        return self._call(
+            "attach_volume", volume=volume, mode="direct", holder=holder, read_only=read_only
+        )
+
+    def detach(self, volume: str, holder: str) -> None:
+        """End one holder's attachment."""
+        self._call("detach_volume", volume=volume, holder=holder)
+
+    def detach_everybody(self, volume: str) -> None:
+        """End all attachments of a volume."""
+        self._call("detach_volume", volume=volume, everybody=True)
+
+    def list_snapshots(self, volume: str | None = None) -> list[dict[str, Any]]:
+        """The snapshots of a volume, or of the whole Domain."""
+        found: list[dict[str, Any]] = self._call("list_snapshots", volume=volume)["snapshots"]
+        return found
+
+    def create_snapshot(self, volume: str, name: str) -> dict[str, Any]:
+        """Take a snapshot."""
+        return self._call("create_snapshot", volume=volume, name=name)
+
+    def create_snapshots(self, members: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+        """Snapshots (volume, name) of several volumes at one instant."""
+        pairs = [list(member) for member in members]
+        taken: list[dict[str, Any]] = self._call("create_snapshots", members=pairs)["snapshots"]
+        return taken
+
+    def delete_snapshot(self, volume: str, snapshot: str) -> bool:
+        """Whether there was something to delete."""
+        return self._deleted("delete_snapshot", volume=volume, snapshot=snapshot)
+
+    def rename_snapshot(self, volume: str, snapshot: str, name: str) -> dict[str, Any]:
+        """Give a snapshot another name."""
+        return self._call("rename_snapshot", volume=volume, snapshot=snapshot, name=name)
+
+    def diff_snapshots(
+        self, volume: str, from_snapshot: str | None, to_snapshot: str
+    ) -> list[list[int]]:
+        """Extents [offset, length] in which two snapshots may differ, in order."""
+        answer = self._call(
+            "diff_snapshots", volume=volume, from_snapshot=from_snapshot, to_snapshot=to_snapshot
+        )
+        extents: list[list[int]] = answer["extents"]
+        return extents
+
+    def _deleted(self, verb: str, **arguments: Any) -> bool:
+        try:
+            return bool(self._call(verb, _PATIENCE, **arguments)["deleted"])
+        except VStorageError as failure:
+            if failure.code not in _ABSENT:
+                raise
+            return False
+
+    def _call(self, verb: str, patience: int = 1, /, **arguments: Any) -> dict[str, Any]:
+        caller = self._client.prepare(
+            timeout=self._timeout_s * patience,
+            retry=_SEND_RETRIES,
+            # Without this a call to a topic that nobody ever listened on would wait in vain.
+            transport_options=oslo_messaging.TransportOptions(at_least_once=True),
+        )
+        try:
+            answer: dict[str, Any] = contract.unwrap(caller.call({}, verb, **arguments))
+        except oslo_messaging.MessagingException as failure:
+            raise VStorageError(
+                Code.DAEMON_UNAVAILABLE,
+                f"have the Domain {self.domain!r} perform {verb}",
+                f"no node of it answers on the message bus ({_explain(failure)})",
+                "see that vstorage-daemon runs with 'domain' and '[rpc] transport_url' set to "
+                "this backend's ovs_domain and message bus",
+            ) from failure
+        return answer
+
+
+def _explain(failure: Exception) -> str:
+    match failure:
+        case oslo_messaging.MessagingTimeout():
+            return "no answer in time"
+        case oslo_messaging.MessageUndeliverable():
+            return "nobody listens on its topic"
+    return f"{type(failure).__name__}: {failure}"
+
+
+_guard = threading.Lock()
+_transports: dict[str, oslo_messaging.RPCTransport] = {}
+
+
+def transport_of(conf: Any, url: str | None) -> oslo_messaging.RPCTransport:
+    """Cinder's own transport, or one for ``url``; one for each URL in a process.
+
+    :raises VStorageError: ``bad_request``, the URL cannot be used
+    """
+    from cinder import rpc
+
+    if url is None and rpc.TRANSPORT is not None:
+        return rpc.TRANSPORT
+    with _guard:
+        key = url or ""
+        if key not in _transports:
+            try:
+                _transports[key] = oslo_messaging.get_rpc_transport(conf, url=url)
+            except (
+                oslo_messaging.InvalidTransportURL,
+                oslo_messaging.DriverLoadFailure,
+            ) as failure:
+                raise VStorageError(
+                    Code.BAD_REQUEST,
+                    "use the option ovs_transport_url",
+                    str(failure),
+                    "give a URL such as rabbit://USER:PASSWORD@HOST:5672/VHOST",
+                ) from failure
+        return _transports[key]

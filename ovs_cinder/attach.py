@@ -1,0 +1,93 @@
+"""Attaching volumes, and snapshots by way of clones, to hosts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ovs_cinder import connections
+from ovs_cinder.failures import reported, translate
+from ovs_cinder.volumes import VolumeVerbs
+from ovs_daemon.errors import Code, VStorageError
+
+
+class AttachVerbs(VolumeVerbs):
+    """The part of the driver that is about who uses a volume."""
+
+    def validate_connector(self, connector: Mapping[str, Any]) -> None:
+        """Refuse a host that cannot attach our volumes."""
+        connections.check_connector(connector)
+
+    def initialize_connection(
+        self, volume: Any, connector: Mapping[str, Any], **kwargs: Any
+    ) -> dict[str, Any]:
+        """What the host needs to attach a volume."""
+        connections.check_connector(connector)
+        with reported():
+            found = self.api.show_volume(volume.name)
+        return connections.connection(
+            found, connector, self._domain_name, False, bool(volume.multiattach)
+        )
+
+    def terminate_connection(
+        self, volume: Any, connector: Mapping[str, Any] | None, **kwargs: Any
+    ) -> None:
+        """The host's plugin has detached; without a host, all attachments end."""
+        if connector is None:
+            self._detach_everybody(volume.name)
+
+    def _detach_everybody(self, name: str) -> None:
+        try:
+            self.api.detach_everybody(name)
+        except VStorageError as failure:
+            if failure.code != Code.UNKNOWN_VOLUME:
+                raise translate(failure) from failure
+
+    def ensure_export(self, context: Any, volume: Any) -> None:
+        """The daemons serve what is attached without being told again."""
+
+    def create_export(self, context: Any, volume: Any, connector: Any) -> None:
+        """The host's plugin has it served."""
+
+    def remove_export(self, context: Any, volume: Any) -> None:
+        """The host's plugin has ended it."""
+
+    # A snapshot is attached as a clone of it, which costs nothing to make.
+
+    def create_export_snapshot(self, context: Any, snapshot: Any, connector: Any) -> None:
+        """Make the clone by which a snapshot is attached."""
+        view = _view(snapshot.name)
+        with reported():
+            if self.api.find_volume(view) is None:
+                self.api.create_volume(view, None, snapshot.volume_name, snapshot.name)
+
+    def initialize_connection_snapshot(
+        self, snapshot: Any, connector: Mapping[str, Any], **kwargs: Any
+    ) -> dict[str, Any]:
+        """What the host needs to attach a snapshot, read-only."""
+        with reported():
+            found = self.api.show_volume(_view(snapshot.name))
+        return connections.connection(found, connector, self._domain_name, True, False)
+
+    def terminate_connection_snapshot(
+        self, snapshot: Any, connector: Mapping[str, Any] | None, **kwargs: Any
+    ) -> None:
+        """The host's plugin has detached; without a host, all attachments end."""
+        if connector is None:
+            self._detach_everybody(_view(snapshot.name))
+
+    def remove_export_snapshot(self, context: Any, snapshot: Any) -> None:
+        """Delete the clone by which a snapshot was attached."""
+        view = _view(snapshot.name)
+        with reported():
+            try:
+                self.api.delete_volume(view)
+            except VStorageError as failure:
+                if failure.code != Code.IN_USE:
+                    raise
+                self.api.detach_everybody(view)
+                self.api.delete_volume(view)
+
+
+def _view(snapshot_name: str) -> str:
+    return f"{snapshot_name}.view"

@@ -1,0 +1,107 @@
+"""Generic volume groups whose snapshots are of one instant.
+
+A group type with ``consistent_group_snapshot_enabled`` comes here; for any other the driver says
+that it does nothing, and Cinder's manager does it volume by volume.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from cinder.objects import fields
+from cinder.volume import volume_utils
+
+from ovs_cinder.failures import reported
+from ovs_cinder.volumes import VolumeVerbs
+
+_Updates = tuple[dict[str, Any] | None, list[dict[str, Any]] | None]
+
+
+class GroupVerbs(VolumeVerbs):
+    """The part of the driver that is about groups."""
+
+    def create_group(self, context: Any, group: Any) -> dict[str, Any]:
+        """A group is a record of Cinder's."""
+        _require_consistent(group)
+        return {"status": fields.GroupStatus.AVAILABLE}
+
+    def delete_group(self, context: Any, group: Any, volumes: Sequence[Any]) -> _Updates:
+        """Delete the group's volumes; each answers for itself."""
+        _require_consistent(group)
+        deleted = fields.GroupStatus.DELETED
+        return _each(volumes, self.delete_volume, deleted, fields.GroupStatus.ERROR_DELETING)
+
+    def update_group(
+        self, context: Any, group: Any, add_volumes: Any = None, remove_volumes: Any = None
+    ) -> tuple[None, None, None]:
+        """Which volumes are in a group is Cinder's to know."""
+        _require_consistent(group)
+        return None, None, None
+
+    def create_group_from_src(
+        self,
+        context: Any,
+        group: Any,
+        volumes: Sequence[Any],
+        group_snapshot: Any = None,
+        snapshots: Sequence[Any] | None = None,
+        source_group: Any = None,
+        source_vols: Sequence[Any] | None = None,
+    ) -> _Updates:
+        """Clone the volumes of a group as they are at one instant, or were in a snapshot."""
+        _require_consistent(group)
+        if group_snapshot is not None:
+            by_id = {snapshot.id: snapshot for snapshot in snapshots or ()}
+            for volume in volumes:
+                self.create_volume_from_snapshot(volume, by_id[volume.snapshot_id])
+            return None, None
+        sources = {volume.id: volume.name for volume in source_vols or ()}
+        instant = f"group-{uuid.uuid4().hex}"
+        with reported():
+            self.api.create_snapshots([(name, instant) for name in sources.values()])
+            try:
+                for volume in volumes:
+                    self._clone(volume, sources[volume.source_volid], instant)
+            finally:
+                # What clones need of them stays, hidden, for as long as they do.
+                for name in sources.values():
+                    self.api.delete_snapshot(name, instant)
+        return None, None
+
+    def create_group_snapshot(
+        self, context: Any, group_snapshot: Any, snapshots: Sequence[Any]
+    ) -> _Updates:
+        """Snapshots of all the group's volumes at one instant."""
+        _require_consistent(group_snapshot)
+        with reported():
+            self.api.create_snapshots([(one.volume_name, one.name) for one in snapshots])
+        return None, None
+
+    def delete_group_snapshot(
+        self, context: Any, group_snapshot: Any, snapshots: Sequence[Any]
+    ) -> _Updates:
+        """Delete the snapshots; each answers for itself."""
+        _require_consistent(group_snapshot)
+        status = fields.GroupSnapshotStatus
+        return _each(snapshots, self.delete_snapshot, status.DELETED, status.ERROR_DELETING)
+
+
+def _require_consistent(group: Any) -> None:
+    if not volume_utils.is_group_a_cg_snapshot_type(group):
+        raise NotImplementedError
+
+
+def _each(things: Sequence[Any], act: Callable[[Any], None], done: str, failed: str) -> _Updates:
+    """Do it to each, and say which went wrong: the manager tells the user."""
+    updates: list[dict[str, Any]] = []
+    status = done
+    for thing in things:
+        try:
+            act(thing)
+            updates.append({"id": thing.id, "status": done})
+        except Exception:
+            updates.append({"id": thing.id, "status": failed})
+            status = failed
+    return {"status": status}, updates

@@ -1,0 +1,107 @@
+"""Volumes and snapshots: each driver call is a verb of the Domain's daemons."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from cinder import exception
+from oslo_log import log as logging
+
+from ovs_cinder import specs
+from ovs_cinder.api import DomainApi
+from ovs_cinder.failures import reported, translate
+from ovs_daemon.errors import Code, VStorageError
+
+LOG = logging.getLogger(__name__)
+
+_GIB = 1 << 30
+
+
+class VolumeVerbs:
+    """The part of the driver that the others build on.
+
+    :cvar api: the Domain's daemons
+    """
+
+    api: DomainApi
+    _domain_name: str
+
+    def create_volume(self, volume: Any) -> None:
+        """Create an empty volume."""
+        extra_specs = specs.extra_specs_of(volume.volume_type_id)
+        limits = specs.limits_of(volume.volume_type_id, volume.size)
+        with reported():
+            self.api.create_volume(
+                volume.name,
+                volume.size * _GIB,
+                sco_size=specs.sco_size_of(extra_specs),
+                limits=limits,
+            )
+
+    def create_cloned_volume(self, volume: Any, src_vref: Any) -> None:
+        """Clone a volume; takes no longer for a large one."""
+        self._clone(volume, src_vref.name, None)
+
+    def create_volume_from_snapshot(self, volume: Any, snapshot: Any) -> None:
+        """Clone a snapshot; takes no longer for a large one."""
+        self._clone(volume, snapshot.volume_name, snapshot.name)
+
+    def delete_volume(self, volume: Any) -> None:
+        """Delete a volume; one that is not there is deleted."""
+        try:
+            self._when_free(volume, lambda: self.api.delete_volume(volume.name))
+        except VStorageError as failure:
+            if failure.code == Code.IN_USE:
+                raise exception.VolumeIsBusy(message=str(failure)) from failure
+            raise translate(failure) from failure
+
+    def extend_volume(self, volume: Any, new_size: int) -> None:
+        """Grow a volume, attached or not; limits per GB grow with it."""
+        limits = specs.limits_of(volume.volume_type_id, new_size)
+        with reported():
+            self.api.resize_volume(volume.name, new_size * _GIB)
+            if limits != specs.limits_of(volume.volume_type_id, volume.size):
+                self.api.set_limits(volume.name, limits)
+
+    def _clone(self, volume: Any, source: str, snapshot: str | None) -> None:
+        limits = specs.limits_of(volume.volume_type_id, volume.size)
+        with reported():
+            self.api.create_volume(volume.name, volume.size * _GIB, source, snapshot, limits=limits)
+
+    def _when_free(self, volume: Any, act: Callable[[], object]) -> None:
+        """Do what needs a volume that nobody has attached.
+
+        A host that died, or whose plugin was killed at the wrong moment, leaves an attachment of
+        which Cinder knows nothing (any more). Cinder is who decides: what it does not know goes.
+        """
+        try:
+            act()
+            return
+        except VStorageError as failure:
+            if failure.code != Code.IN_USE or volume.volume_attachment:
+                raise
+            LOG.warning("volume %s: ending attachments that Cinder does not know", volume.name)
+            self.api.detach_everybody(volume.name)
+        act()
+
+    # Snapshots
+
+    def create_snapshot(self, snapshot: Any) -> None:
+        """Take a snapshot, attached or not."""
+        with reported():
+            self.api.create_snapshot(snapshot.volume_name, snapshot.name)
+
+    def delete_snapshot(self, snapshot: Any) -> None:
+        """Delete a snapshot; one that is not there is deleted."""
+        with reported():
+            self.api.delete_snapshot(snapshot.volume_name, snapshot.name)
+
+    def revert_to_snapshot(self, context: Any, volume: Any, snapshot: Any) -> None:
+        """Make a volume's content that of a snapshot."""
+        with reported():
+            self._when_free(volume, lambda: self.api.revert_volume(volume.name, snapshot.name))
+
+    def snapshot_revert_use_temp_snapshot(self) -> bool:
+        """A revert is one step: it happens or it does not."""
+        return False
