@@ -152,6 +152,25 @@ fn run(ops: Vec<Op>, from: u64, to: u64) {
         assert_eq!(a == b, model_a == model_b);
     }
     check_refs(&kept);
+    let empty = (Map::new(), Model::new());
+    let newest = kept.last().expect("the head");
+    for (map, model) in kept.iter().chain([&empty]) {
+        check_diff((map, model), (&newest.0, &newest.1));
+        check_diff((&newest.0, &newest.1), (map, model));
+    }
+}
+
+/// `diff` reports exactly the clusters whose locations differ, in maximal ranges.
+fn check_diff((a, model_a): (&Map, &Model), (b, model_b): (&Map, &Model)) {
+    let (mut found, mut end) = (BTreeSet::new(), None);
+    a.diff(b, &mut |lba, len| {
+        assert!(len > 0 && end.is_none_or(|end| lba > end), "in order and maximal");
+        found.extend(lba..lba + len);
+        end = Some(lba + len);
+    });
+    let lbas = model_a.keys().chain(model_b.keys());
+    let expected = lbas.filter(|lba| model_a.get(lba) != model_b.get(lba)).copied();
+    assert_eq!(found, expected.collect());
 }
 
 /// `count_refs` counts the distinct (LBA, location) pairs of all maps together.

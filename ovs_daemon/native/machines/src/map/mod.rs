@@ -26,6 +26,7 @@
 //! *Equality* and hash are those of the function LBA -> location, whatever form the leaves have.
 
 mod chunk;
+mod diff;
 mod loc;
 mod memory;
 mod packed;
