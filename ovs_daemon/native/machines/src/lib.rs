@@ -8,4 +8,5 @@ extern crate alloc;
 pub mod edge;
 pub mod map;
 pub mod nbd;
+pub mod qos;
 pub mod volume;
