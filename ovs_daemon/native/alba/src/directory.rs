@@ -9,7 +9,9 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::{Backend, BackendError, Cause, Put, Result, Sink};
+use media::Dir;
+
+use crate::{Backend, BackendError, Cause, Put, Result, Sink, Space};
 
 const TEMPORARY: &str = ".put-";
 
@@ -160,6 +162,16 @@ impl Backend for Directory {
         }
     }
 
+    fn space(&self) -> Result<Option<Space>> {
+        let space = Dir::at(&self.root).space().map_err(|e| BackendError {
+            attempted: "look at",
+            object: self.root.display().to_string(),
+            cause: Cause::Failed,
+            why: e.to_string(),
+        })?;
+        Ok(Some(Space { total: space.total, free: space.free }))
+    }
+
     fn sweep(&self, folder: &str) -> Result<()> {
         let Ok(entries) = fs::read_dir(self.path(folder)) else { return Ok(()) };
         for entry in entries.flatten() {
@@ -195,6 +207,8 @@ mod tests {
         assert_eq!(backend.read("log/sco/2", 0, &mut bytes).unwrap_err().cause, Cause::NotFound);
         assert_eq!(backend.list("log/sco").unwrap(), ["1"]);
         assert_eq!(backend.len("log/sco/1"), Ok(Some(5)));
+        let space = backend.space().unwrap().unwrap();
+        assert!(space.free > 0 && space.free <= space.total, "{space:?}");
         backend.delete("log/sco/1").unwrap();
         backend.delete("log/sco/1").unwrap();
         assert_eq!(backend.len("log/sco/1"), Ok(None));

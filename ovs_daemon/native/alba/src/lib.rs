@@ -59,6 +59,15 @@ pub enum Put {
     Exists,
 }
 
+/// Room on the backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes in all.
+    pub total: u64,
+    /// Bytes that can still be stored.
+    pub free: u64,
+}
+
 /// Takes the bytes of an object, front to back.
 pub trait Sink {
     /// Appends bytes.
@@ -85,6 +94,11 @@ pub trait Backend: Send + Sync {
 
     /// Deletes everything below a folder; a missing one is fine.
     fn delete_folder(&self, folder: &str) -> Result<()>;
+
+    /// Room on the backend; `None`: it does not say.
+    fn space(&self) -> Result<Option<Space>> {
+        Ok(None)
+    }
 
     /// Removes what interrupted puts left in a folder. Only for the owner of the folder, while no
     /// put into it runs.
