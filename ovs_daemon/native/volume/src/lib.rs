@@ -6,6 +6,7 @@
 //!   threads as [`Job`]s.
 
 mod checkpoint;
+mod gate;
 mod items;
 mod jobs;
 mod moves;
@@ -17,6 +18,7 @@ mod shell;
 mod slab;
 
 pub use checkpoint::{checkpoint_folder, load as load_checkpoint};
+pub use gate::QosState;
 pub use jobs::{Job, JobDone, JobFailure, Outcome, Work};
 pub use open::{OpenError, OpenSpec, Opened, open, uuid_text};
 pub use shared::SharedScos;

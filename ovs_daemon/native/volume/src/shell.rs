@@ -15,6 +15,7 @@ use machines::volume::{
 };
 use media::{File, Ring, Slice};
 
+use crate::gate::Gate;
 use crate::items::{Item, Owner, covering, cut_write, cut_zeroes, is_aligned, length};
 use crate::jobs::{Job, Work};
 use crate::moves::Moves;
@@ -137,6 +138,7 @@ pub struct Volume {
     pub(crate) compaction_budget: u64,
     pub(crate) ops: Slab<OpSlot>,
     groups: Slab<Group>,
+    pub(crate) gate: Gate,
     items: VecDeque<Item>,
     patch: Option<Patch>,
     zero: Slice,
@@ -191,6 +193,7 @@ impl Volume {
             compaction_budget: tuning.compaction_bytes_per_s,
             ops: Slab::new(),
             groups: Slab::new(),
+            gate: Gate::default(),
             items: VecDeque::new(),
             patch: None,
             zero: Slice::zeroed(PAGE)?,
@@ -244,6 +247,7 @@ impl Volume {
     /// nevertheless are not answered; an Edge gives them to whoever serves the volume next.
     pub fn quiesce(&mut self) {
         self.quiesced = true;
+        self.gate.clear();
     }
 
     /// A snapshot's content.
@@ -336,6 +340,13 @@ impl Volume {
             out.completions.push(Completion { id, outcome: Outcome::Failed(errno) });
             return;
         }
+        if let Some(request) = self.gate.admit(request) {
+            self.accept(request, out);
+        }
+    }
+
+    fn accept(&mut self, request: Request, out: &mut Outputs) {
+        let id = request.id;
         match request.verb {
             Verb::Read(into) => self.incoming_reads.push_back((id, request.offset, into)),
             Verb::BlockStatus { len } => self.statuses.push((id, request.offset, len)),
@@ -447,7 +458,8 @@ impl Volume {
     /// When the next turn has to come even if nothing happens; nanoseconds of the shard's clock.
     pub fn wakes_at(&self) -> Option<u64> {
         let held_back = (!self.items.is_empty() && self.patch.is_none()).then_some(self.not_before);
-        [self.retry_at, held_back, self.moves_at()].into_iter().flatten().min()
+        let moments = [self.retry_at, held_back, self.moves_at(), self.gate.wakes_at()];
+        moments.into_iter().flatten().min()
     }
 
     /// One turn of the shard's loop: everything submitted is put into the log or read, as far as
@@ -466,6 +478,9 @@ impl Volume {
             for ticket in std::mem::take(&mut self.pins) {
                 self.finish(Owner::Control(ticket), None, out);
             }
+        }
+        while let Some(request) = self.gate.pass(now) {
+            self.accept(request, out);
         }
         self.admit(now, ring, out);
         self.run(Message::Turn, ring, out);
