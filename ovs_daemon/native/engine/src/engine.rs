@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
@@ -22,8 +22,11 @@ use crate::error::{Error, Result};
 use crate::mailbox::{Command, Mailbox, Reply};
 use crate::places::{Place, Places};
 use crate::shard::{self, CLASS_VOLUME, Setup};
-use crate::spec::{CreateSpec, OpenVolume, Parent, check_size, parse, uuid};
+use crate::spec::{CreateSpec, OpenVolume, Parent, QosSpec, check_size, parse, uuid};
 use crate::workers::Workers;
+
+/// Bytes of a cluster.
+const CLUSTER: u64 = format::log::PAGE as u64;
 
 /// A running engine.
 pub struct Engine {
@@ -52,6 +55,25 @@ fn store_error(what: &str, error: &media::StoreError) -> Error {
 fn is_open(what: String, uuid: &str) -> Error {
     let why = format!("volume {uuid} is not open in this engine");
     Error::new("NOT_OPEN", what, why, "open it first")
+}
+
+/// An answer that is on its way.
+pub(crate) struct Asked<T>(Receiver<Result<T>>);
+
+impl<T> Asked<T> {
+    /// One that has failed already.
+    pub(crate) fn failed(error: Error) -> Self {
+        let (reply, hear) = sync_channel(1);
+        let _ = reply.send(Err(error));
+        Self(hear)
+    }
+
+    pub(crate) fn wait(self) -> Result<T> {
+        self.0.recv().unwrap_or_else(|_| {
+            let why = "the volume or the engine was closed meanwhile";
+            Err(Error::new("CLOSED", "cannot complete the call", why, "look at its state first"))
+        })
+    }
 }
 
 impl Engine {
@@ -120,19 +142,33 @@ impl Engine {
         self.changing.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn place(&self, what: String, text: &str) -> Result<(Uuid, Place)> {
+    pub(crate) fn place(&self, what: String, text: &str) -> Result<(Uuid, Place)> {
         let id = uuid(text)?;
         let place = self.places.get(&id).ok_or_else(|| is_open(what, text))?;
         Ok((id, place))
     }
 
-    fn ask<T>(&self, shard: usize, command: impl FnOnce(Reply<T>) -> Command) -> Result<T> {
+    pub(crate) fn ask<T>(
+        &self,
+        shard: usize,
+        command: impl FnOnce(Reply<T>) -> Command,
+    ) -> Result<T> {
+        self.begin(shard, command).wait()
+    }
+
+    /// Asks without waiting for the answer.
+    pub(crate) fn begin<T>(
+        &self,
+        shard: usize,
+        command: impl FnOnce(Reply<T>) -> Command,
+    ) -> Asked<T> {
         let (reply, hear) = sync_channel(1);
-        self.mailboxes[shard].send(command(reply));
-        hear.recv().unwrap_or_else(|_| {
-            let why = "the volume or the engine was closed meanwhile";
-            Err(Error::new("CLOSED", "cannot complete the call", why, "look at its state first"))
-        })
+        self.tell(shard, command(reply));
+        Asked(hear)
+    }
+
+    pub(crate) fn tell(&self, shard: usize, command: Command) {
+        self.mailboxes[shard].send(command);
     }
 
     /// Prepares a volume: its folder, and for a clone the mark at its parent that keeps what it
@@ -169,14 +205,43 @@ impl Engine {
     }
 
     fn snapshot_map(&self, what: &str, parent: &Parent) -> Result<Map> {
-        let (_, place) = self.place(what.to_owned(), &parent.volume)?;
-        let (volume, snapshot) = (place.volume, uuid(&parent.snapshot)?);
-        let map =
-            self.ask(place.shard, |reply| Command::SnapshotMap { volume, snapshot, reply })?;
+        self.map(what, &parent.volume, Some(&parent.snapshot))
+    }
+
+    /// The map of a snapshot, or of the head.
+    fn map(&self, what: &str, text: &str, snapshot: Option<&str>) -> Result<Map> {
+        let (_, place) = self.place(what.to_owned(), text)?;
+        let (volume, id) = (place.volume, snapshot.map(uuid).transpose()?);
+        let map = self.ask(place.shard, |reply| Command::Map { volume, snapshot: id, reply })?;
         map.ok_or_else(|| {
-            let why = format!("volume {} has no snapshot {}", parent.volume, parent.snapshot);
+            let why = format!("volume {text} has no snapshot {}", snapshot.unwrap_or_default());
             Error::new("NO_SNAPSHOT", what, why, "list the snapshots of the volume")
         })
+    }
+
+    /// What changed in a volume between two snapshots: `[[offset, length], ...]` in bytes. Without
+    /// `from`: everything that is allocated in `to`; without `to`: up to now.
+    pub fn diff_snapshots(
+        &self,
+        text: &str,
+        from: Option<&str>,
+        to: Option<&str>,
+    ) -> Result<String> {
+        let what = format!("cannot compare snapshots of volume {text}");
+        let to = self.map(&what, text, to)?;
+        let from = from.map(|id| self.map(&what, text, Some(id))).transpose()?.unwrap_or_default();
+        let mut ranges: Vec<[u64; 2]> = Vec::new();
+        to.diff(&from, &mut |lba, clusters| ranges.push([lba * CLUSTER, clusters * CLUSTER]));
+        Ok(json!(ranges).to_string())
+    }
+
+    /// Sets how fast a volume's requests are admitted, from now on.
+    pub fn set_qos(&self, text: &str, qos_json: &str) -> Result<()> {
+        let what = format!("cannot limit volume {text}");
+        let (_, place) = self.place(what.clone(), text)?;
+        let spec: QosSpec = parse(&what, qos_json)?;
+        let (volume, limits) = (place.volume, spec.limits(&what)?);
+        self.ask(place.shard, |reply| Command::SetQos { volume, limits, reply })
     }
 
     /// Opens a volume: finds out what its log holds, and serves it. Proportional to its map and to
@@ -191,6 +256,7 @@ impl Engine {
             let fix = "close it first";
             return Err(Error::new("ALREADY_OPEN", what, "it is open in this engine", fix));
         }
+        let limits = spec.qos.clone().unwrap_or_default().limits(&what)?;
         let opened = self.recover(&what, &spec, id)?;
         let recovered = json!({
             "replayed_scos": opened.replayed_scos,
@@ -204,6 +270,7 @@ impl Engine {
             let mut volume =
                 Volume::new(opened, number, CLASS_VOLUME, size, read_only, shared, tuning)?;
             volume.set_pinned(!pinned.is_empty());
+            volume.set_qos(limits, 0);
             Ok(volume)
         });
         let epoch = spec.epoch;
@@ -251,7 +318,7 @@ impl Engine {
         Ok(())
     }
 
-    fn snapshot_ids(&self, shard: usize, volume: VolumeId) -> Result<Vec<Uuid>> {
+    pub(crate) fn snapshot_ids(&self, shard: usize, volume: VolumeId) -> Result<Vec<Uuid>> {
         self.ask(shard, |reply| Command::Snapshots { volume, reply })
     }
 
@@ -352,7 +419,7 @@ impl Engine {
     }
 
     /// A snapshot that a clone starts from has to stay.
-    fn check_unused(&self, what: &str, log: &str, snapshot: &str) -> Result<()> {
+    pub(crate) fn check_unused(&self, what: &str, log: &str, snapshot: &str) -> Result<()> {
         let failed = |e: BackendError| backend_error(what, &e);
         for clone in self.pins(log).map_err(failed)? {
             let parent = self.read_parent(&clone).map_err(failed)?;
@@ -415,8 +482,21 @@ impl Engine {
                 "fix": "free space on this disk; new SCOs wait until then",
             }));
         }
+        let backend = self.backend.space();
+        if let Err(error) = &backend {
+            findings.push(json!({
+                "code": "BACKEND_ERROR",
+                "severity": "warning",
+                "object": format!("directory {}", self.config.backend_dir.display()),
+                "why": error.to_string(),
+                "fix": "repair the backend; uploads go on by themselves, nothing is lost meanwhile",
+            }));
+        }
+        let backend = backend.ok().flatten();
         let status = json!({
             "volumes": volumes,
+            "backend_free_bytes": backend.map(|space| space.free),
+            "backend_total_bytes": backend.map(|space| space.total),
             "findings": findings,
             "buffer_free_bytes": space.free,
             "buffer_total_bytes": space.total,

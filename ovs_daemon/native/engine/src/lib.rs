@@ -5,6 +5,7 @@
 mod config;
 mod engine;
 mod error;
+mod group;
 mod hosted;
 mod mailbox;
 mod places;

@@ -10,6 +10,7 @@ use edge::server::Adopted;
 use edge::target::VolumeId;
 use format::entry::Uuid;
 use machines::map::Map;
+use machines::qos::Limits;
 use media::Ring;
 use net::Bell;
 use volume::{Control, JobDone, Volume};
@@ -24,16 +25,67 @@ pub(crate) type MakeVolume = Box<dyn FnOnce(u32) -> io::Result<Volume> + Send>;
 
 /// What another thread wants of a shard.
 pub(crate) enum Command {
-    Add { uuid: Uuid, epoch: u64, make: MakeVolume, reply: Reply<VolumeId> },
-    Remove { volume: VolumeId, uuid: Uuid, deleted: bool, reply: Reply<()> },
-    Control { volume: VolumeId, control: Control, reply: Reply<()> },
-    Grow { volume: VolumeId, size: u64, reply: Reply<()> },
-    Quiesce { volume: VolumeId, reply: Reply<()> },
-    SnapshotMap { volume: VolumeId, snapshot: Uuid, reply: Reply<Option<Map>> },
-    Snapshots { volume: VolumeId, reply: Reply<Vec<Uuid>> },
-    Export { volume: VolumeId, name: String, path: PathBuf, reply: Reply<()> },
-    Unexport { volume: VolumeId, reply: Reply<()> },
-    Status { reply: Reply<Vec<serde_json::Value>> },
+    Add {
+        uuid: Uuid,
+        epoch: u64,
+        make: MakeVolume,
+        reply: Reply<VolumeId>,
+    },
+    Remove {
+        volume: VolumeId,
+        uuid: Uuid,
+        deleted: bool,
+        reply: Reply<()>,
+    },
+    Control {
+        volume: VolumeId,
+        control: Control,
+        reply: Reply<()>,
+    },
+    Grow {
+        volume: VolumeId,
+        size: u64,
+        reply: Reply<()>,
+    },
+    Quiesce {
+        volume: VolumeId,
+        reply: Reply<()>,
+    },
+    /// `snapshot`: `None` for the head.
+    Map {
+        volume: VolumeId,
+        snapshot: Option<Uuid>,
+        reply: Reply<Option<Map>>,
+    },
+    Snapshots {
+        volume: VolumeId,
+        reply: Reply<Vec<Uuid>>,
+    },
+    Hold {
+        volume: VolumeId,
+        reply: Reply<()>,
+    },
+    Release {
+        volume: VolumeId,
+    },
+    SetQos {
+        volume: VolumeId,
+        limits: Limits,
+        reply: Reply<()>,
+    },
+    Export {
+        volume: VolumeId,
+        name: String,
+        path: PathBuf,
+        reply: Reply<()>,
+    },
+    Unexport {
+        volume: VolumeId,
+        reply: Reply<()>,
+    },
+    Status {
+        reply: Reply<Vec<serde_json::Value>>,
+    },
     JobDone(JobDone),
     Adopt(Box<Adopted>),
     Stop,

@@ -268,9 +268,27 @@ impl Shard {
                 self.hosted.with(volume, |v, _| v.quiesce());
                 let _ = reply.send(Ok(()));
             }
-            Command::SnapshotMap { volume, snapshot, reply } => {
-                let map = self.hosted.get(volume).and_then(|v| v.snapshot(&snapshot));
+            Command::Map { volume, snapshot, reply } => {
+                let map = self.hosted.get(volume).and_then(|v| match &snapshot {
+                    Some(id) => v.snapshot(id),
+                    None => Some(v.machine().map().clone()),
+                });
                 let _ = reply.send(Ok(map));
+            }
+            // Without an answer (the volume is gone) the caller hears that it was closed.
+            Command::Hold { volume, reply } => {
+                if self.hosted.with(volume, |v, _| v.hold()).is_some() {
+                    let _ = reply.send(Ok(()));
+                }
+            }
+            Command::Release { volume } => {
+                self.hosted.with(volume, |v, _| v.release());
+            }
+            Command::SetQos { volume, limits, reply } => {
+                let set = |v: &mut Volume| v.set_qos(limits, monotonic_ns());
+                if self.hosted.with(volume, |v, _| set(v)).is_some() {
+                    let _ = reply.send(Ok(()));
+                }
             }
             Command::Snapshots { volume, reply } => {
                 let snapshots = self.hosted.get(volume).map(|v| v.machine().snapshots());
@@ -292,10 +310,11 @@ impl Shard {
                 let _ = reply.send(Ok(()));
             }
             Command::Status { reply } => {
+                let now = monotonic_ns();
                 let volumes = self
                     .hosted
                     .all()
-                    .map(|entry| crate::status::volume(&entry.uuid, &entry.volume));
+                    .map(|entry| crate::status::volume(&entry.uuid, &entry.volume, now));
                 let _ = reply.send(Ok(volumes.collect()));
             }
             Command::Stop => self.stopping = true,

@@ -1,6 +1,7 @@
 //! What control calls say about volumes.
 
 use format::entry::Uuid;
+use machines::qos::Limits;
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
@@ -35,6 +36,48 @@ pub(crate) struct OpenVolume {
     pub(crate) snapshots: Option<Vec<String>>,
     #[serde(default)]
     pub(crate) sco_size: Option<u64>,
+    #[serde(default)]
+    pub(crate) qos: Option<QosSpec>,
+}
+
+/// Limits on the requests of a volume, per second; nothing given: no limit.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct QosSpec {
+    read_iops: Option<u64>,
+    write_iops: Option<u64>,
+    total_iops: Option<u64>,
+    read_bytes_s: Option<u64>,
+    write_bytes_s: Option<u64>,
+    total_bytes_s: Option<u64>,
+    burst_s: Option<f64>,
+}
+
+/// A tenth of a second, as QEMU's own throttling has it.
+const BURST_S: f64 = 0.1;
+const BURST_S_MAX: f64 = 3600.0;
+
+impl QosSpec {
+    pub(crate) fn limits(&self, what: &str) -> Result<Limits> {
+        let rates = [
+            self.read_iops,
+            self.write_iops,
+            self.total_iops,
+            self.read_bytes_s,
+            self.write_bytes_s,
+            self.total_bytes_s,
+        ];
+        let bad = |why: String, fix| Err(Error::new("BAD_QOS", what, why, fix));
+        if let Some(at) = rates.iter().position(|rate| *rate == Some(0)) {
+            let why = format!("{} is 0, which would let nothing through", machines::qos::NAMES[at]);
+            return bad(why, "leave it out for no limit");
+        }
+        let burst = self.burst_s.unwrap_or(BURST_S);
+        if !(0.0..=BURST_S_MAX).contains(&burst) {
+            return bad(format!("burst_s is {burst}, not 0 to 3600 seconds"), "give another burst");
+        }
+        Ok(Limits { rates, burst_ns: (burst * 1e9) as u64 })
+    }
 }
 
 pub(crate) fn parse<T: serde::de::DeserializeOwned>(what: &str, json: &str) -> Result<T> {

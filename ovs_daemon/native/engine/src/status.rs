@@ -2,12 +2,13 @@
 
 use format::entry::Uuid;
 use format::log::PAGE;
+use machines::qos::{Limits, NAMES};
 use machines::volume::Stage;
 use serde_json::{Value, json};
 use volume::{Volume, uuid_text};
 
 /// One volume: figures, and what an operator should know.
-pub(crate) fn volume(uuid: &Uuid, volume: &Volume) -> Value {
+pub(crate) fn volume(uuid: &Uuid, volume: &Volume, now: u64) -> Value {
     let (machine, stats) = (volume.machine(), volume.stats());
     let uuid = uuid_text(uuid);
     let stages =
@@ -26,6 +27,7 @@ pub(crate) fn volume(uuid: &Uuid, volume: &Volume) -> Value {
         None if volume.throttle_ns() > 0 => "throttled",
         None => "ok",
     };
+    let qos = volume.qos(now);
     json!({
         "uuid": uuid,
         "size": volume.size(),
@@ -46,7 +48,23 @@ pub(crate) fn volume(uuid: &Uuid, volume: &Volume) -> Value {
         "checksum_errors": stats.checksum_errors,
         "moved_bytes": stats.moved_clusters * PAGE as u64,
         "snapshots": machine.snapshots().len(),
+        "qos": limits(&qos.limits),
+        "throttled_by": qos.throttled_by,
+        "requests_waiting": qos.waiting,
+        "requests_delayed": qos.delayed_requests,
         "state": state,
         "findings": findings,
     })
+}
+
+/// Limits as `set_qos` takes them; null when there are none.
+fn limits(limits: &Limits) -> Value {
+    if limits.is_unlimited() {
+        return Value::Null;
+    }
+    let rates = NAMES.iter().zip(limits.rates);
+    let mut object: serde_json::Map<String, Value> =
+        rates.map(|(name, rate)| ((*name).to_owned(), json!(rate))).collect();
+    object.insert("burst_s".to_owned(), json!(limits.burst_ns as f64 / 1e9));
+    Value::Object(object)
 }

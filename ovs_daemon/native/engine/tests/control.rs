@@ -1,62 +1,17 @@
 //! Control calls: what they do, and what they say when they can't.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod support;
+
 use std::fs;
-use std::path::PathBuf;
 
 use engine::{Engine, Error};
 use serde_json::{Value, json};
+use support::{Place, create, open};
 
 const A: &str = "aaaaaaaa-0000-4000-8000-000000000001";
 const B: &str = "bbbbbbbb-0000-4000-8000-000000000002";
 const SNAPSHOT: &str = "cccccccc-0000-4000-8000-000000000003";
-
-struct Place {
-    root: PathBuf,
-}
-
-impl Place {
-    fn new(name: &str) -> Self {
-        let root = std::env::temp_dir().join(format!("ovs-engine-{}-{name}", std::process::id()));
-        let _ = fs::remove_dir_all(&root);
-        Self { root }
-    }
-
-    fn config(&self) -> Value {
-        json!({
-            "buffer_dir": self.root.join("buffer"),
-            "backend_dir": self.root.join("backend"),
-            "run_dir": self.root.join("run"),
-            "sco_size": 1 << 20,
-            "reserve": 0,
-        })
-    }
-
-    fn engine(&self) -> Engine {
-        Engine::new(&self.config().to_string()).unwrap()
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.root);
-    }
-}
-
-fn create(engine: &Engine, uuid: &str, parent: Option<(&str, &str)>) -> Result<(), Error> {
-    let parent = parent.map(|(volume, snapshot)| json!({"volume": volume, "snapshot": snapshot}));
-    let spec = json!({"uuid": uuid, "size": 1 << 30, "epoch": 0, "parent": parent});
-    engine.create_volume(&spec.to_string())
-}
-
-fn open(engine: &Engine, uuid: &str, parent: Option<(&str, &str)>) -> Result<String, Error> {
-    let ancestors: Vec<&str> = parent.iter().map(|(volume, _)| *volume).chain([uuid]).collect();
-    let parent = parent.map(|(volume, snapshot)| json!({"volume": volume, "snapshot": snapshot}));
-    let spec = json!({
-        "uuid": uuid, "size": 1 << 30, "epoch": 1, "ancestors": ancestors, "parent": parent,
-    });
-    engine.open_volume(&spec.to_string())
-}
 
 #[test]
 fn a_volume_lives_from_create_to_delete() {

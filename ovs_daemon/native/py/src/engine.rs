@@ -73,6 +73,25 @@ impl Engine {
         self.perform(py, |engine| engine.revert_volume(uuid, snapshot_uuid))
     }
 
+    #[pyo3(signature = (uuid, from_uuid, to_uuid))]
+    fn diff_snapshots(
+        &self,
+        py: Python<'_>,
+        uuid: &str,
+        from_uuid: Option<&str>,
+        to_uuid: Option<&str>,
+    ) -> PyResult<String> {
+        self.run(py, |engine| engine.diff_snapshots(uuid, from_uuid, to_uuid))
+    }
+
+    fn snapshot_group(&self, py: Python<'_>, members_json: &str) -> PyResult<()> {
+        self.perform(py, |engine| engine.snapshot_group(members_json))
+    }
+
+    fn set_qos(&self, py: Python<'_>, uuid: &str, qos_json: &str) -> PyResult<()> {
+        self.perform(py, |engine| engine.set_qos(uuid, qos_json))
+    }
+
     fn export_nbd(&self, py: Python<'_>, uuid: &str, name: &str) -> PyResult<String> {
         self.run(py, |engine| engine.export_nbd(uuid, name))
     }
