@@ -21,14 +21,15 @@ class Client:
     Answers have the shapes given in `ovs_daemon/control/api.py`; sizes are bytes.
 
     :param socket: the daemon's control socket
+    :param timeout_s: how long an answer may take, seconds
     """
 
-    def __init__(self, socket: Path) -> None:
+    def __init__(self, socket: Path, timeout_s: float = _TIMEOUT_S) -> None:
         self._socket = socket
         self._http = httpx.Client(
             transport=httpx.HTTPTransport(uds=str(socket)),
             base_url="http://vstorage",
-            timeout=_TIMEOUT_S,
+            timeout=timeout_s,
         )
 
     def close(self) -> None:

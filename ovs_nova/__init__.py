@@ -1,2 +1,8 @@
-"""OpenStack's side for servers: the os-brick connector and the Nova volume driver come with the
-next issue."""
+"""OpenStack's side for servers: how a host attaches volumes.
+
+* `connector`: the os-brick connector of protocol ``OVS``, which asks this host's daemon;
+* `volume_driver`: Nova's libvirt volume driver, with `disk` for the XML and `grow` for servers
+  whose volume grows under them;
+* `registration`: puts both into upstream's tables; `vif_hook` and `notify_hook` are the doors by
+  which unmodified services load it.
+"""
