@@ -24,12 +24,15 @@ from ovs_cinder.failures import reported
 from ovs_cinder.groups import GroupVerbs
 from ovs_cinder.manage import ManageVerbs
 from ovs_daemon.errors import VStorageError
+from ovs_nova import registration
 
 LOG = logging.getLogger(__name__)
 
 _GIB = 1 << 30
 
 options.register(cfg.CONF)
+# Copies between volumes and images attach in this process.
+registration.register_connector()
 
 
 @interface.volumedriver
