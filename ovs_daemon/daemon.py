@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import sys
+import uuid
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -22,16 +23,20 @@ from oslo_log import log
 
 from ovs_daemon import options
 from ovs_daemon.control.api import Api
+from ovs_daemon.control.domains import domain_of
 from ovs_daemon.control.edge_link import EdgeLink
-from ovs_daemon.control.host import Host, Settings
+from ovs_daemon.control.host import Host, Membership, Settings
+from ovs_daemon.control.liveness import Liveness
 from ovs_daemon.control.recovery import recover
 from ovs_daemon.control.server import ControlServer
 from ovs_daemon.control.store import Store
+from ovs_daemon.control.topology import Alive
 from ovs_daemon.control.verbs import Verbs
 from ovs_daemon.edge import EdgeClient
 from ovs_daemon.engine import EngineClient
 from ovs_daemon.errors import Code, VStorageError
 from ovs_daemon.notify import notify
+from ovs_daemon.policy.model import Role
 from ovs_daemon.registry import open_registry
 from ovs_daemon.rpc.server import make_server
 
@@ -88,21 +93,28 @@ def _run(conf: cfg.ConfigOpts) -> None:
         socket_mode=options.socket_mode(conf),
         domain=conf.domain,
         availability_zone=conf.availability_zone,
+        membership=_membership(conf, state_dir),
     )
     host = Host(Store(registry), engine, edge, settings)
+    me = Alive(conf.host, settings.membership.instance, host.now())
+    liveness = Liveness(host.store, me, conf.registry.lease_ttl)
+    # Before anything is changed: another host may live under this name.
+    liveness.begin()
+    liveness.start()
     recover(host)
     mutable = _Mutable(conf)
     link = EdgeLink(host, lambda: mutable.check_interval_s)
     verbs = Verbs(host, lambda: edge.reachable)
     server = ControlServer(Api(verbs), run_dir / "control.sock")
-    rpc = make_server(conf, verbs)
+    domain = domain_of(host)
+    rpc = make_server(conf, verbs, conf.domain if domain is None else domain.name)
     # The first look before anybody can ask: a ready daemon has told the Edge what to serve.
     link.check()
     link.start()
     server.start()
     if rpc is not None:
         rpc.start()
-    LOG.info("ready: version %s on %s", metadata.version("open-vstorage"), run_dir)
+    LOG.info("ready: version %s on %s", _release(), run_dir)
     notify("READY=1")
     _wait(mutable)
     notify("STOPPING=1")
@@ -112,6 +124,8 @@ def _run(conf: cfg.ConfigOpts) -> None:
     server.stop()
     link.stop()
     engine.shutdown(drain=True)
+    # Last: until here nobody else may believe that this node is gone.
+    liveness.stop()
     edge.close()
     registry.close()
     os.close(lock)
@@ -150,6 +164,32 @@ def _make_folders(state_dir: Path, run_dir: Path) -> None:
             str(failure),
             "correct state_dir and run_dir, or the rights of the folders above them",
         ) from failure
+
+
+def _membership(conf: cfg.ConfigOpts, state_dir: Path) -> Membership:
+    return Membership(
+        domain_configured=options.domain_configured(conf),
+        recovery_domain=conf.recovery_domain,
+        roles=tuple(Role(role) for role in conf.roles),
+        addresses=tuple(sorted(conf.addresses.items())),
+        release=_release(),
+        instance=_instance(state_dir),
+    )
+
+
+def _release() -> str:
+    return metadata.version("open-vstorage")
+
+
+def _instance(state_dir: Path) -> str:
+    """What tells this host from another one of the same name, made once."""
+    path = state_dir / "instance"
+    try:
+        return path.read_text().strip()
+    except FileNotFoundError:
+        made = str(uuid.uuid4())
+        path.write_text(f"{made}\n")
+        return made
 
 
 def _claim(state_dir: Path) -> int:

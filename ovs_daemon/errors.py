@@ -22,9 +22,12 @@ class Code(enum.StrEnum):
     DAEMON_UNAVAILABLE = "daemon_unavailable"
     INTERNAL = "internal"
     IN_USE = "in_use"
+    NOT_HERE = "not_here"
     READ_ONLY = "read_only"
     REGISTRY = "registry"
     TOOL_FAILED = "tool_failed"
+    UNKNOWN_DOMAIN = "unknown_domain"
+    UNKNOWN_NODE = "unknown_node"
     UNKNOWN_SNAPSHOT = "unknown_snapshot"
     UNKNOWN_VOLUME = "unknown_volume"
 
@@ -70,6 +73,26 @@ def unknown_volume(what: str, name: str) -> VStorageError:
         what,
         f"there is no volume {name!r}",
         "'vstorage volume list' shows the volumes",
+    )
+
+
+def unknown_domain(what: str, name: str) -> VStorageError:
+    """The Domain that was named does not exist."""
+    return VStorageError(
+        Code.UNKNOWN_DOMAIN,
+        what,
+        f"there is no Domain {name!r}",
+        f"'vstorage domain list' shows the Domains, 'vstorage domain create {name}' makes one",
+    )
+
+
+def unknown_node(what: str, name: str) -> VStorageError:
+    """The node that was named does not exist."""
+    return VStorageError(
+        Code.UNKNOWN_NODE,
+        what,
+        f"there is no node {name!r}",
+        "'vstorage node list' shows the nodes; a node registers itself when its daemon starts",
     )
 
 

@@ -19,6 +19,7 @@ from oslo_log import _options as _log_options
 from oslo_log import log
 
 from ovs_daemon.errors import Code, VStorageError
+from ovs_daemon.policy.model import Role
 from ovs_daemon.units import GIB, MIB, format_size, parse_size
 
 # sun_path holds 107 bytes; the longest name below run_dir is "/direct/<36 characters>.sock".
@@ -63,13 +64,34 @@ DEFAULT_OPTS = [
         "domain",
         default="default",
         regex=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$",
-        help="Name of the Domain that this node is in: what can fail together, such as a "
-        "rack, a room or a datacenter.",
+        help="Name of the Domain in which this node registers when it starts for the first "
+        "time: what can fail together, such as a rack, a room or a datacenter. Afterwards "
+        "'vstorage node set' changes it.",
+    ),
+    cfg.StrOpt(
+        "recovery_domain",
+        help="Name of the Domain whose nodes keep a copy of what this node's volumes have "
+        "not yet on the backend, to register with as above. Not set: other nodes of its own "
+        "Domain do.",
     ),
     cfg.StrOpt(
         "availability_zone",
-        help="OpenStack's availability zone of that Domain. Set: a Cinder backend of "
-        "another zone refuses to use the Domain.",
+        help="OpenStack's availability zone of a Domain that this node makes because the "
+        "registry has none. 'vstorage domain set' changes it. A Cinder backend of another "
+        "zone refuses to use the Domain.",
+    ),
+    cfg.ListOpt(
+        "roles",
+        item_type=types.String(choices=[role.value for role in Role]),
+        default=[role.value for role in Role],
+        help="What this node does: serve guests (edge), own volumes and keep logs of others "
+        "(router), store fragments (osd).",
+    ),
+    cfg.DictOpt(
+        "addresses",
+        default={},
+        help="Where other nodes reach this one, by use: control, edge_tcp, dtl; such as "
+        "dtl:192.0.2.7:6630.",
     ),
     cfg.StrOpt(
         "state_dir", default="/var/lib/vstorage", help="Folder for what must survive a restart."
@@ -87,7 +109,16 @@ REGISTRY_OPTS = [
         "url",
         default="sqlite:///$state_dir/registry.sqlite",
         help="Where the cluster map is kept: sqlite:///PATH, or memory:// to try things "
-        "out (forgets everything).",
+        "out (forgets everything); in a cluster etcd://HOST:PORT[,HOST:PORT...]/PREFIX with "
+        "the options ?timeout=SECONDS&tls=true&ca_cert=FILE&cert=FILE&key=FILE.",
+    ),
+    cfg.FloatOpt(
+        "lease_ttl",
+        default=3.0,
+        min=1.0,
+        max=60.0,
+        help="Seconds after a node's last sign of life until others take it for dead. etcd "
+        "makes it a whole number of at least 2.",
     ),
 ]
 
@@ -224,6 +255,12 @@ def load(arguments: Sequence[str]) -> cfg.ConfigOpts:
     except cfg.Error as failure:
         raise _bad("read the configuration", str(failure)) from failure
     return conf
+
+
+def domain_configured(conf: cfg.ConfigOpts) -> bool:
+    """Whether somebody chose the Domain; else it is the default."""
+    location = conf.get_location("domain")
+    return location is not None and location.location is not cfg.Locations.opt_default
 
 
 def engine_config(conf: cfg.ConfigOpts) -> dict[str, Any]:

@@ -25,6 +25,8 @@
     GET    /v1/snapshots                        {"snapshots": [...]} of all volumes
     POST   /v1/snapshots                        {"members": [[volume, name], ...]}, at one instant
 
+Domains, nodes and what could happen to them: see `api_cluster.py`.
+
 Verbs on a volume answer with the volume, verbs on a snapshot with the snapshot, as `status.py`
 describes them. An error answers {"error": {"code", "what", "why", "fix"}}. Sizes are bytes.
 """
@@ -35,12 +37,14 @@ import json
 import logging
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import Map, Rule
 from werkzeug.wrappers import Request, Response
 
+from ovs_daemon.control.api_cluster import cluster_routes
+from ovs_daemon.control.fields import Fields, bad, flag
 from ovs_daemon.control.records import Mode
 from ovs_daemon.control.verbs import Verbs
 from ovs_daemon.errors import Code, VStorageError
@@ -51,9 +55,6 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
-_Kind = TypeVar("_Kind", str, int, bool)
-
-_JSON_TYPES: Mapping[type, str] = {str: "a text", int: "a whole number", bool: "true or false"}
 _BODY_BYTES_MAX = 1 << 20
 _STATUS = {
     Code.BAD_REQUEST: HTTPStatus.BAD_REQUEST,
@@ -62,7 +63,11 @@ _STATUS = {
     Code.DUPLICATE_NAME: HTTPStatus.CONFLICT,
     Code.EDGE_UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
     Code.IN_USE: HTTPStatus.CONFLICT,
+    Code.NOT_HERE: HTTPStatus.CONFLICT,
     Code.READ_ONLY: HTTPStatus.CONFLICT,
+    Code.REGISTRY: HTTPStatus.SERVICE_UNAVAILABLE,
+    Code.UNKNOWN_DOMAIN: HTTPStatus.NOT_FOUND,
+    Code.UNKNOWN_NODE: HTTPStatus.NOT_FOUND,
     Code.UNKNOWN_SNAPSHOT: HTTPStatus.NOT_FOUND,
     Code.UNKNOWN_VOLUME: HTTPStatus.NOT_FOUND,
 }
@@ -111,6 +116,7 @@ class Api:
                 ),
                 Rule("/v1/snapshots", methods=["GET"], endpoint=self._list_all_snapshots),
                 Rule("/v1/snapshots", methods=["POST"], endpoint=self._snapshot_several),
+                *cluster_routes(verbs.cluster),
             ],
             strict_slashes=False,
         )
@@ -134,7 +140,7 @@ class Api:
             return _failure(HTTPStatus.CONFLICT, VStorageError(Code.BUSY, what, why, "try again"))
         except HTTPException as refusal:
             status_code = refusal.code or HTTPStatus.BAD_REQUEST
-            return _failure(status_code, _bad(what, refusal.description or refusal.name))
+            return _failure(status_code, bad(what, refusal.description or refusal.name))
         except Exception as bug:
             LOG.exception("%s failed", what)
             why = f"{type(bug).__name__}: {bug}"
@@ -153,10 +159,10 @@ class Api:
         return self._verbs.get_domain()
 
     def _list_volumes(self, request: Request) -> dict[str, Any]:
-        return self._verbs.list_volumes(_flag(request, "all"))
+        return self._verbs.list_volumes(flag(request, "all"))
 
     def _create_volume(self, request: Request) -> dict[str, Any]:
-        fields = _Fields(request, "name", "size", "from", "sco_size", "limits")
+        fields = Fields(request, "name", "size", "from", "sco_size", "limits")
         source: dict[str, Any] | None = None
         if fields.has("from"):
             origin = fields.inner("from", "volume", "snapshot")
@@ -177,7 +183,7 @@ class Api:
 
     def _change_volume(self, request: Request, ref: str) -> dict[str, Any]:
         known = ("size", "template", "multi_attach", "name")
-        fields = _Fields(request, *known)
+        fields = Fields(request, *known)
         match [name for name in known if fields.has(name)]:
             case ["size"]:
                 return self._verbs.resize_volume(ref, fields.integer("size"))
@@ -187,30 +193,30 @@ class Api:
                 return self._verbs.set_multi_attach(ref, fields.flag("multi_attach"))
             case ["name"]:
                 return self._verbs.rename_volume(ref, fields.text("name"))
-        raise _bad(fields.what, f"give exactly one of {', '.join(known)}")
+        raise bad(fields.what, f"give exactly one of {', '.join(known)}")
 
     def _set_limits(self, request: Request, ref: str) -> dict[str, Any]:
-        fields = _Fields(request, "limits")
+        fields = Fields(request, "limits")
         return self._verbs.set_limits(ref, fields.object_or_none("limits"))
 
     def _delete_volume(self, request: Request, ref: str) -> dict[str, Any]:
-        return self._verbs.delete_volume(ref, _flag(request, "cascade"))
+        return self._verbs.delete_volume(ref, flag(request, "cascade"))
 
     def _revert(self, request: Request, ref: str) -> dict[str, Any]:
-        return self._verbs.revert_volume(ref, _Fields(request, "snapshot").text("snapshot"))
+        return self._verbs.revert_volume(ref, Fields(request, "snapshot").text("snapshot"))
 
     def _attach(self, request: Request, ref: str) -> dict[str, Any]:
         flags = ("read_only", "shared", "preempt", "reconnects")
-        fields = _Fields(request, "mode", "holder", *flags)
+        fields = Fields(request, "mode", "holder", *flags)
         mode = fields.text("mode")
         if mode not in list(Mode):
-            raise _bad(fields.what, f"'mode' is {mode!r}, not one of {', '.join(Mode)}")
+            raise bad(fields.what, f"'mode' is {mode!r}, not one of {', '.join(Mode)}")
         given = {name: fields.flag(name) for name in flags if fields.has(name)}
         return self._verbs.attach_volume(ref, mode, fields.text_or_none("holder"), **given)
 
     def _detach(self, request: Request, ref: str) -> dict[str, Any]:
         holder = request.args.get("holder")
-        return self._verbs.detach_volume(ref, holder, _flag(request, "everybody"))
+        return self._verbs.detach_volume(ref, holder, flag(request, "everybody"))
 
     def _reconnect(self, request: Request, ref: str) -> dict[str, Any]:
         return self._verbs.reconnect_volume(ref)
@@ -222,14 +228,14 @@ class Api:
         return self._verbs.list_snapshots()
 
     def _snapshot(self, request: Request, ref: str) -> dict[str, Any]:
-        return self._verbs.create_snapshot(ref, _Fields(request, "name").text("name"))
+        return self._verbs.create_snapshot(ref, Fields(request, "name").text("name"))
 
     def _snapshot_several(self, request: Request) -> dict[str, Any]:
-        fields = _Fields(request, "members")
+        fields = Fields(request, "members")
         return self._verbs.create_snapshots(fields.pairs("members"))
 
     def _rename_snapshot(self, request: Request, ref: str, snapshot: str) -> dict[str, Any]:
-        name = _Fields(request, "name").text("name")
+        name = Fields(request, "name").text("name")
         return self._verbs.rename_snapshot(ref, snapshot, name)
 
     def _delete_snapshot(self, request: Request, ref: str, snapshot: str) -> dict[str, Any]:
@@ -237,82 +243,6 @@ class Api:
 
     def _diff(self, request: Request, ref: str, snapshot: str) -> dict[str, Any]:
         return self._verbs.diff_snapshots(ref, request.args.get("since"), snapshot)
-
-
-class _Fields:
-    """A JSON object with known fields, each of a known type; anything else is refused."""
-
-    def __init__(self, source: Request | tuple[str, Any], *known: str) -> None:
-        if isinstance(source, Request):
-            self.what = f"{source.method} {source.path}"
-            try:
-                body = json.loads(source.get_data() or b"{}")
-            except ValueError as failure:
-                raise _bad(self.what, f"the body is not JSON ({failure})") from failure
-        else:
-            self.what, body = source
-        if not isinstance(body, dict):
-            raise _bad(self.what, "a JSON object was expected")
-        unknown = sorted(body.keys() - set(known))
-        if unknown:
-            raise _bad(self.what, f"unknown fields {', '.join(unknown)}")
-        self._body: Mapping[str, Any] = body
-
-    def has(self, name: str) -> bool:
-        return self._body.get(name) is not None
-
-    def text(self, name: str) -> str:
-        return self._typed(name, str)
-
-    def text_or_none(self, name: str) -> str | None:
-        return self.text(name) if self.has(name) else None
-
-    def integer(self, name: str) -> int:
-        return self._typed(name, int)
-
-    def integer_or_none(self, name: str) -> int | None:
-        return self.integer(name) if self.has(name) else None
-
-    def object_or_none(self, name: str) -> dict[str, Any] | None:
-        value = self._body.get(name)
-        if value is not None and not isinstance(value, dict):
-            raise _bad(self.what, f"{name!r} must be an object, not {value!r}")
-        return value
-
-    def pairs(self, name: str) -> list[tuple[str, str]]:
-        value = self._body.get(name)
-        match value:
-            case list() if all(_is_pair(one) for one in value):
-                return [(first, second) for first, second in value]
-        raise _bad(self.what, f"{name!r} must be a list of pairs of texts")
-
-    def flag(self, name: str) -> bool:
-        return self._typed(name, bool)
-
-    def inner(self, name: str, *known: str) -> _Fields:
-        return _Fields((f"{self.what} ({name})", self._body.get(name)), *known)
-
-    def _typed(self, name: str, kind: type[_Kind]) -> _Kind:
-        value = self._body.get(name)
-        # JSON's true is an int to Python, but not to the one who sent it.
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise _bad(self.what, f"{name!r} must be {_JSON_TYPES[kind]}, not {value!r}")
-        return value
-
-
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, list) and [type(one) for one in value] == [str, str]
-
-
-def _flag(request: Request, name: str) -> bool:
-    text = request.args.get(name, "false")
-    if text not in ("true", "false"):
-        raise _bad(f"{request.method} {request.path}", f"{name!r} is neither true nor false")
-    return text == "true"
-
-
-def _bad(what: str, why: str) -> VStorageError:
-    return VStorageError(Code.BAD_REQUEST, what, why, "correct the request")
 
 
 def _http_status(failure: VStorageError) -> HTTPStatus:

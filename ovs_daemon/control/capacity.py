@@ -6,6 +6,7 @@ import platform
 from importlib import metadata
 from typing import Any
 
+from ovs_daemon.control.domains import domain_of
 from ovs_daemon.control.host import Host
 
 
@@ -14,13 +15,14 @@ def describe_domain(host: Host) -> dict[str, Any]:
 
     ``provisioned_bytes`` is the sum of all volumes' sizes, ``written_bytes`` what they hold.
     """
+    domain = domain_of(host)
     engine = host.engine.status()
     volumes = host.store.volumes()
     listed = [volume for volume in volumes if volume.listed]
     nodes = sorted({volume.node for volume in volumes} | {host.settings.node})
     return {
-        "domain": host.settings.domain,
-        "availability_zone": host.settings.availability_zone,
+        "domain": None if domain is None else domain.name,
+        "availability_zone": None if domain is None else domain.availability_zone,
         "node": host.settings.node,
         "nodes": nodes,
         "volumes": len(listed),

@@ -20,9 +20,11 @@ from pathlib import Path
 from ovs_daemon.control.locks import Locks
 from ovs_daemon.control.records import State, Volume
 from ovs_daemon.control.store import Store, put
+from ovs_daemon.control.topology import ALL_ROLES
 from ovs_daemon.edge import EdgeClient
 from ovs_daemon.engine import EngineClient, OpenSpec
-from ovs_daemon.errors import VStorageError, unknown_volume
+from ovs_daemon.errors import Code, VStorageError, unknown_volume
+from ovs_daemon.policy.model import Role
 from ovs_daemon.registry import retry
 
 LOG = logging.getLogger(__name__)
@@ -37,6 +39,22 @@ def _new_uuid() -> str:
 
 
 @dataclass(frozen=True)
+class Membership:
+    """What the configuration says about this host's place in the cluster.
+
+    :param domain_configured: whether somebody chose the Domain; else it is the default
+    :param instance: tells two hosts apart that were given one name
+    """
+
+    domain_configured: bool = False
+    recovery_domain: str | None = None
+    roles: tuple[Role, ...] = ALL_ROLES
+    addresses: tuple[tuple[str, str], ...] = ()
+    release: str = ""
+    instance: str = ""
+
+
+@dataclass(frozen=True)
 class Settings:
     """What the configuration says to the verbs.
 
@@ -44,8 +62,8 @@ class Settings:
     :param sco_size: bytes of data in a SCO of a new volume
     :param socket_owner: "uid:gid" of guests' sockets, None to leave them
     :param socket_mode: permission bits of guests' sockets
-    :param domain: name of the Domain that this host is in
-    :param availability_zone: OpenStack's name for that Domain, None when it was not configured
+    :param domain: name of the Domain in which this host registers; where it is, says its node
+    :param availability_zone: OpenStack's name for a Domain that this host has to make
     """
 
     node: str
@@ -55,6 +73,7 @@ class Settings:
     socket_mode: int
     domain: str = "default"
     availability_zone: str | None = None
+    membership: Membership = Membership()
 
 
 class Host:
@@ -107,8 +126,16 @@ class Host:
 
         Returns the record with the epoch under which it is open. The caller holds its lock.
 
-        :raises VStorageError: the engine could not open it (remembered until it can)
+        :raises VStorageError: ``not_here``, another node owns it; or the engine could not open it
+            (remembered until it can)
         """
+        if volume.node != self.settings.node:
+            raise VStorageError(
+                Code.NOT_HERE,
+                f"open volume {volume.name!r}",
+                f"node {volume.node!r} owns it",
+                f"use it there; 'vstorage node show {volume.node}' tells whether it is alive",
+            )
         with self._guard:
             opened = self._open.get(volume.uuid)
         if opened == volume.read_only:

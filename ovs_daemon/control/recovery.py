@@ -13,6 +13,7 @@ from ovs_daemon.control.attachments import serve
 from ovs_daemon.control.host import Host
 from ovs_daemon.control.purge import purge
 from ovs_daemon.control.records import Mode, State, Volume
+from ovs_daemon.control.registration import register
 from ovs_daemon.control.store import put
 from ovs_daemon.errors import VStorageError
 
@@ -24,23 +25,30 @@ def recover(host: Host) -> None:
 
     :raises VStorageError: the registry does not work; anything else is remembered by volume
     """
-    host.store.announce(host.settings.node, {"started_at": host.now()})
+    register(host)
     _undo_half_made(host)
-    for volume in host.store.volumes():
+    for volume in _own(host):
         if volume.state is not State.DELETING:
             _guarded(host, volume, partial(_open, host, volume))
-    for volume in host.store.volumes():
+    for volume in _own(host):
         _guarded(host, volume, partial(purge, host, volume.uuid))
+
+
+def _own(host: Host) -> list[Volume]:
+    """The volumes of this node; those of others are theirs to mend."""
+    return [one for one in host.store.volumes() if one.node == host.settings.node]
 
 
 def _undo_half_made(host: Host) -> None:
     """Nobody was told that these exist."""
-    for volume in host.store.volumes():
+    own = _own(host)
+    for volume in own:
         if volume.state is State.CREATING:
             LOG.warning("volume %s (%s) was half created; undone", volume.name, volume.uuid)
             host.store.commit(put(replace(volume, state=State.DELETING)))
+    ours = {volume.uuid for volume in own}
     for snapshot in host.store.snapshots():
-        if snapshot.state is State.CREATING:
+        if snapshot.state is State.CREATING and snapshot.volume in ours:
             LOG.warning(
                 "snapshot %s of volume %s was half taken; undone", snapshot.uuid, snapshot.volume
             )

@@ -1,6 +1,7 @@
-"""Volumes and snapshots in a registry, typed, and found by name.
+"""What the registry holds, typed; volumes and snapshots also found by name.
 
-Kinds of records: ``volume`` and ``snapshot`` by UUID, ``node`` by host name, and ``name``, whose
+Kinds of records: ``volume`` and ``snapshot`` by UUID; ``domain`` and ``node`` by name, and
+``alive``, by the node's name, as long as it lives; and ``name``, whose
 identity is ``volume/NAME`` or ``snapshot/VOLUME-UUID/NAME`` and whose body holds the UUID. The
 name is a record of its own because creating it is what makes names unique, in one transaction
 with the record it names.
@@ -8,15 +9,18 @@ with the record it names.
 
 from __future__ import annotations
 
-from typing import Any
-
 from ovs_daemon.control.records import Snapshot, Volume
-from ovs_daemon.registry import Conflict, Create, Delete, Operation, Registry, Update, retry
+from ovs_daemon.control.topology import Alive, Domain, Node
+from ovs_daemon.registry import Conflict, Create, Delete, Operation, Registry, Update
 
 VOLUME = "volume"
 SNAPSHOT = "snapshot"
 NAME = "name"
+DOMAIN = "domain"
 NODE = "node"
+ALIVE = "alive"
+
+Stored = Volume | Snapshot | Domain | Node
 
 
 class Store:
@@ -24,6 +28,11 @@ class Store:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
+
+    @property
+    def registry(self) -> Registry:
+        """What it all is in."""
+        return self._registry
 
     def volume(self, uuid: str) -> Volume | None:
         """The volume with this UUID, in whatever state."""
@@ -63,17 +72,30 @@ class Store:
         """Perform all operations or none; raises :class:`Conflict`."""
         return self._registry.commit(operations)
 
-    def announce(self, node: str, body: dict[str, Any]) -> None:
-        """Store this host's record."""
+    def domain(self, name: str) -> Domain | None:
+        """The Domain with this name."""
+        record = self._registry.get(DOMAIN, name)
+        return None if record is None else Domain.from_body(record.body, record.version)
 
-        def attempt() -> None:
-            record = self._registry.get(NODE, node)
-            if record is None:
-                self.commit(Create(NODE, node, body))
-            else:
-                self.commit(Update(NODE, node, record.version, body))
+    def domains(self) -> list[Domain]:
+        """All Domains, by name."""
+        records = self._registry.list(DOMAIN)
+        return [Domain.from_body(record.body, record.version) for record in records]
 
-        retry(f"announce node {node!r}", attempt)
+    def node(self, name: str) -> Node | None:
+        """The node with this name."""
+        record = self._registry.get(NODE, name)
+        return None if record is None else Node.from_body(name, record.body, record.version)
+
+    def nodes(self) -> list[Node]:
+        """All nodes, dead or alive, by name."""
+        records = self._registry.list(NODE)
+        return [Node.from_body(record.ident, record.body, record.version) for record in records]
+
+    def alive(self) -> dict[str, Alive]:
+        """Who is alive, by the node's name."""
+        records = self._registry.list(ALIVE)
+        return {one.ident: Alive(one.ident, **one.body, version=one.version) for one in records}
 
     def release_name(self, record: Volume | Snapshot) -> list[Operation]:
         """Operations that free the name of a record; none when it does not hold it (any more)."""
@@ -84,18 +106,28 @@ class Store:
         return [Delete(NAME, ident, name.version)]
 
 
-def put(record: Volume | Snapshot) -> Create | Update:
+def put(record: Stored) -> Create | Update:
     """The operation that stores a record that was read (at its version) or is new."""
-    kind = VOLUME if isinstance(record, Volume) else SNAPSHOT
+    kind, ident = _place(record)
     if record.version == 0:
-        return Create(kind, record.uuid, record.body())
-    return Update(kind, record.uuid, record.version, record.body())
+        return Create(kind, ident, record.body())
+    return Update(kind, ident, record.version, record.body())
 
 
-def drop(record: Volume | Snapshot) -> Delete:
+def drop(record: Stored) -> Delete:
     """The operation that removes a record that was read."""
-    kind = VOLUME if isinstance(record, Volume) else SNAPSHOT
-    return Delete(kind, record.uuid, record.version)
+    return Delete(*_place(record), record.version)
+
+
+def _place(record: Stored) -> tuple[str, str]:
+    match record:
+        case Volume():
+            return VOLUME, record.uuid
+        case Snapshot():
+            return SNAPSHOT, record.uuid
+        case Domain():
+            return DOMAIN, record.name
+    return NODE, record.name
 
 
 def claim_name(record: Volume | Snapshot) -> Create:

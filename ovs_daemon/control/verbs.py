@@ -13,6 +13,7 @@ from typing import Any
 
 from ovs_daemon.control import attachments, capacity, qos, snapshots, volumes
 from ovs_daemon.control.attachments import Wish
+from ovs_daemon.control.cluster import ClusterVerbs
 from ovs_daemon.control.host import Host
 from ovs_daemon.control.records import LOCAL, Mode, Volume
 from ovs_daemon.control.status import describe_snapshot, describe_volume, status
@@ -28,6 +29,8 @@ class Verbs:
     def __init__(self, host: Host, edge_connected: Callable[[], bool]) -> None:
         self._host = host
         self._edge_connected = edge_connected
+        #: verbs on Domains and nodes
+        self.cluster = ClusterVerbs(host)
 
     def status(self) -> dict[str, Any]:
         """The whole picture of this host."""

@@ -17,6 +17,7 @@ from ovs_daemon.control.checks import (
     require_available,
 )
 from ovs_daemon.control.host import Host
+from ovs_daemon.control.nodes import require_assigned
 from ovs_daemon.control.purge import purge
 from ovs_daemon.control.records import Snapshot, State, Volume
 from ovs_daemon.control.snapshots import (
@@ -64,6 +65,7 @@ def create_volume(
         raise VStorageError(Code.BAD_SIZE, what, "no size was given", "give a size, such as 10GiB")
     if sco_size is not None:
         _check_sco_size(what, sco_size, source)
+    require_assigned(host, what)
     if host.store.find_volume(name) is not None:
         raise _duplicate(what, name)
     uuid = host.new_uuid()

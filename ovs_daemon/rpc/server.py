@@ -91,9 +91,10 @@ class RpcServer:
             self._server.stop()
 
 
-def make_server(conf: cfg.ConfigOpts, verbs: Verbs) -> RpcServer | None:
+def make_server(conf: cfg.ConfigOpts, verbs: Verbs, domain: str) -> RpcServer | None:
     """The server that the configuration asks for; None when it names no bus.
 
+    :param domain: the Domain for which this node answers
     :raises VStorageError: ``bad_request``, the bus's URL cannot be used
     """
     try:
@@ -109,4 +110,4 @@ def make_server(conf: cfg.ConfigOpts, verbs: Verbs) -> RpcServer | None:
             str(failure),
             "give a URL such as rabbit://USER:PASSWORD@HOST:5672/VHOST",
         ) from failure
-    return RpcServer(transport, verbs, conf.domain, conf.host, conf.rpc.threads)
+    return RpcServer(transport, verbs, domain, conf.host, conf.rpc.threads)

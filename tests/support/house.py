@@ -7,9 +7,11 @@ import itertools
 from pathlib import Path
 
 from ovs_daemon.control.host import Host, Settings
+from ovs_daemon.control.liveness import Liveness
 from ovs_daemon.control.records import State, Volume
 from ovs_daemon.control.recovery import recover
 from ovs_daemon.control.store import Store
+from ovs_daemon.control.topology import Alive
 from ovs_daemon.engine import Engine, EngineClient
 from ovs_daemon.registry import Registry
 from ovs_daemon.registry.memory import MemoryRegistry
@@ -17,6 +19,7 @@ from tests.support.fake_edge import FakeEdge
 from tests.support.fake_engine import FakeDisk, FakeEngine, FakeEngineError
 
 MIB = 1 << 20
+_FOR_EVER_S = 1e9
 
 
 class House:
@@ -34,6 +37,8 @@ class House:
         """Begin a life."""
         self.engine = FakeEngine(self.disk)
         self.host = self.make_host(self.registry, self.engine)
+        me = Alive("node1", "", self.host.now())
+        Liveness(self.host.store, me, _FOR_EVER_S).begin()
         recover(self.host)
 
     def make_host(self, registry: Registry, engine: Engine) -> Host:

@@ -1,0 +1,76 @@
+"""What any node can be asked about the cluster: Domains and nodes, plain values in and out.
+
+The twin of `verbs.py` for what is not a volume; the control API carries it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ovs_daemon.control import domains, nodes
+from ovs_daemon.control.domains import describe_domain, require_domain
+from ovs_daemon.control.host import Host
+from ovs_daemon.control.nodes import Change, describe_node, parse_roles, require_node
+
+
+class ClusterVerbs:
+    """The verbs on Domains and nodes. Each raises :class:`VStorageError`."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def list_domains(self) -> dict[str, Any]:
+        """All Domains."""
+        found = self._host.store.domains()
+        return {"domains": [describe_domain(self._host, domain) for domain in found]}
+
+    def show_domain(self, name: str) -> dict[str, Any]:
+        """One Domain."""
+        domain = require_domain(self._host.store, f"show Domain {name!r}", name)
+        return describe_domain(self._host, domain)
+
+    def create_domain(
+        self, name: str, description: str | None = None, availability_zone: str | None = None
+    ) -> dict[str, Any]:
+        """A new Domain."""
+        made = domains.create_domain(self._host, name, description or "", availability_zone)
+        return describe_domain(self._host, made)
+
+    def set_domain(
+        self, name: str, description: str | None = None, availability_zone: str | None = None
+    ) -> dict[str, Any]:
+        """Change what is said about a Domain; an empty zone takes it away."""
+        changed = domains.set_domain(self._host, name, description, availability_zone)
+        return describe_domain(self._host, changed)
+
+    def delete_domain(self, name: str) -> dict[str, Any]:
+        """Delete a Domain that nobody uses."""
+        domains.delete_domain(self._host, name)
+        return {"deleted": True}
+
+    def list_nodes(self) -> dict[str, Any]:
+        """All nodes, dead or alive."""
+        return {"nodes": [describe_node(self._host, one) for one in self._host.store.nodes()]}
+
+    def show_node(self, name: str) -> dict[str, Any]:
+        """One node."""
+        node = require_node(self._host.store, f"show node {name!r}", name)
+        return describe_node(self._host, node)
+
+    def set_node(
+        self,
+        name: str,
+        domain: str | None = None,
+        recovery_domain: str | None = None,
+        roles: Sequence[str] | None = None,
+    ) -> dict[str, Any]:
+        """Assign a node; an empty Recovery Domain takes it away."""
+        parsed = None if roles is None else parse_roles(f"change node {name!r}", roles)
+        changed = nodes.set_node(self._host, name, Change(domain, recovery_domain, parsed))
+        return describe_node(self._host, changed)
+
+    def delete_node(self, name: str) -> dict[str, Any]:
+        """Forget a node that is gone for good."""
+        nodes.delete_node(self._host, name)
+        return {"deleted": True}

@@ -1,0 +1,104 @@
+"""Domains and nodes as the registry keeps them.
+
+A node's record stays; that it is alive is a record of its own, which is bound to a lease and goes
+when the node does (`liveness.py`). Whatever depends on who is in a Domain writes the Domain's
+record as well, unchanged, so that two such decisions never pass each other unseen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ovs_daemon.policy.model import Role
+
+ALL_ROLES = tuple(Role)
+
+
+@dataclass(frozen=True)
+class Domain:
+    """Nodes that can fail together: a rack, a room, a datacenter.
+
+    :param availability_zone: OpenStack's name for it; None when it has none
+    :param version: of its registry record; 0 when it was never stored
+    """
+
+    name: str
+    description: str
+    availability_zone: str | None
+    created_at: str
+    version: int = 0
+
+    def body(self) -> dict[str, Any]:
+        """The registry record."""
+        return _body(self)
+
+    @classmethod
+    def from_body(cls, body: Mapping[str, Any], version: int) -> Domain:
+        """The inverse of :meth:`body`."""
+        return cls(**body, version=version)
+
+
+@dataclass(frozen=True)
+class Node:
+    """A host that runs the daemon.
+
+    :param domain: name; None for a node that was not assigned yet
+    :param recovery_domain: name of the Domain whose nodes keep its volumes' logs
+    :param wanted_recovery_domain: asked for by its configuration, but without a node so far
+    :param addresses: where others reach it, by use: ``control``, ``edge_tcp``, ``dtl``
+    :param release: version of the software
+    :param instance: tells two hosts apart that were given one name
+    :param draining: it is being emptied and gets nothing new
+    :param version: of its registry record; 0 when it was never stored
+    """
+
+    name: str
+    domain: str | None = None
+    recovery_domain: str | None = None
+    wanted_recovery_domain: str | None = None
+    roles: tuple[Role, ...] = ALL_ROLES
+    addresses: dict[str, str] = field(default_factory=dict)
+    release: str = ""
+    registered_at: str = ""
+    started_at: str = ""
+    instance: str = ""
+    draining: bool = False
+    version: int = 0
+
+    def body(self) -> dict[str, Any]:
+        """The registry record."""
+        return _body(self)
+
+    @classmethod
+    def from_body(cls, name: str, body: Mapping[str, Any], version: int) -> Node:
+        """The inverse of :meth:`body`; records of earlier releases know less."""
+        known = {"name": name, **body}
+        if "roles" in known:
+            known["roles"] = tuple(Role(role) for role in known["roles"])
+        return cls(**known, version=version)
+
+
+@dataclass(frozen=True)
+class Alive:
+    """A node's sign of life: there is one while it lives.
+
+    :param since: when this life began
+    :param version: of its registry record
+    """
+
+    node: str
+    instance: str
+    since: str
+    version: int = 0
+
+    def body(self) -> dict[str, Any]:
+        """The registry record."""
+        return {"instance": self.instance, "since": self.since}
+
+
+def _body(record: Domain | Node) -> dict[str, Any]:
+    body = asdict(record)
+    del body["version"]
+    return body
