@@ -8,7 +8,7 @@ from urllib.parse import quote, urlencode
 
 import httpx
 
-from ovs_daemon.errors import Code, VStorageError, unknown_volume
+from ovs_daemon.errors import Code, VStorageError, unknown_domain, unknown_node, unknown_volume
 
 # A verb may wait for the backend; the connection is local, so a dead daemon shows at once.
 _TIMEOUT_S = 600.0
@@ -137,6 +137,57 @@ class Client:
         path = f"{_volume(volume)}/snapshots/{quote(snapshot, safe='')}"
         return bool(self._call("DELETE", path)["deleted"])
 
+    def list_domains(self) -> list[dict[str, Any]]:
+        """All Domains."""
+        domains: list[dict[str, Any]] = self._call("GET", "/v1/domains")["domains"]
+        return domains
+
+    def show_domain(self, name: str) -> dict[str, Any]:
+        """One Domain."""
+        return self._call("GET", _named("domains", name))
+
+    def create_domain(
+        self, name: str, description: str | None = None, availability_zone: str | None = None
+    ) -> dict[str, Any]:
+        """A new Domain."""
+        body = {"name": name, "description": description, "availability_zone": availability_zone}
+        return self._call("POST", "/v1/domains", body)
+
+    def set_domain(
+        self, name: str, description: str | None = None, availability_zone: str | None = None
+    ) -> dict[str, Any]:
+        """Change what is said about a Domain; "" takes the zone away, None leaves it."""
+        body = {"description": description, "availability_zone": availability_zone}
+        return self._call("PATCH", _named("domains", name), body)
+
+    def delete_domain(self, name: str) -> dict[str, Any]:
+        """Delete a Domain that nobody uses."""
+        return self._call("DELETE", _named("domains", name))
+
+    def list_nodes(self) -> list[dict[str, Any]]:
+        """All nodes, dead or alive."""
+        nodes: list[dict[str, Any]] = self._call("GET", "/v1/nodes")["nodes"]
+        return nodes
+
+    def show_node(self, name: str) -> dict[str, Any]:
+        """One node."""
+        return self._call("GET", _named("nodes", name))
+
+    def set_node(
+        self,
+        name: str,
+        domain: str | None = None,
+        recovery_domain: str | None = None,
+        roles: list[str] | None = None,
+    ) -> dict[str, Any]:
+        """Change a node; "" takes the Recovery Domain away, None leaves things as they are."""
+        body = {"domain": domain, "recovery_domain": recovery_domain, "roles": roles}
+        return self._call("PATCH", _named("nodes", name), body)
+
+    def delete_node(self, name: str) -> dict[str, Any]:
+        """Forget a node that is gone for good."""
+        return self._call("DELETE", _named("nodes", name))
+
     def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         try:
             response = self._http.request(method, path, json=body)
@@ -152,6 +203,14 @@ class Client:
             error = answer.get("error", {}) if isinstance(answer, dict) else {}
             raise VStorageError.from_dict(error)
         return answer
+
+
+def _named(kind: str, name: str) -> str:
+    # An empty name or a slash would be a different request.
+    if not name or "/" in name:
+        refuse = unknown_domain if kind == "domains" else unknown_node
+        raise refuse(f"find {name!r}", name)
+    return f"/v1/{kind}/{quote(name, safe='')}"
 
 
 def _volume(reference: str) -> str:

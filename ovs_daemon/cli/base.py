@@ -34,7 +34,7 @@ class SizeColumn(FormattableColumn[int]):
 
 
 class TextColumn(FormattableColumn[Any]):
-    """Nothing is shown as "-", an object as its parts."""
+    """Nothing is shown as "-", an object as its parts, a list with commas."""
 
     def human_readable(self) -> str:
         """One line of text."""
@@ -43,6 +43,8 @@ class TextColumn(FormattableColumn[Any]):
         if isinstance(self._value, Mapping):
             parts = (f"{key}={value}" for key, value in self._value.items() if value is not None)
             return "\n".join(parts)
+        if isinstance(self._value, list):
+            return ", ".join(map(str, self._value)) or "-"
         return str(self._value)
 
 

@@ -44,8 +44,25 @@ class Status(base._Answering):
         free = answer.get("buffer_free_bytes")
         room = "" if free is None else f", {format_size(free)} free for the write buffer"
         console.print(f"node {answer['node']}: Edge process {edge}{room}", markup=False)
+        if len(answer["nodes"]) > 1:
+            console.print(_cluster(answer["domains"], answer["nodes"]))
         if answer["volumes"]:
             console.print(_table(answer["volumes"]))
+
+
+def _cluster(domains: list[dict[str, Any]], nodes: list[dict[str, Any]]) -> Table:
+    zones = {domain["name"]: domain["availability_zone"] for domain in domains}
+    table = Table("domain", "zone", "node", "alive", "recovery", box=None, header_style="bold")
+    for node in sorted(nodes, key=lambda one: (one["domain"] or "", one["name"])):
+        table.add_row(
+            node["domain"] or "-",
+            zones.get(node["domain"]) or "-",
+            node["name"],
+            "yes" if node["alive"] else "NO",
+            node["recovery_domain"] or "-",
+            style=None if node["alive"] else _STYLES["critical"],
+        )
+    return table
 
 
 def _table(volumes: list[dict[str, Any]]) -> Table:

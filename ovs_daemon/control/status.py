@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from ovs_daemon.control.domains import describe_domain
+from ovs_daemon.control.health import cluster_findings
 from ovs_daemon.control.host import Host
+from ovs_daemon.control.nodes import describe_node
 from ovs_daemon.control.records import LOCAL, Attachment, Mode, Snapshot, State, Volume
 from ovs_daemon.errors import VStorageError
 
@@ -16,6 +19,7 @@ def status(host: Host, edge_connected: bool) -> dict[str, Any]:
 
     ``findings`` is sorted, worst first; each has code, severity, object, why and fix. ``volumes``
     are the engine's counters with the volume's name; the engine's other figures stand beside.
+    ``domains`` and ``nodes`` are those of the whole cluster.
     """
     engine = host.engine.status()
     volumes = host.store.volumes()
@@ -23,11 +27,14 @@ def status(host: Host, edge_connected: bool) -> dict[str, Any]:
     counters = [{"name": names.get(one["uuid"]), **one} for one in engine.pop("volumes", [])]
     findings = [_named(finding, names) for finding in engine.pop("findings", [])]
     findings += _findings(host, volumes, edge_connected)
+    findings += cluster_findings(host)
     return {
         "node": host.settings.node,
         "edge_connected": edge_connected,
         "findings": sorted(findings, key=_rank),
         "volumes": counters,
+        "domains": [describe_domain(host, domain) for domain in host.store.domains()],
+        "nodes": [describe_node(host, node) for node in host.store.nodes()],
         **engine,
     }
 

@@ -1,0 +1,133 @@
+"""Domains and nodes on the command line, through the control API of a host of twins."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from ovs_daemon.cli.app import main
+from ovs_daemon.control.nodes import Change, set_node
+from ovs_daemon.control.store import put
+from ovs_daemon.control.topology import Node
+from tests.support.api_server import serving
+from tests.support.house import House
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def house() -> House:
+    return House()
+
+
+@pytest.fixture
+def run(
+    house: House, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Run]:
+    with serving(house) as run_dir:
+        monkeypatch.setenv("VSTORAGE_RUN_DIR", str(run_dir))
+
+        def call(*words: str) -> tuple[int, str, str]:
+            handlers = list(logging.getLogger().handlers)
+            status = main(words)
+            logging.getLogger().handlers[:] = handlers
+            captured = capsys.readouterr()
+            return status, captured.out, captured.err
+
+        yield call
+
+
+def answer(run: Run, *words: str) -> Any:
+    status, out, err = run("--json", *words)
+    assert (status, err) == (0, ""), err
+    return json.loads(out)
+
+
+def test_domains(run: Run) -> None:
+    words = ("domain", "create", "room2", "--description", "next door", "--availability-zone", "z2")
+    made = answer(run, *words)
+    assert (made["name"], made["description"], made["availability_zone"]) == (
+        "room2",
+        "next door",
+        "z2",
+    )
+    assert [one["name"] for one in answer(run, "domain", "list")] == ["default", "room2"]
+    changed = answer(run, "domain", "set", "room2", "--availability-zone", "")
+    assert (changed["description"], changed["availability_zone"]) == ("next door", None)
+    assert answer(run, "domain", "show", "room2") == changed
+    status, out, _ = run("domain", "list")
+    assert status == 0
+    assert "node1" in out
+    assert run("domain", "delete", "room2")[1] == "Domain room2 deleted\n"
+    assert [one["name"] for one in answer(run, "domain", "list")] == ["default"]
+
+
+def test_nodes(run: Run, house: House) -> None:
+    store = house.host.store
+    answer(run, "domain", "create", "room2")
+    store.commit(put(Node("node2")))
+    answer(run, "node", "set", "node2", "--domain", "room2", "--roles", "osd,edge")
+    changed = answer(run, "node", "set", "node1", "--recovery-domain", "room2")
+    assert (changed["domain"], changed["recovery_domain"]) == ("default", "room2")
+    listed = {one["name"]: one for one in answer(run, "node", "list")}
+    assert listed["node1"]["alive"] is True
+    assert listed["node2"]["alive"] is False
+    assert listed["node2"]["roles"] == ["edge", "osd"]
+    assert answer(run, "node", "set", "node1", "--no-recovery-domain")["recovery_domain"] is None
+    assert answer(run, "node", "show", "node2")["domain"] == "room2"
+    status, out, _ = run("node", "list")
+    assert status == 0
+    assert "edge, osd" in out
+    assert run("node", "delete", "node2")[1] == "node node2 deleted\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["domain", "show", "nope"], "unknown_domain"),
+        (["domain", "show", "a/b"], "unknown_domain"),
+        (["domain", "create", "default"], "duplicate_name"),
+        (["domain", "create", "a b"], "bad_request"),
+        (["domain", "set", "default"], "bad_request"),
+        (["domain", "delete", "default"], "in_use"),
+        (["node", "show", "nope"], "unknown_node"),
+        (["node", "show", ""], "unknown_node"),
+        (["node", "set", "node1"], "bad_request"),
+        (["node", "set", "node1", "--roles", "cook"], "bad_request"),
+        (["node", "set", "node1", "--domain", "nope"], "unknown_domain"),
+        (["node", "set", "node1", "--recovery-domain", "default"], "bad_request"),
+        (["node", "set", "node1", "--recovery-domain", "empty"], "bad_request"),
+        (["node", "delete", "node1"], "in_use"),
+    ],
+)
+def test_errors(run: Run, words: list[str], code: str) -> None:
+    answer(run, "domain", "create", "empty")
+    status, out, err = run("--json", *words)
+    assert (status, out) == (1, "")
+    assert json.loads(err)["error"]["code"] == code
+
+
+def test_status_shows_nodes_dead_and_alive(run: Run, house: House) -> None:
+    assert "all is well" in run("status")[1]
+    assert "domain" not in run("status")[1], "one node is no cluster"
+    answer(run, "domain", "create", "room2", "--availability-zone", "az2")
+    store = house.host.store
+    store.commit(put(Node("node2", wanted_recovery_domain="room9")))
+    lines = run("status")[1].splitlines()
+    assert lines[0] == "CRITICAL node node2: it gives no sign of life"
+    assert any("WARNING  node node2: it is in no Domain" in line for line in lines)
+    assert any("asks for the Recovery Domain 'room9'" in line for line in lines)
+    set_node(house.host, "node2", Change("room2", ""))
+    lines = run("status")[1].splitlines()
+    row = next(line for line in lines if line.split()[:1] == ["room2"])
+    assert row.split() == ["room2", "az2", "node2", "NO", "-"]
+    found = answer(run, "status")
+    assert [one["name"] for one in found["domains"]] == ["default", "room2"]
+    assert [(one["name"], one["alive"]) for one in found["nodes"]] == [
+        ("node1", True),
+        ("node2", False),
+    ]
