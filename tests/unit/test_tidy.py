@@ -22,7 +22,7 @@ CODE = (".py", ".pyi", ".rs", ".sh")
 # Written by programs.
 GENERATED = ("Cargo.lock", "constraints.txt", "vstorage.conf.sample")
 PURE_CRATES = ("format", "machines")
-UNSAFE_CRATES = ("media", "net", "py")
+UNSAFE_CRATES = ("isal", "media", "net", "py")
 
 # Put together here, so that this file does not break its own rules.
 MACHINE_PATHS = re.compile(

@@ -5,7 +5,9 @@
 //! first one: a folder of objects.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub mod code;
 mod directory;
+pub mod pieces;
 mod sco;
 
 use std::fmt;

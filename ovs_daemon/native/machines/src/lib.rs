@@ -5,6 +5,7 @@
 
 extern crate alloc;
 
+pub mod alba;
 pub mod edge;
 pub mod map;
 pub mod nbd;

@@ -1,0 +1,133 @@
+//! Every pattern of losses up to the promise of a layout decodes to the same bytes.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use alba::code::Codec;
+use alba::pieces::{decode_object, encode_object, restore};
+use machines::alba::{Layout, Set};
+
+/// Those of the shipped presets, and odd ones.
+const LAYOUTS: [(u8, u8, u8, u8); 7] = [
+    (4, 2, 3, 1),
+    (16, 8, 3, 1),
+    (8, 8, 2, 2),
+    (16, 4, 1, 0),
+    (4, 2, 1, 0),
+    (7, 4, 3, 2),
+    (1, 2, 3, 1),
+];
+/// One vector register: enough for every branch of the arithmetic, little enough for 1.3 million
+/// patterns.
+const LEN: usize = 64;
+
+fn encoded(layout: Layout) -> (Codec, Vec<Vec<u8>>) {
+    let codec = Codec::new(layout);
+    let byte = |fragment: usize, at: usize| (fragment * 131 + at * 29 + at * at) as u8;
+    let mut payloads: Vec<Vec<u8>> = (0..layout.fragments())
+        .map(|fragment| (0..LEN).map(|at| byte(fragment, at)).collect())
+        .collect();
+    let (data, parity) = payloads.split_at_mut(layout.data());
+    let data: Vec<&[u8]> = data.iter().map(Vec::as_slice).collect();
+    let mut parity: Vec<&mut [u8]> = parity.iter_mut().map(Vec::as_mut_slice).collect();
+    codec.encode(&data, &mut parity);
+    (codec, payloads)
+}
+
+fn check(codec: &Codec, payloads: &[Vec<u8>], lost: Set, wanted: Set) {
+    let mut fragments: Vec<Option<Vec<u8>>> = payloads
+        .iter()
+        .enumerate()
+        .map(|(number, payload)| (lost & 1 << number == 0).then(|| payload.clone()))
+        .collect();
+    restore(codec, &mut fragments, wanted).unwrap();
+    for (number, (back, payload)) in fragments.iter().zip(payloads).enumerate() {
+        let same = back.as_ref() == Some(payload);
+        assert!(same || wanted & 1 << number == 0, "{:?} without {lost:b}", codec.layout());
+    }
+}
+
+/// Calls `visit` with every subset of `set` that has up to `most` elements.
+fn subsets(set: Set, most: usize, chosen: Set, visit: &mut dyn FnMut(Set)) {
+    visit(chosen);
+    if most == 0 {
+        return;
+    }
+    let mut rest = set;
+    while rest != 0 {
+        let lowest = rest & rest.wrapping_neg();
+        rest &= !lowest;
+        subsets(rest, most - 1, chosen | lowest, visit);
+    }
+}
+
+#[test]
+fn any_m_of_the_global_fragments_may_be_lost_with_all_local_parity() {
+    for (data, parity, domains, local) in LAYOUTS {
+        let layout = Layout::new(data, parity, domains, local).unwrap();
+        let (codec, payloads) = encoded(layout);
+        let local = layout.all() & !layout.global_set();
+        let mut patterns = 0;
+        subsets(layout.global_set(), layout.parity(), 0, &mut |lost| {
+            check(&codec, &payloads, lost | local, layout.global_set());
+            patterns += 1;
+        });
+        assert!(patterns > 1);
+    }
+}
+
+#[test]
+fn a_domain_and_l_more_in_each_other_domain_may_be_lost() {
+    for (data, parity, domains, local) in LAYOUTS {
+        let layout = Layout::new(data, parity, domains, local).unwrap();
+        let (codec, payloads) = encoded(layout);
+        for gone in 0..layout.domains() {
+            if layout.member_count(gone) > layout.parity() {
+                continue;
+            }
+            let mut patterns = vec![layout.group_set(gone)];
+            for other in (0..layout.domains()).filter(|other| *other != gone) {
+                let mut more = Vec::new();
+                for lost in patterns {
+                    subsets(layout.group_set(other), layout.local(), lost, &mut |all| {
+                        more.push(all);
+                    });
+                }
+                patterns = more;
+            }
+            patterns.iter().for_each(|lost| check(&codec, &payloads, *lost, layout.all()));
+        }
+    }
+}
+
+#[test]
+fn objects_of_every_length_come_back() {
+    let layout = Layout::new(4, 2, 3, 1).unwrap();
+    let codec = Codec::new(layout);
+    for len in [0, 1, 4096, 16_384, 16_385, 50_000, 100_001] {
+        let object: Vec<u8> = (0..len).map(|at: usize| (at * 7 + at / 256) as u8).collect();
+        let mut fragments = encode_object(&codec, "a/b", &object, 8192);
+        for fragment in &fragments {
+            let stored = fragment.encode();
+            assert_eq!(stored.len() as u64, fragment.header.len());
+            assert_eq!(alba::pieces::Fragment::decode(&stored).as_ref(), Ok(fragment));
+        }
+        // Group 0, and one of each other group: all but 4, 5, 7 and 8.
+        fragments.retain(|one| [4, 5, 7, 8].contains(&one.header.fragment));
+        fragments.reverse();
+        assert_eq!(decode_object(fragments.clone()), Ok(object));
+        fragments.retain(|one| one.header.piece > 0 || one.header.fragment != 4);
+        let error = decode_object(fragments).unwrap_err().to_string();
+        assert!(error.starts_with("3 fragments of piece 0") || error.starts_with("0"), "{error}");
+    }
+}
+
+#[test]
+fn a_flipped_bit_of_a_stored_fragment_is_noticed() {
+    let codec = Codec::new(Layout::new(2, 1, 1, 0).unwrap());
+    let stored = encode_object(&codec, "x", &[9; 5000], 4096)[2].encode();
+    for at in (0..stored.len()).step_by(61) {
+        let mut damaged = stored.clone();
+        damaged[at] ^= 4;
+        assert!(alba::pieces::Fragment::decode(&damaged).is_err(), "byte {at}");
+    }
+    assert!(alba::pieces::Fragment::decode(&stored[..stored.len() - 1]).is_err());
+}
