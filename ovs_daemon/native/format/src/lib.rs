@@ -10,6 +10,7 @@ pub mod checkpoint;
 pub mod chunk;
 pub mod edge;
 pub mod entry;
+pub mod fragment;
 pub mod log;
 pub mod nbd;
 pub mod object;

@@ -8,6 +8,7 @@ use format::checkpoint::{ChunkRef, Footer, Metadata, StoredMap};
 use format::chunk::{self, Extent};
 use format::edge::{Command, Done, FrameHeader, FrameKind, Verb};
 use format::entry::Entry;
+use format::fragment::{ERASURE_AT, ErasureHeader, StoredFragment};
 use format::log::{Link, PAGE, encode_batch_header, encode_sco_header};
 use format::object::ObjectHeader;
 
@@ -43,11 +44,12 @@ fn compare(heading: &str, bytes: &[u8], fields: &[(&str, Vec<u8>)]) {
             "u48" => 6,
             "u64" => 8,
             "uuid" => 16,
-            "4 bytes" => 4,
-            "8 bytes" => 8,
             "16 bytes a slot" => 16,
             "to 4096" => 4096 - offset,
-            other => panic!("{heading}: unknown type {other}"),
+            other => match other.strip_suffix(" bytes").map(str::parse) {
+                Some(Ok(len)) => len,
+                _ => panic!("{heading}: unknown type {other}"),
+            },
         };
         end = offset + len;
         let there = &bytes[offset..end];
@@ -178,6 +180,57 @@ fn objects() {
     compare("Object header", &page, &fields);
     assert_eq!(ObjectHeader::data_at(3), 4 * 4096);
     assert_eq!(header.crc_at(2), 4096 * (1 + 11) + 8);
+}
+
+#[test]
+fn fragments() {
+    let erasure = ErasureHeader { index: 1, payload_len: 8192, original_len: 3, crc: 4 };
+    let header = StoredFragment {
+        object: "log/sco/1".to_owned(),
+        object_len: 5,
+        piece_at: 6,
+        piece: 7,
+        code: [8, 9, 10, 11],
+        fragment: 12,
+        crcs_crc: 13,
+        erasure,
+    };
+    let page = header.encode();
+    let mut name = vec![0; 1024];
+    name[..9].copy_from_slice(b"log/sco/1");
+    let fields = [
+        ("version", u16(1)),
+        ("name length", u16(9)),
+        ("k", vec![8]),
+        ("m", vec![9]),
+        ("domains", vec![10]),
+        ("local", vec![11]),
+        ("fragment", vec![12]),
+        ("piece", u32(7)),
+        ("piece offset", u64(6)),
+        ("object length", u64(5)),
+        ("payload length", u32(8192)),
+        ("crcs crc", u32(13)),
+        ("own crc", own_crc(&page, 60)),
+        ("object name", name),
+        ("erasure header", erasure.encode().to_vec()),
+    ];
+    compare("Fragment header", &page, &fields);
+    assert_eq!(header.len(), 4096 + 8192 + 2 * 4);
+    let bytes = &page[ERASURE_AT..];
+    let fields = [
+        ("index", u32(1)),
+        ("payload length", u32(8192)),
+        ("original length", u64(3)),
+        ("checksum type", vec![2]),
+        ("payload crc32", u32(4)),
+        ("backend", vec![7]),
+        ("backend version", u32(0x02_0e_01)),
+        ("erasure magic", u32(0x0b0c_5ecc)),
+        ("library version", u32(0x01_06_02)),
+        ("metadata crc32", u32(format::fragment::crc32(&bytes[..59]))),
+    ];
+    compare("liberasurecode header", bytes, &fields);
 }
 
 #[test]

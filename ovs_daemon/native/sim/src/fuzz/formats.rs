@@ -3,6 +3,7 @@
 use format::checkpoint::{ChunkRef, FOOTER, Footer, Metadata, StoredMap};
 use format::crc32c;
 use format::entry::Entry;
+use format::fragment::{ErasureHeader, StoredFragment};
 use format::log::{self, Link, PAGE, VERSION};
 use format::object::{ObjectHeader, ObjectIndex};
 
@@ -35,6 +36,7 @@ pub(super) fn targets() -> Vec<Target> {
             seeds: || vec![metadata().encode()],
             seal: |_| {},
         },
+        Target { name: "fragment", run: fragment, seeds: fragments, seal: seal_fragment },
         Target { name: "chunk", run: chunk, seeds: chunks, seal: seal_chunk },
     ]
 }
@@ -73,6 +75,40 @@ fn seal_object(bytes: &mut [u8]) {
         bytes[72..76].copy_from_slice(&crc.to_le_bytes());
         seal(bytes, b"OVSOBJ01", PAGE);
     }
+}
+
+/// The header page of a fragment, with liberasurecode's header and its CRC at the end.
+fn seal_fragment(bytes: &mut [u8]) {
+    if bytes.len() >= PAGE {
+        bytes[..8].copy_from_slice(b"OVSFRAG1");
+        bytes[8..10].copy_from_slice(&VERSION.to_le_bytes());
+        let erasure = &mut bytes[PAGE - 80..PAGE];
+        let crc = format::fragment::crc32(&erasure[..59]);
+        erasure[67..71].copy_from_slice(&crc.to_le_bytes());
+        seal_crc(&mut bytes[..PAGE]);
+    }
+}
+
+fn fragments() -> Vec<Vec<u8>> {
+    let erasure = ErasureHeader { index: 1, payload_len: 8192, original_len: 9000, crc: 4 };
+    let header = StoredFragment {
+        object: "a/sco/00000001".to_owned(),
+        object_len: 9000,
+        piece_at: 0,
+        piece: 0,
+        code: [4, 2, 3, 1],
+        fragment: 1,
+        crcs_crc: 13,
+        erasure,
+    };
+    vec![header.encode().to_vec()]
+}
+
+fn fragment(bytes: &[u8]) -> bool {
+    let Ok(header) = StoredFragment::decode(bytes) else { return false };
+    assert_eq!(StoredFragment::decode(&header.encode()).as_ref(), Ok(&header));
+    assert!(header.len() >= PAGE as u64 && header.crcs_len() <= header.payload_len());
+    true
 }
 
 fn link() -> Link {
