@@ -1,16 +1,22 @@
-//! `vstorage-offline`: looks at stored files without a daemon, and changes nothing.
+//! `vstorage-offline`: looks at stored files without a daemon, and changes nothing that it finds.
 //!
 //! ```text
-//! vstorage-offline dump FILE...          what is in a SCO file, a SCO object or a checkpoint
+//! vstorage-offline dump FILE...          what is in a SCO file, SCO object, checkpoint or fragment
 //! vstorage-offline verify FILE|DIR...    compares every checksum; a folder: every file in it, and
 //!                                        whether a volume's write buffer could be recovered
 //!          --json                        one JSON document per file
+//! vstorage-offline encode K+M FILE DIR   cuts a file into fragments, as the backend stores them
+//!          --domains N --local N         over N Domains, with N local parity fragments in each
+//!          --fragment-size BYTES
+//! vstorage-offline decode DIR FILE       puts a file together from the fragments in a folder
 //! ```
 //! Exit status: 0 nothing is wrong, 1 something is damaged, 2 it could not be looked at.
 #![allow(clippy::disallowed_methods)]
 
 mod checkpoint;
+mod coding;
 mod folder;
+mod fragment;
 mod object;
 mod report;
 mod sco;
@@ -21,13 +27,16 @@ use std::process::ExitCode;
 use media::{File, StoreError};
 use report::Report;
 
-const USAGE: &str = "usage: vstorage-offline dump|verify [--json] FILE|DIR...";
+const USAGE: &str = "usage: vstorage-offline dump|verify [--json] FILE|DIR...\n\
+       vstorage-offline encode K+M FILE DIR [--domains N] [--local N] [--fragment-size BYTES]\n\
+       vstorage-offline decode DIR FILE";
 
 /// What a file says it is, by its first or last bytes.
 enum Kind {
     Sco,
     Object,
     Checkpoint,
+    Fragment,
     Unknown,
 }
 
@@ -37,6 +46,7 @@ fn kind(file: &File) -> Result<Kind, StoreError> {
     match &magic {
         b"OVSSCO01" => return Ok(Kind::Sco),
         b"OVSOBJ01" => return Ok(Kind::Object),
+        b"OVSFRAG1" => return Ok(Kind::Fragment),
         _ => {}
     }
     let footer = file.len()?.checked_sub(format::checkpoint::FOOTER as u64);
@@ -53,10 +63,11 @@ fn look_at(path: &Path, verify: bool) -> Result<Report, StoreError> {
         Kind::Sco => sco::look(&file, verify, &mut report)?,
         Kind::Object => object::look(&file, verify, &mut report)?,
         Kind::Checkpoint => checkpoint::look(&file, verify, &mut report)?,
+        Kind::Fragment => fragment::look(&file, verify, &mut report)?,
         Kind::Unknown if file.is_empty()? => report.kind = "empty file",
         Kind::Unknown => {
             report.kind = "unknown";
-            report.damage(0, "it is neither a SCO file, a SCO object nor a checkpoint");
+            report.damage(0, "it is neither a SCO file, a SCO object, a checkpoint nor a fragment");
         }
     }
     Ok(report)
@@ -64,6 +75,11 @@ fn look_at(path: &Path, verify: bool) -> Result<Report, StoreError> {
 
 fn run() -> Result<bool, String> {
     let mut words: Vec<String> = std::env::args().skip(1).collect();
+    match words.split_first() {
+        Some((verb, rest)) if verb == "encode" => return coding::encode(rest).map(|()| true),
+        Some((verb, rest)) if verb == "decode" => return coding::decode(rest).map(|()| true),
+        _ => {}
+    }
     let json = words.iter().any(|word| word == "--json");
     words.retain(|word| word != "--json");
     let (verb, paths) = words.split_first().ok_or(USAGE)?;

@@ -70,6 +70,51 @@ fn every_flipped_byte_is_found() {
 }
 
 #[test]
+fn a_file_becomes_fragments_and_comes_back() {
+    let dir = scratch("fragments");
+    fs::create_dir_all(&dir).unwrap();
+    let (file, stored, back) = (dir.join("letter"), dir.join("stored"), dir.join("back"));
+    let content: Vec<u8> = (0..100_000u32).map(|at| (at.wrapping_mul(at) >> 3) as u8).collect();
+    fs::write(&file, &content).unwrap();
+    let tool = || Command::new(env!("CARGO_BIN_EXE_vstorage-offline"));
+    let encode = |code: &str, folder: &Path| {
+        let options = ["--domains", "3", "--local", "1", "--fragment-size", "4096"];
+        tool().args(["encode", code]).arg(&file).arg(folder).args(options).output().unwrap()
+    };
+    assert!(encode("4+2", &stored).status.success());
+    let refused = encode("1+1", &dir.join("other"));
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("fewer fragments"));
+    let (status, text) = offline("verify", &stored);
+    assert_eq!(status, 0, "{text}");
+    assert!(text.contains("4+2 over 3, 1 local"), "{text}");
+
+    let fragment = stored.join("00000001.07");
+    let sound = fs::read(&fragment).unwrap();
+    for at in (0..sound.len()).step_by(101) {
+        let mut damaged = sound.clone();
+        damaged[at] ^= 1;
+        fs::write(&fragment, &damaged).unwrap();
+        let (status, text) = offline("verify", &fragment);
+        assert_eq!(status, 1, "byte {at}: {text}");
+    }
+    // The damaged one is not used, and neither are a Domain and one of another.
+    for lost in ["00000001.00", "00000001.03", "00000001.06", "00000001.02"] {
+        fs::remove_file(stored.join(lost)).unwrap();
+    }
+    let decode = || tool().arg("decode").arg(&stored).arg(&back).output().unwrap();
+    assert!(decode().status.success());
+    assert_eq!(fs::read(&back).unwrap(), content);
+    for lost in ["00000001.01", "00000001.05"] {
+        fs::remove_file(stored.join(lost)).unwrap();
+    }
+    let refused = decode();
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("of piece 1 are too few"));
+    fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
 fn what_is_no_such_file_is_said_to_be_none() {
     let dir = scratch("strange");
     fs::create_dir_all(&dir).unwrap();
