@@ -6,6 +6,8 @@ and oslo.messaging connects again by itself when it was lost later.
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import logging
 import threading
 
@@ -103,7 +105,7 @@ def make_server(conf: cfg.ConfigOpts, verbs: Verbs, domain: str) -> RpcServer | 
         url = oslo_messaging.TransportURL.parse(conf, conf.rpc.transport_url)
         if str(url) == "rabbit:///":
             return None
-        transport = oslo_messaging.get_rpc_transport(conf, url=url)
+        transport = make_transport(conf, url)
     except (oslo_messaging.InvalidTransportURL, oslo_messaging.DriverLoadFailure) as failure:
         raise VStorageError(
             Code.BAD_REQUEST,
@@ -125,3 +127,15 @@ def _register_tracing(conf: cfg.ConfigOpts) -> None:
         # An older one, which does not trace.
         return
     conf.register_opts(client.oslo_messaging_tracing, group="oslo_messaging_tracing")
+
+
+def make_transport(conf: cfg.ConfigOpts, url: object) -> oslo_messaging.RPCTransport:
+    """A transport that works on a configuration of its own, whichever oslo.messaging it is.
+
+    oslo.messaging 18 reads options at every call that it has registered on the global
+    configuration only; without them a server would take calls and never answer.
+    """
+    with contextlib.suppress(ImportError):
+        tracing = importlib.import_module("oslo_messaging._tracing.client")
+        conf.register_opts(tracing.oslo_messaging_tracing, group="oslo_messaging_tracing")
+    return oslo_messaging.get_rpc_transport(conf, url=url)
