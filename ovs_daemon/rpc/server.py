@@ -99,7 +99,6 @@ def make_server(conf: cfg.ConfigOpts, verbs: Verbs, domain: str) -> RpcServer | 
     :param domain: the Domain for which this node answers
     :raises VStorageError: ``bad_request``, the bus's URL cannot be used
     """
-    _register_tracing(conf)
     try:
         # Also registers the option of [DEFAULT], whose default names no bus.
         url = oslo_messaging.TransportURL.parse(conf, conf.rpc.transport_url)
@@ -114,19 +113,6 @@ def make_server(conf: cfg.ConfigOpts, verbs: Verbs, domain: str) -> RpcServer | 
             "give a URL such as rabbit://USER:PASSWORD@HOST:5672/VHOST",
         ) from failure
     return RpcServer(transport, verbs, domain, conf.host, conf.rpc.threads)
-
-
-def _register_tracing(conf: cfg.ConfigOpts) -> None:
-    """Let ``conf`` have the options that oslo.messaging 18 registers in the global one only.
-
-    Without them its server drops every call that it gets, and logs nothing.
-    """
-    try:
-        from oslo_messaging._tracing import client
-    except ImportError:
-        # An older one, which does not trace.
-        return
-    conf.register_opts(client.oslo_messaging_tracing, group="oslo_messaging_tracing")
 
 
 def make_transport(conf: cfg.ConfigOpts, url: object) -> oslo_messaging.RPCTransport:

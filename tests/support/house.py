@@ -23,9 +23,13 @@ _FOR_EVER_S = 1e9
 
 
 class House:
-    """What survives (registry, disk) and one life of the daemon on it (engine, host)."""
+    """What survives (registry, disk) and one life of the daemon on it (engine, host).
 
-    def __init__(self) -> None:
+    :param domain: the Domain in which the host registers
+    """
+
+    def __init__(self, domain: str = "default") -> None:
+        self.domain = domain
         self.registry = MemoryRegistry()
         self.disk = FakeDisk()
         self.edge = FakeEdge()
@@ -43,7 +47,7 @@ class House:
 
     def make_host(self, registry: Registry, engine: Engine) -> Host:
         """A host on any registry and engine; its clock and UUIDs never repeat."""
-        settings = Settings("node1", Path("/run/vstorage"), 64 * MIB, "107:107", 0o660)
+        settings = Settings("node1", Path("/run/vstorage"), 64 * MIB, "107:107", 0o660, self.domain)
         return Host(
             Store(registry),
             EngineClient(engine, FakeEngineError),
