@@ -122,3 +122,53 @@ fn status_tells_the_room_on_the_backend() {
     assert!(bytes("backend_free_bytes") <= bytes("backend_total_bytes"));
     engine.shutdown(false).unwrap();
 }
+
+/// Deletions on the backend are not synced one by one: a power loss may take some back, also when
+/// the last checkpoint no longer lists the object.
+#[test]
+fn objects_that_a_power_loss_brings_back_are_deleted_again() {
+    let place = Place::new("returned");
+    let engine = place.engine();
+    create(&engine, A, None).unwrap();
+    open(&engine, A, None).unwrap();
+    let fill = |byte: u8| {
+        let mut guest = Guest::new(&engine, A);
+        for at in 0..12 {
+            guest.write(at * (256 << 10), &[byte; 256 << 10]);
+        }
+        drop(guest);
+        engine.close_volume(A).unwrap();
+    };
+    let folder = place.root.join("backend").join(A).join("sco");
+    let objects = || {
+        let entries = std::fs::read_dir(&folder).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    fill(1);
+    let aside = place.root.join("aside");
+    std::fs::create_dir(&aside).unwrap();
+    let first = objects();
+    for name in &first {
+        std::fs::hard_link(folder.join(name), aside.join(name)).unwrap();
+    }
+    // The second filling makes all of that garbage, the third one forgets that it ever was.
+    for byte in [2, 3] {
+        open(&engine, A, None).unwrap();
+        fill(byte);
+    }
+    assert!(first.iter().all(|name| !objects().contains(name)), "{:?}", objects());
+    for name in &first {
+        std::fs::rename(aside.join(name), folder.join(name)).unwrap();
+    }
+    open(&engine, A, None).unwrap();
+    assert_eq!(Guest::new(&engine, A).read(0, 3 << 20), vec![3; 3 << 20]);
+    engine.close_volume(A).unwrap();
+    // Deletions go on behind the answer to closing: the next opening sees to what is left.
+    open(&engine, A, None).unwrap();
+    until(&engine, A, |status| status["scos"].as_u64().unwrap() == objects().len() as u64);
+    assert!(first.iter().all(|name| !objects().contains(name)), "{:?}", objects());
+    assert_eq!(Guest::new(&engine, A).read(0, 3 << 20), vec![3; 3 << 20]);
+    engine.shutdown(false).unwrap();
+}

@@ -193,6 +193,7 @@ pub fn open(
     let mut last_crcs = BTreeMap::from([(position, end.crc)]);
     let objects = object_numbers(backend, &text)?;
     forget_deleted(&mut replay, &objects, position)?;
+    adopt_unlisted(&mut replay, &objects, position);
     for &sco in objects.range(position + 1..) {
         let name = sco_name(&text, sco);
         let header = read_header(backend, &name, &log, sco)?;
@@ -244,6 +245,17 @@ pub fn open(
         last_crcs,
         cut_pages: found.cut_pages,
     })
+}
+
+/// Objects that the checkpoint covers and does not list had been deleted before it was taken, and a
+/// power loss brought them back: deletions are not synced, each of them. Nothing refers to them,
+/// and the next checkpoint deletes them again.
+fn adopt_unlisted(replay: &mut Replay, objects: &BTreeSet<u32>, position: u32) {
+    for sco in objects.range(..=position) {
+        if !replay.scos.contains_key(sco) {
+            replay.add(*sco, Stage::Evicted, 0, 0);
+        }
+    }
 }
 
 /// Drops SCOs that were deleted after the checkpoint was stored. One that a map still refers to

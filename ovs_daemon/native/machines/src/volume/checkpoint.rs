@@ -88,14 +88,12 @@ impl Volume {
     }
 
     fn take(&mut self, position: u32) {
-        // SCOs that are being deleted are listed too: should the process die before they are gone,
-        // the next one has to know of them.
-        let forget = self.is(Mutant::ForgetDeleting);
-        let existing = self.scos.iter().filter(|(_, s)| !forget || s.stage != Stage::Deleting);
+        // SCOs that are being deleted are listed too. Open takes objects that are not listed for
+        // garbage all the same: a power loss brings back what was deleted a moment ago.
         self.checkpoints.taken = Some(Taken {
             position,
             last_sequence: self.sequence,
-            scos: existing.map(|(number, sco)| (*number, sco.clusters)).collect(),
+            scos: self.scos.iter().map(|(number, sco)| (*number, sco.clusters)).collect(),
             map: self.map.clone(),
             snapshots: self.snapshots.clone(),
         });

@@ -121,17 +121,30 @@ impl Volume {
         self.advance_durable(durable, out);
     }
 
+    /// What an uploaded SCO takes of the cache, in clusters. Each is a file that is open: the
+    /// smallest count for a sixteenth of a full one, so that their number is bounded too.
+    fn cache_weight(&self, sco: &Sco) -> u64 {
+        if self.is(Mutant::CountFilesKept) {
+            return self.limits.sco_clusters.into();
+        }
+        sco.clusters.max(self.limits.sco_clusters.div_ceil(16)).into()
+    }
+
+    /// Evicts the oldest until what is kept has room.
     fn evict(&mut self, out: &mut Vec<Action>) {
-        let kept = self.scos.values().filter(|s| s.stage == Stage::Uploaded).count();
-        let mut surplus = kept.saturating_sub(self.limits.keep_scos as usize);
-        for (number, sco) in &mut self.scos {
-            if surplus == 0 {
+        let room = u64::from(self.limits.keep_scos) * u64::from(self.limits.sco_clusters);
+        let uploaded = |(_, sco): &(&u32, &Sco)| sco.stage == Stage::Uploaded;
+        let cached = self.scos.iter().filter(uploaded);
+        let cached: Vec<(u32, u64)> = cached.map(|(n, sco)| (*n, self.cache_weight(sco))).collect();
+        let mut kept: u64 = cached.iter().map(|(_, weight)| weight).sum();
+        for (number, weight) in cached {
+            if kept <= room {
                 return;
             }
-            if sco.stage == Stage::Uploaded {
+            kept -= weight;
+            if let Some(sco) = self.scos.get_mut(&number) {
                 sco.stage = Stage::Evicted;
-                surplus -= 1;
-                out.push(Action::Evict(*number));
+                out.push(Action::Evict(number));
             }
         }
     }

@@ -101,7 +101,8 @@ pub struct Limits {
     pub sco_clusters: u32,
     /// SCOs that may wait for the backend; with more, writes wait.
     pub buffer_scos: u32,
-    /// Uploaded SCOs kept in the write buffer as a read cache.
+    /// Uploaded SCOs kept in the write buffer as a read cache: as much as this many full ones.
+    /// Small ones (compaction and snapshots close SCOs early) count for what they hold.
     pub keep_scos: u32,
     /// SCOs closed between two checkpoints.
     pub checkpoint_scos: u32,

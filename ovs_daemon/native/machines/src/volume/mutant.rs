@@ -31,8 +31,6 @@ pub enum Mutant {
     FuaWithoutSync,
     /// A snapshot is taken after the rest of its batch instead of before.
     SnapshotWithoutClosing,
-    /// Checkpoints leave out SCOs whose deletion is under way.
-    ForgetDeleting,
     /// An append that failed is not tried again.
     ForgetFailedAppend,
     /// Every second sequence is left out.
@@ -41,6 +39,8 @@ pub enum Mutant {
     ReuseNumbers,
     /// A write is answered twice.
     AnswerTwice,
+    /// A small SCO in the cache counts like a full one.
+    CountFilesKept,
 }
 
 impl Mutant {
@@ -60,10 +60,10 @@ impl Mutant {
         Mutant::ForgetTrim,
         Mutant::FuaWithoutSync,
         Mutant::SnapshotWithoutClosing,
-        Mutant::ForgetDeleting,
         Mutant::ForgetFailedAppend,
         Mutant::SkipSequence,
         Mutant::ReuseNumbers,
         Mutant::AnswerTwice,
+        Mutant::CountFilesKept,
     ];
 }

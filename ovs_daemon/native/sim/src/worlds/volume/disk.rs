@@ -4,7 +4,7 @@
 //! by their CRC chain; a record is identified by the life of the process that wrote it and its
 //! sequence, since sequences are used again after a crash that lost some.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use format::entry::Entry;
 use machines::map::{Loc, Map, count_refs};
@@ -53,6 +53,9 @@ pub(super) struct Disk {
     pub(super) files: BTreeMap<u32, Vec<Record>>,
     pub(super) objects: BTreeMap<u32, Vec<Record>>,
     pub(super) checkpoint: Option<Checkpoint>,
+    /// Objects that were deleted since the backend's folder was synced: power loss may bring them
+    /// back.
+    pub(super) lingering: BTreeSet<u32>,
 }
 
 /// How open treats the files that it keeps; it syncs them all.
@@ -61,6 +64,8 @@ pub struct OpenPolicy {
     /// It writes them again before: otherwise a sync that failed in an earlier life goes unnoticed,
     /// since the kernel reports it once and then takes the pages for clean.
     pub rewrites: bool,
+    /// It takes objects that it needs for nothing as garbage to be deleted.
+    pub adopts: bool,
 }
 
 /// What open gives: the machine's start, and the end of the chain.
@@ -108,8 +113,14 @@ impl Disk {
         self.files.values().flatten().filter(|record| record.safety != Safety::Durable).count()
     }
 
-    /// The power goes; of the records that were not durable those stay whose bit is set.
-    pub(super) fn lose_power(&mut self, kept: u32) {
+    /// The power goes; of the records that were not durable those stay whose bit is set, and what
+    /// was deleted last is `back`.
+    pub(super) fn lose_power(&mut self, kept: u32, back: bool) {
+        for number in std::mem::take(&mut self.lingering) {
+            if back {
+                self.objects.insert(number, Vec::new());
+            }
+        }
         let mut number = 0;
         for file in self.files.values_mut() {
             file.retain_mut(|record| {
@@ -169,7 +180,7 @@ impl Disk {
                 record.safety = Safety::Durable;
             }
         }
-        let recovered = replay.finish(self, next_sco)?;
+        let recovered = replay.finish(self, policy, next_sco)?;
         let content = self.content(&recovered.map, &recovered.snapshots)?;
         Ok(Opened { content, tail: replay.tail, recovered })
     }
@@ -302,7 +313,12 @@ impl Replay {
         }
     }
 
-    fn finish(&mut self, disk: &Disk, next_sco: u32) -> Result<Recovered, Violation> {
+    fn finish(
+        &mut self,
+        disk: &Disk,
+        policy: OpenPolicy,
+        next_sco: u32,
+    ) -> Result<Recovered, Violation> {
         let mut scos = BTreeMap::new();
         let listed = self.listed.iter().map(|(number, clusters)| (*number, *clusters, 0));
         for (number, clusters, last_sequence) in listed.collect::<Vec<_>>() {
@@ -311,6 +327,11 @@ impl Replay {
             } else if self.refers_to(number) {
                 let detail = format!("SCO {number} is gone and the checkpoint refers to it");
                 return Err(Violation::new("the volume can be opened", detail));
+            }
+        }
+        if policy.adopts {
+            for number in disk.objects.range(..=self.position).map(|(number, _)| *number) {
+                scos.entry(number).or_insert(sco(Stage::Evicted, 0, 0));
             }
         }
         let clusters = |records: &[Record]| records.iter().map(|r| r.data.len() as u32).sum();

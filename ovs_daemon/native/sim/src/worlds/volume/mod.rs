@@ -18,7 +18,7 @@ use std::hash::{Hash, Hasher};
 
 use machines::map::count_refs;
 use machines::volume::{
-    Action, Limits, Message, Mutant, Op, OpId, Recovered, Stage, Taken, Verb, Volume,
+    Action, Limits, Message, Mutant, Op, OpId, Recovered, Sco, Stage, Taken, Verb, Volume,
 };
 
 use crate::explore::{Goal, Violation, World};
@@ -73,8 +73,9 @@ pub enum Move {
     Fail(Action, bool),
     /// The process dies; the volume is opened again.
     Kill,
-    /// The power goes. Which of the batches stay that were not durable, as bits from the oldest.
-    PowerLoss(u32),
+    /// The power goes. Which of the batches stay that were not durable, as bits from the oldest;
+    /// whether the objects that were deleted last are back.
+    PowerLoss(u32, bool),
     /// The volume is to be closed.
     Drain,
 }
@@ -167,12 +168,34 @@ impl VolumeWorld {
         let mut actions = Vec::new();
         self.turn = matches!(message, Message::Submit(_));
         self.volume.step(message, &mut actions);
+        self.check_evictions(&actions)?;
         for action in actions {
             match action {
                 Action::Complete(id) => self.complete(id)?,
                 Action::Drained => self.drained = true,
                 other => self.flight.push(other),
             }
+        }
+        Ok(())
+    }
+
+    /// What is evicted, other than to be deleted, had no room; what is kept has.
+    fn check_evictions(&self, actions: &[Action]) -> Result<(), Violation> {
+        let scos = self.volume.scos();
+        let evicted = actions.iter().filter_map(|action| match action {
+            Action::Evict(sco) => scos.get(sco).filter(|sco| sco.stage == Stage::Evicted),
+            _ => None,
+        });
+        let limits = self.volume.limits();
+        let smallest = limits.sco_clusters.div_ceil(16);
+        let weight = |sco: &Sco| sco.clusters.max(smallest);
+        let lost: u32 = evicted.map(weight).sum();
+        let kept =
+            scos.values().filter(|sco| sco.stage == Stage::Uploaded).map(weight).sum::<u32>();
+        let room = limits.keep_scos * limits.sco_clusters;
+        if kept > room || lost > 0 && kept + lost <= room {
+            let detail = format!("{kept} clusters are kept and {lost} evicted, {room} have room");
+            return Err(Violation::new("the cache is used up and bounded", detail));
         }
         Ok(())
     }
@@ -317,6 +340,8 @@ impl VolumeWorld {
             let detail = format!("SCO {sco} is to be uploaded and its file is gone");
             return Err(Violation::new("buffer until stored", detail));
         };
+        // A put syncs the folder.
+        self.disk.lingering.clear();
         let stored = |record: &Record| Record { safety: Safety::Durable, ..record.clone() };
         let object: Vec<Record> = file.iter().map(stored).collect();
         match self.disk.objects.insert(sco, object.clone()) {
@@ -387,7 +412,9 @@ impl VolumeWorld {
             let detail = format!("SCO {sco} is deleted and referred to");
             return Err(Violation::new("no reference dangles", detail));
         }
-        self.disk.objects.remove(&sco);
+        if self.disk.objects.remove(&sco).is_some() {
+            self.disk.lingering.insert(sco);
+        }
         Ok(())
     }
 
@@ -418,10 +445,10 @@ impl VolumeWorld {
         Ok(())
     }
 
-    fn crash(&mut self, power: Option<u32>) -> Result<(), Violation> {
+    fn crash(&mut self, power: Option<(u32, bool)>) -> Result<(), Violation> {
         self.budget.crashes -= 1;
-        if let Some(kept) = power {
-            self.disk.lose_power(kept);
+        if let Some((kept, back)) = power {
+            self.disk.lose_power(kept, back);
         }
         let opened = self.disk.open(self.bounds.0.open)?;
         if !self.reference.crash(&opened.content, power.is_some()) {
@@ -446,7 +473,7 @@ impl VolumeWorld {
     fn check_crash(&self, power: bool) -> Result<(), Violation> {
         let mut disk = self.disk.clone();
         if power {
-            disk.lose_power(0);
+            disk.lose_power(0, true);
         }
         let found = disk.open(self.bounds.0.open)?.content;
         let fine = if power {
@@ -559,7 +586,10 @@ impl World for VolumeWorld {
         if self.budget.crashes > 0 {
             out.push(Move::Kill);
             let records = self.disk.unsafe_records().min(4);
-            out.extend((0..1 << records).map(Move::PowerLoss));
+            out.extend((0..1 << records).map(|kept| Move::PowerLoss(kept, false)));
+            if !self.disk.lingering.is_empty() {
+                out.extend((0..1 << records).map(|kept| Move::PowerLoss(kept, true)));
+            }
         }
     }
 
@@ -577,7 +607,7 @@ impl World for VolumeWorld {
                 self.fail(*action, *effect)?;
             }
             Move::Kill => self.crash(None)?,
-            Move::PowerLoss(kept) => self.crash(Some(*kept))?,
+            Move::PowerLoss(kept, back) => self.crash(Some((*kept, *back)))?,
             Move::Drain => {
                 self.budget.drains -= 1;
                 self.step(Message::Drain)?;
@@ -625,9 +655,12 @@ impl World for VolumeWorld {
             Move::Fail(action, false) => format!("FAILS: {action:?}"),
             Move::Fail(action, true) => format!("FAILS after taking effect: {action:?}"),
             Move::Kill => "KILL -9, open again".to_string(),
-            Move::PowerLoss(kept) => {
+            Move::PowerLoss(kept, back) => {
                 let records = self.disk.unsafe_records();
-                format!("POWER LOSS, {kept:0records$b} of the last {records} batches stay; open")
+                let back = if *back { ", deleted objects are back" } else { "" };
+                format!(
+                    "POWER LOSS, {kept:0records$b} of the last {records} batches stay{back}; open"
+                )
             }
             Move::Drain => "drain".to_string(),
         }

@@ -54,6 +54,10 @@ const ORDER: (&str, &str) =
 const NUMBERS: (&str, &str) =
     ("numbers are not used twice", "no file or object gets the number of another one");
 const ANSWERS: (&str, &str) = ("one answer each", "every operation is answered at most once");
+const CACHE: (&str, &str) = (
+    "the cache is used up and bounded",
+    "files of uploaded SCOs stay as long as what they hold has room, and no longer",
+);
 const SNAPSHOT: (&str, &str) =
     ("snapshots end their SCO", "the position of a snapshot is a closed SCO");
 
@@ -77,7 +81,7 @@ fn calm(operations: u8, menu: Vec<(Request, u8)>) -> Bounds {
         crashes: 0,
         failures: 0,
         may_fail: |_| false,
-        open: OpenPolicy { rewrites: true },
+        open: OpenPolicy { rewrites: true, adopts: true },
         drain: false,
         goals: Vec::new(),
     }
@@ -120,7 +124,16 @@ fn scenario(
 /// Every world of the volume owner.
 pub fn scenarios(level: u32) -> Vec<Scenario> {
     let more = u8::try_from(level).unwrap_or(u8::MAX);
-    vec![log(more), backend(more), snapshots(more), revert(more), compaction(more), full(more)]
+    vec![
+        log(more),
+        backend(more),
+        deletions(more),
+        snapshots(more),
+        revert(more),
+        compaction(more),
+        cache(more),
+        full(more),
+    ]
 }
 
 /// Appends, syncs and crashes, with operations that overlap.
@@ -158,7 +171,7 @@ fn log(more: u8) -> Scenario {
     ];
     let invariants = [READS, KILL, POWER, ANSWERS, ORDER];
     let (scenario, bounds) = scenario("volume-log", &invariants, bounds, &mutants);
-    let careless = Bounds { open: OpenPolicy { rewrites: false }, ..bounds.clone() };
+    let careless = Bounds { open: OpenPolicy { rewrites: false, adopts: true }, ..bounds.clone() };
     let careless = Box::leak(Box::new(careless));
     let start = VolumeWorld::new(careless, None);
     scenario.mutant("open only syncs what an earlier life failed to sync", POWER.0, start)
@@ -202,6 +215,25 @@ fn backend(more: u8) -> Scenario {
     scenario("volume-backend", &invariants, bounds, &mutants).0
 }
 
+/// Deletions that a power loss takes back, with checkpoints in between.
+fn deletions(more: u8) -> Scenario {
+    let bounds = Bounds {
+        limits: Limits { checkpoint_scos: 2, ..LIMITS },
+        crashes: 1,
+        drain: true,
+        goals: vec![("an object is deleted in a second life", |w| {
+            let gone = !w.disk.objects.contains_key(&1) && w.volume.scos().contains_key(&2);
+            w.budget.crashes == 0 && gone && w.disk.lingering.contains(&1)
+        })],
+        ..calm(3 + more, vec![(WRITE_BOTH, 3 + more)])
+    };
+    let (scenario, bounds) = scenario("volume-deletions", &[LEAKS], bounds, &[]);
+    let open = OpenPolicy { adopts: false, ..bounds.open };
+    let careless = Box::leak(Box::new(Bounds { open, ..bounds.clone() }));
+    let start = VolumeWorld::new(careless, None);
+    scenario.mutant("open leaves objects alone that the checkpoint does not list", LEAKS.0, start)
+}
+
 /// Snapshots taken and deleted.
 fn snapshots(more: u8) -> Scenario {
     let menu = vec![(WRITE_BOTH, 2), (Request::Snapshot(1), 1), (Request::DeleteSnapshot(1), 1)];
@@ -218,9 +250,8 @@ fn snapshots(more: u8) -> Scenario {
     let mutants = [
         (Mutant::DeleteIgnoresSnapshots, DANGLING.0),
         (Mutant::SnapshotWithoutClosing, SNAPSHOT.0),
-        (Mutant::ForgetDeleting, LEAKS.0),
     ];
-    scenario("volume-snapshots", &[SNAPSHOT, DANGLING, LEAKS], bounds, &mutants).0
+    scenario("volume-snapshots", &[SNAPSHOT, DANGLING], bounds, &mutants).0
 }
 
 /// Going back to a snapshot.
@@ -252,6 +283,29 @@ fn compaction(more: u8) -> Scenario {
     };
     let mutants = [(Mutant::RelocateBlindly, KILL.0)];
     scenario("volume-compaction", &[KILL], bounds, &mutants).0
+}
+
+/// Uploaded SCOs of different sizes that stay in the write buffer.
+fn cache(more: u8) -> Scenario {
+    let menu = vec![(WRITE_0, 3), (WRITE_BOTH, 2 + more), (Request::Snapshot(1), 1)];
+    let bounds = Bounds {
+        limits: Limits { keep_scos: 1, ..LIMITS },
+        crashes: 1,
+        goals: vec![
+            ("two small SCOs are kept", |w| {
+                let kept = w.volume.scos().values().filter(|sco| sco.stage == Stage::Uploaded);
+                kept.count() == 2
+            }),
+            ("one makes room for another", |w| {
+                let scos = w.volume.scos();
+                scos.values().any(|sco| sco.stage == Stage::Evicted)
+                    && scos.values().any(|sco| sco.stage == Stage::Uploaded)
+            }),
+        ],
+        ..calm(4 + more, menu)
+    };
+    let mutants = [(Mutant::CountFilesKept, CACHE.0)];
+    scenario("volume-cache", &[CACHE], bounds, &mutants).0
 }
 
 /// A full disk, and closing the volume.
@@ -289,10 +343,10 @@ fn mutant_name(mutant: Mutant) -> &'static str {
         Mutant::ForgetTrim => "a trim does not reach the map",
         Mutant::FuaWithoutSync => "a write with FUA completes like any other",
         Mutant::SnapshotWithoutClosing => "a snapshot leaves its SCO open",
-        Mutant::ForgetDeleting => "checkpoints leave out what is being deleted",
         Mutant::ForgetFailedAppend => "a failed append is not tried again",
         Mutant::SkipSequence => "every second sequence is left out",
         Mutant::ReuseNumbers => "every SCO gets the same number",
         Mutant::AnswerTwice => "a write is answered twice",
+        Mutant::CountFilesKept => "a small SCO in the cache counts like a full one",
     }
 }
