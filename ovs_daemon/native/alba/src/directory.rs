@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use media::Dir;
 
+use crate::descriptors::Descriptors;
 use crate::{Backend, BackendError, Cause, Put, Result, Sink, Space};
 
 const TEMPORARY: &str = ".put-";
@@ -20,6 +21,7 @@ const TEMPORARY: &str = ".put-";
 pub struct Directory {
     root: PathBuf,
     puts: AtomicU64,
+    descriptors: Descriptors,
 }
 
 impl Directory {
@@ -30,7 +32,11 @@ impl Directory {
         fs::create_dir_all(root).map_err(failed)?;
         let probe = root.join(format!("{TEMPORARY}probe-{}", std::process::id()));
         File::create(&probe).and_then(|_| fs::remove_file(&probe)).map_err(failed)?;
-        Ok(Self { root: root.to_owned(), puts: AtomicU64::new(0) })
+        Ok(Self {
+            root: root.to_owned(),
+            puts: AtomicU64::new(0),
+            descriptors: Descriptors::default(),
+        })
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -118,8 +124,11 @@ impl Backend for Directory {
     }
 
     fn read(&self, name: &str, offset: u64, into: &mut [u8]) -> Result<()> {
-        let file = File::open(self.path(name)).map_err(|e| error("open", name, e))?;
-        file.read_exact_at(into, offset).map_err(|e| error("read", name, e))
+        let file = self.descriptors.get(name, || File::open(self.path(name)));
+        file.map_err(|e| error("open", name, e))?.read_exact_at(into, offset).map_err(|e| {
+            self.descriptors.close(name);
+            error("read", name, e)
+        })
     }
 
     fn len(&self, name: &str) -> Result<Option<u64>> {
@@ -149,17 +158,25 @@ impl Backend for Directory {
     }
 
     fn delete(&self, name: &str) -> Result<()> {
-        match fs::remove_file(self.path(name)) {
+        let removed = fs::remove_file(self.path(name));
+        self.descriptors.close(name);
+        match removed {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(error("delete", name, e)),
             _ => Ok(()),
         }
     }
 
     fn delete_folder(&self, folder: &str) -> Result<()> {
-        match fs::remove_dir_all(self.path(folder)) {
+        let removed = fs::remove_dir_all(self.path(folder));
+        self.descriptors.close_folder(folder);
+        match removed {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(error("delete", folder, e)),
             _ => Ok(()),
         }
+    }
+
+    fn distrust(&self, name: &str) {
+        self.descriptors.close(name);
     }
 
     fn space(&self) -> Result<Option<Space>> {
@@ -212,6 +229,30 @@ mod tests {
         backend.delete("log/sco/1").unwrap();
         backend.delete("log/sco/1").unwrap();
         assert_eq!(backend.len("log/sco/1"), Ok(None));
+        fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    fn an_object_is_open_until_it_is_deleted_or_damaged() {
+        let root = scratch("open");
+        let backend = Directory::open(&root).unwrap();
+        let read = || {
+            let mut bytes = [0; 3];
+            backend.read("a/b", 0, &mut bytes).map(|()| bytes)
+        };
+        backend.put("a/b", &mut |s| s.write(b"bad")).unwrap();
+        assert_eq!(read().unwrap(), *b"bad");
+        // Somebody mends it: another file under its name.
+        fs::write(root.join("mended"), b"new").unwrap();
+        fs::rename(root.join("mended"), root.join("a/b")).unwrap();
+        backend.distrust("a/b");
+        assert_eq!(read().unwrap(), *b"new");
+        backend.delete("a/b").unwrap();
+        assert_eq!(read().unwrap_err().cause, Cause::NotFound);
+        backend.put("a/b", &mut |s| s.write(b"2nd")).unwrap();
+        assert_eq!(read().unwrap(), *b"2nd");
+        backend.delete_folder("a").unwrap();
+        assert_eq!(read().unwrap_err().cause, Cause::NotFound);
         fs::remove_dir_all(root).unwrap();
     }
 

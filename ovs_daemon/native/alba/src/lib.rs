@@ -6,6 +6,7 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod code;
+mod descriptors;
 mod directory;
 pub mod pieces;
 mod sco;
@@ -96,6 +97,10 @@ pub trait Backend: Send + Sync {
 
     /// Deletes everything below a folder; a missing one is fine.
     fn delete_folder(&self, folder: &str) -> Result<()>;
+
+    /// What was read of an object is damaged: it is read anew the next time, since somebody may put
+    /// a good copy in its place.
+    fn distrust(&self, _name: &str) {}
 
     /// Room on the backend; `None`: it does not say.
     fn space(&self) -> Result<Option<Space>> {

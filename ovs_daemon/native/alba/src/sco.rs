@@ -12,7 +12,8 @@ pub fn sco_name(log: &str, sco: u32) -> String {
     format!("{log}/sco/{sco:08x}")
 }
 
-fn corrupt(name: &str, why: String) -> BackendError {
+fn corrupt(backend: &dyn Backend, name: &str, why: String) -> BackendError {
+    backend.distrust(name);
     BackendError { attempted: "read", object: name.to_owned(), cause: Cause::Corrupt, why }
 }
 
@@ -25,10 +26,10 @@ pub fn read_header(
 ) -> Result<ObjectHeader> {
     let mut page = [0; PAGE];
     backend.read(name, 0, &mut page)?;
-    let header =
-        ObjectHeader::decode(&page).map_err(|e| corrupt(name, format!("its header: {e}")))?;
+    let header = ObjectHeader::decode(&page)
+        .map_err(|e| corrupt(backend, name, format!("its header: {e}")))?;
     if header.log != *log || header.sco != sco {
-        return Err(corrupt(name, format!("its header: {}", Malformed::Identity)));
+        return Err(corrupt(backend, name, format!("its header: {}", Malformed::Identity)));
     }
     Ok(header)
 }
@@ -37,7 +38,8 @@ pub fn read_header(
 pub fn read_index(backend: &dyn Backend, name: &str, header: &ObjectHeader) -> Result<ObjectIndex> {
     let mut bytes = vec![0; header.index_len()];
     backend.read(name, ObjectHeader::data_at(header.clusters), &mut bytes)?;
-    ObjectIndex::decode(header, &bytes).map_err(|e| corrupt(name, format!("its index: {e}")))
+    ObjectIndex::decode(header, &bytes)
+        .map_err(|e| corrupt(backend, name, format!("its index: {e}")))
 }
 
 /// Fills `into` (whole clusters) from data cluster `ordinal` on and compares every checksum.
@@ -52,7 +54,7 @@ pub fn read_clusters(
     let count = into.len() / PAGE;
     let inside = ordinal as usize + count <= clusters as usize;
     if !inside || !into.len().is_multiple_of(PAGE) {
-        return Err(corrupt(name, format!("it has no cluster {ordinal} + {count}")));
+        return Err(corrupt(backend, name, format!("it has no cluster {ordinal} + {count}")));
     }
     backend.read(name, ObjectHeader::data_at(ordinal), into)?;
     let mut crcs = vec![0; count * 4];
@@ -61,7 +63,11 @@ pub fn read_clusters(
     for (index, (cluster, crc)) in into.chunks_exact(PAGE).zip(crcs.chunks_exact(4)).enumerate() {
         if crc32c(cluster).to_le_bytes() != *crc {
             let which = ordinal as usize + index;
-            return Err(corrupt(name, format!("the checksum of its cluster {which} differs")));
+            return Err(corrupt(
+                backend,
+                name,
+                format!("the checksum of its cluster {which} differs"),
+            ));
         }
     }
     Ok(())

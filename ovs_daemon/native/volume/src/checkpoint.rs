@@ -261,6 +261,20 @@ pub fn load(
     ancestors: &[(Uuid, String)],
     number: u64,
 ) -> alba::Result<Loaded> {
+    let loaded = load_all(backend, ancestors, number);
+    if let Err(error) = &loaded
+        && error.cause == Cause::Corrupt
+    {
+        backend.distrust(&error.object);
+    }
+    loaded
+}
+
+fn load_all(
+    backend: &dyn Backend,
+    ancestors: &[(Uuid, String)],
+    number: u64,
+) -> alba::Result<Loaded> {
     let (log, own) = ancestors.last().cloned().unwrap_or_default();
     let name = checkpoint_name(&own, number);
     let metadata = read_metadata(backend, &name, &log)?;
