@@ -21,12 +21,15 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 RUST_SOURCES := $(shell find $(NATIVE) -name target -prune -o \
 	\( -name '*.rs' -o -name 'Cargo.*' \) -not -path '*/fuzz/*' -print)
 PACKAGING := setup.cfg pyproject.toml README.md LICENSE
+# The cloud for tests, in build/openstack.
+LAB := $(BIN)/python -m tests.openstack.lab
 SAMPLE := etc/ovs/vstorage.conf.sample
 WHEELS := build/wheel
 
 .DEFAULT_GOAL := help
 .PHONY: help install build verify lint unit native-verify unit-rust exhaust-ci fix test demo \
-	functional conformance crash wheel bench-engine fuzz exhaust exhaust-write docs lock clean
+	functional conformance crash wheel bench-engine fuzz exhaust exhaust-write docs lock clean \
+	openstack openstack-stop openstack-wipe openstack-demo openstack-test openstack-tempest
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' Makefile
@@ -127,6 +130,18 @@ exhaust-write: install ## the same in the bounds of CI, written into doc/verific
 
 demo: install ## a guest boots from a volume and outlives kill -9 of the engine
 	$(BIN)/python tests/demo/demo.py
+
+openstack: install $(VENV)/.openstack ## a whole OpenStack on loopback, beside two nodes of ours
+	@$(LAB) start
+
+openstack-stop: ## end it; what is stored stays (make openstack goes on from there)
+	@$(LAB) stop
+
+openstack-wipe: ## end it and remove what is stored
+	@$(LAB) wipe
+
+openstack-demo: openstack ## volumes, a server, kill -9, told by OpenStack's own commands
+	$(BIN)/python -m tests.openstack.demo
 
 bench-engine: install ## our engine beside qemu-nbd (OPTIONS="--quick" for a first look)
 	$(BIN)/python bench/engine.py $(OPTIONS)

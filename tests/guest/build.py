@@ -135,8 +135,8 @@ def fetch_kernel(package: str, version: str, work: Path) -> Path:
     return root
 
 
-def modules_in_load_order(kernel_root: Path) -> list[Path]:
-    """Return the .ko files of MODULES and all they depend on, dependencies first."""
+def modules_in_load_order(kernel_root: Path, modules: Sequence[str] = MODULES) -> list[Path]:
+    """Return the .ko files of ``modules`` and all they depend on, dependencies first."""
     by_name = {path.stem.replace("-", "_"): path for path in kernel_root.rglob("*.ko")}
     ordered: list[Path] = []
 
@@ -151,7 +151,7 @@ def modules_in_load_order(kernel_root: Path) -> list[Path]:
                 add(dependency)
         ordered.append(path)
 
-    for module in MODULES:
+    for module in modules:
         add(module)
     return ordered
 
@@ -169,8 +169,14 @@ def build_initramfs(kernel_root: Path, work: Path) -> bytes:
         shutil.copy(module, root / "lib/modules" / module.name)
         names.append(module.stem)
     (root / "etc/modules").write_text("\n".join(names) + "\n")
+    return pack(root)
+
+
+def pack(root: Path) -> bytes:
+    """Return a folder as a gzipped cpio archive that is the same whenever it is made."""
     for path in [root, *root.rglob("*")]:
-        os.utime(path, (int(FIXED_TIME), int(FIXED_TIME)))
+        if not path.is_symlink():
+            os.utime(path, (int(FIXED_TIME), int(FIXED_TIME)))
     entries = sorted(str(path.relative_to(root)) for path in root.rglob("*"))
     archive = run(
         ["cpio", "--create", "--format=newc", "--quiet", "--reproducible", "--owner=0:0"],

@@ -1,0 +1,145 @@
+"""Where everything of the lab is: folders, ports, passwords, zones."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import tempfile
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[3]
+#: a secret that is none: all listens on loopback, and the lab is thrown away
+PASSWORD = "secret"
+REGION = "RegionOne"
+#: the longest name below the run directory: `az1/edge/<uuid>.sock`, and what QEMU and libvirt add
+_SOCKET_NAME_BYTES_MAX = 60
+_SOCKET_PATH_BYTES_MAX = 107
+
+
+class Port(IntEnum):
+    """Loopback ports, none of them a service's own: a cloud beside this one is no matter."""
+
+    MARIADB = 13306
+    RABBITMQ = 15673
+    RABBITMQ_CLUSTER = 35673
+    EPMD = 14369
+    MEMCACHED = 21211
+    KEYSTONE = 15000
+    GLANCE = 19292
+    PLACEMENT = 18778
+    NOVA = 18774
+    NEUTRON = 19696
+    CINDER = 18776
+
+
+@dataclass(frozen=True)
+class Zone:
+    """An availability zone: a Domain with one node in it, and one hypervisor.
+
+    :param name: of the Domain, of the Cinder and Nova zone, and of the node
+    :param libvirt_port: where the zone's libvirt listens for migrations
+    :param migration_port: the first of 50 ports for memory that moves
+    """
+
+    name: str
+    libvirt_port: int
+    migration_port: int
+
+    @property
+    def hypervisor(self) -> str:
+        """The host name of the zone's nova-compute."""
+        return f"compute-{self.name}"
+
+
+ZONES = (Zone("az1", 16510, 49300), Zone("az2", 16511, 49400))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Folders of the lab below ``root``."""
+
+    root: Path
+
+    @property
+    def etc(self) -> Path:
+        """Configuration, written anew by every start."""
+        return self.root / "etc"
+
+    @property
+    def log(self) -> Path:
+        """Logs."""
+        return self.root / "log"
+
+    @property
+    def state(self) -> Path:
+        """What services store; `wipe` removes it."""
+        return self.root / "state"
+
+    @property
+    def cache(self) -> Path:
+        """What takes long to make and does not change: a fresh database, the guest image."""
+        return self.root / "cache"
+
+    @property
+    def bin(self) -> Path:
+        """Programs that stand in front of others on the services' PATH."""
+        return self.root / "bin"
+
+    @property
+    def run(self) -> Path:
+        """Sockets and recorded pids. Short, because unix socket paths end at 107 bytes."""
+        near = self.root / "run"
+        if len(str(near)) + _SOCKET_NAME_BYTES_MAX <= _SOCKET_PATH_BYTES_MAX:
+            return near
+        mark = hashlib.sha256(str(self.root).encode()).hexdigest()[:8]
+        return Path(tempfile.gettempdir()) / f"ovs-lab-{mark}"
+
+    def node_run(self, zone: Zone) -> Path:
+        """The run directory of a zone's node."""
+        return self.run / zone.name
+
+    def folders(self) -> tuple[Path, ...]:
+        """All folders that must exist before anything starts."""
+        return (self.etc, self.log, self.state, self.cache, self.bin, self.run)
+
+    def environment(self) -> dict[str, str]:
+        """The environment of every process of the lab."""
+        environment = {
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith(("OS_", "PYTHON", "PIP_")) and not key.lower().endswith("_proxy")
+        }
+        programs = [self.bin, Path(sys.executable).parent]
+        system = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"]
+        return environment | {
+            "PATH": ":".join([*map(str, programs), *system]),
+            "LC_ALL": "C.UTF-8",
+            "PYTHONWARNINGS": "ignore",
+            # The port driver of `tap_ports.py` is found by its metadata, which lies there.
+            "PYTHONPATH": str(self.root / "python"),
+            # Nodes of ours that a process on this machine may attach volumes of.
+            "VSTORAGE_RUN_DIRS": ":".join(str(self.node_run(zone)) for zone in ZONES),
+        }
+
+    def credentials(self) -> dict[str, str]:
+        """The environment variables of an administrator, as in ``openrc``."""
+        return {
+            "OS_AUTH_URL": f"http://127.0.0.1:{Port.KEYSTONE}/v3",
+            "OS_USERNAME": "admin",
+            "OS_PASSWORD": PASSWORD,
+            "OS_PROJECT_NAME": "admin",
+            "OS_USER_DOMAIN_NAME": "Default",
+            "OS_PROJECT_DOMAIN_NAME": "Default",
+            "OS_REGION_NAME": REGION,
+            "OS_IDENTITY_API_VERSION": "3",
+            "OS_VOLUME_API_VERSION": "3.71",
+            "OS_COMPUTE_API_VERSION": "2.95",
+        }
+
+
+def default() -> Layout:
+    """The layout of this working copy, in its build folder."""
+    return Layout(PROJECT / "build" / "openstack")
