@@ -1,0 +1,81 @@
+"""What hosts are told, and which are refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from cinder import exception
+
+from tests.unit.cinder.conftest import Cloud
+
+GIB = 1 << 30
+
+
+@pytest.fixture
+def volume(cloud: Cloud) -> Any:
+    made = cloud.make.volume(size=2, multiattach=True)
+    cloud.driver.create_volume(made)
+    return made
+
+
+def test_connection_info(cloud: Cloud, volume: Any) -> None:
+    info = cloud.driver.initialize_connection(volume, cloud.make.connector("node1", "node2"))
+    assert info == {
+        "driver_volume_type": "ovs",
+        "data": {
+            "volume_uuid": cloud.verbs.show_volume(volume.name)["uuid"],
+            "name": volume.name,
+            "size": 2 * GIB,
+            "node": "node1",
+            "domain": cloud.domain,
+            "read_only": False,
+            "access_mode": "rw",
+            "discard": True,
+            "multi_attach": True,
+        },
+    }
+
+
+def test_a_host_without_the_plugin_is_told_what_to_do(cloud: Cloud, volume: Any) -> None:
+    connector = {"host": "compute1", "initiator": "iqn.2026-01.example:1"}
+    for refusing in (
+        lambda: cloud.driver.validate_connector(connector),
+        lambda: cloud.driver.initialize_connection(volume, connector),
+    ):
+        with pytest.raises(exception.InvalidConnectorException, match="has not loaded"):
+            refusing()
+
+
+def test_a_host_that_does_not_reach_the_node_is_refused(cloud: Cloud, volume: Any) -> None:
+    with pytest.raises(exception.InvalidConnectorException, match=r"node2.*is on node1"):
+        cloud.driver.initialize_connection(volume, cloud.make.connector("node2"))
+
+
+def test_force_detach_ends_all_attachments(cloud: Cloud, volume: Any) -> None:
+    for host in ("compute1", "compute2"):
+        cloud.verbs.attach_volume(volume.name, "edge", f"nova@{host}", shared=True)
+    cloud.driver.terminate_connection(volume, cloud.make.connector("node1"))
+    assert len(cloud.verbs.show_volume(volume.name)["attachments"]) == 2
+    cloud.driver.terminate_connection(volume, None, force=True)
+    assert cloud.verbs.show_volume(volume.name)["attachments"] == []
+    cloud.driver.terminate_connection(cloud.make.volume(), None, force=True)
+
+
+def test_a_snapshot_is_attached_as_a_read_only_clone(cloud: Cloud, volume: Any) -> None:
+    snapshot = cloud.make.snapshot(volume)
+    connector = cloud.make.connector("node1")
+    cloud.driver.create_snapshot(snapshot)
+    cloud.driver.create_export_snapshot(cloud.context, snapshot, connector)
+    # Whoever lost the answer asks again.
+    cloud.driver.create_export_snapshot(cloud.context, snapshot, connector)
+    data = cloud.driver.initialize_connection_snapshot(snapshot, connector)["data"]
+    assert (data["read_only"], data["access_mode"]) == (True, "ro")
+    assert cloud.verbs.show_volume(data["name"])["parent"]["snapshot"] == snapshot.name
+    cloud.verbs.attach_volume(data["name"], "edge", "cinder@host")
+    cloud.driver.terminate_connection_snapshot(snapshot, connector)
+    # Also what the host left attached goes.
+    cloud.driver.remove_export_snapshot(cloud.context, snapshot)
+    cloud.driver.remove_export_snapshot(cloud.context, snapshot)
+    assert [one["name"] for one in cloud.verbs.list_volumes()["volumes"]] == [volume.name]
+    cloud.driver.delete_snapshot(snapshot)

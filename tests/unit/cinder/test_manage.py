@@ -1,0 +1,122 @@
+"""Volumes and snapshots that were there before, and what happens around a migration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from cinder import exception
+
+from tests.unit.cinder.conftest import Cloud
+
+GIB = 1 << 30
+MIB = 1 << 20
+PAGE: tuple[Any, ...] = (None, 100, 0, ["size", "reference"], ["asc", "asc"])
+
+
+def test_manage_and_unmanage(cloud: Cloud) -> None:
+    made = cloud.verbs.create_volume("old", 3 * GIB // 2)
+    volume = cloud.make.volume(size=2)
+    for reference in ({"source-name": "old"}, {"source-id": made["uuid"]}):
+        assert cloud.driver.manage_existing_get_size(volume, reference) == 2
+    cloud.driver.manage_existing(volume, {"source-name": "old"})
+    found = cloud.verbs.show_volume(volume.name)
+    # What Cinder counts is there.
+    assert (found["uuid"], found["size"]) == (made["uuid"], 2 * GIB)
+    cloud.driver.unmanage(volume)
+    assert cloud.verbs.show_volume(volume.name)["uuid"] == made["uuid"]
+
+
+def test_what_cannot_be_managed(cloud: Cloud) -> None:
+    volume = cloud.make.volume()
+    cloud.verbs.create_volume("busy", GIB)
+    cloud.verbs.attach_volume("busy", "edge")
+    cloud.verbs.create_volume("gold", GIB)
+    cloud.verbs.set_template("gold", True)
+    for reference, why in (
+        ({}, "source-name or source-id"),
+        ({"source-name": "nope"}, "no such volume"),
+        ({"source-name": "busy"}, "attached"),
+        ({"source-name": "gold"}, "template"),
+    ):
+        with pytest.raises(exception.ManageExistingInvalidReference, match=why):
+            cloud.driver.manage_existing_get_size(volume, reference)
+
+
+def test_manageable_volumes(cloud: Cloud) -> None:
+    managed = cloud.make.volume(size=5)
+    cloud.driver.create_volume(managed)
+    cloud.verbs.create_volume("free", 10 * MIB)
+    cloud.verbs.create_volume("busy", 2 * GIB)
+    cloud.verbs.attach_volume("busy", "edge")
+    cloud.verbs.create_volume("gold", 3 * GIB)
+    cloud.verbs.set_template("gold", True)
+    cloud.verbs.create_volume("some.view", 4 * GIB)
+    found = cloud.driver.get_manageable_volumes([managed], *PAGE)
+    assert [
+        (one["reference"]["source-name"], one["size"], one["reason_not_safe"], one["cinder_id"])
+        for one in found
+    ] == [
+        ("free", 1, None, None),
+        ("busy", 2, "attached", None),
+        ("gold", 3, "a template", None),
+        ("some.view", 4, "made by the driver for itself", None),
+        (managed.name, 5, "already managed", managed.id),
+    ]
+    assert [one["safe_to_manage"] for one in found] == [True, False, False, False, False]
+    (second,) = cloud.driver.get_manageable_volumes([managed], None, 1, 1, ["size"], ["asc"])
+    assert second["reference"] == {"source-name": "busy"}
+
+
+def test_snapshots(cloud: Cloud) -> None:
+    volume = cloud.make.volume()
+    cloud.driver.create_volume(volume)
+    cloud.verbs.create_snapshot(volume.name, "monday")
+    snapshot = cloud.make.snapshot(volume)
+    reference = {"source-name": "monday"}
+    (found,) = cloud.driver.get_manageable_snapshots([], *PAGE)
+    assert found["reference"] == reference
+    assert found["source_reference"] == {"source-name": volume.name}
+    assert found["safe_to_manage"]
+    assert cloud.driver.manage_existing_snapshot_get_size(snapshot, reference) == 1
+    cloud.driver.manage_existing_snapshot(snapshot, reference)
+    (found,) = cloud.driver.get_manageable_snapshots([snapshot], *PAGE)
+    assert (found["cinder_id"], found["safe_to_manage"]) == (snapshot.id, False)
+    with pytest.raises(exception.ManageExistingInvalidReference, match="no such snapshot"):
+        cloud.driver.manage_existing_snapshot(snapshot, reference)
+    cloud.driver.unmanage_snapshot(snapshot)
+    cloud.driver.delete_snapshot(snapshot)
+    assert cloud.verbs.list_snapshots() == {"snapshots": []}
+
+
+def test_a_migrated_volume_gets_its_name_back(cloud: Cloud) -> None:
+    volume, migrated = cloud.make.volume(), cloud.make.volume()
+    cloud.driver.create_volume(migrated)
+    uuid = cloud.verbs.show_volume(migrated.name)["uuid"]
+    update = cloud.driver.update_migrated_volume(cloud.context, volume, migrated, "available")
+    assert update == {"_name_id": None, "provider_location": None}
+    assert cloud.verbs.show_volume(volume.name)["uuid"] == uuid
+
+
+@pytest.mark.parametrize("case", ["taken", "in use"])
+def test_a_name_that_cannot_be_had_back(cloud: Cloud, case: str) -> None:
+    volume, migrated = cloud.make.volume(), cloud.make.volume()
+    cloud.driver.create_volume(migrated)
+    if case == "taken":
+        cloud.driver.create_volume(volume)
+    else:
+        cloud.verbs.attach_volume(migrated.name, "edge", "nova@compute1")
+    update = cloud.driver.update_migrated_volume(cloud.context, volume, migrated, "in-use")
+    assert update["_name_id"] == migrated.id
+    volume._name_id = update["_name_id"]
+    assert cloud.verbs.show_volume(volume.name)["size"] == GIB
+
+
+def test_nothing_moves_within_a_domain(cloud: Cloud) -> None:
+    volume = cloud.make.volume()
+    cloud.driver.create_volume(volume)
+    (pool,) = cloud.driver.get_volume_stats(refresh=True)["pools"]
+    here = {"host": f"other@ovs#{cloud.domain}", "capabilities": pool}
+    assert cloud.driver.migrate_volume(cloud.context, volume, here) == (True, None)
+    there = {"host": "other@ovs#b", "capabilities": {**pool, "location_info": "lvm"}}
+    assert cloud.driver.migrate_volume(cloud.context, volume, there) == (False, None)

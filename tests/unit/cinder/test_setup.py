@@ -1,0 +1,105 @@
+"""Starting, refusing to start, and what the scheduler is told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from cinder import exception
+from cinder.interface import util, volume_driver
+from oslo_config import cfg
+
+from ovs_cinder.driver import OVSVolumeDriver
+from ovs_daemon.control.domains import set_domain
+from tests.support.house import House
+from tests.unit.cinder.conftest import Cloud, make_driver, serve
+
+
+def started(domain: str, **settings: Any) -> OVSVolumeDriver:
+    driver = make_driver(domain, **settings)
+    driver.do_setup(None)
+    driver.check_for_setup_error()
+    return driver
+
+
+def test_cinder_finds_a_complete_driver() -> None:
+    """Cinder's own compliance test, over what its registry knows after our module is loaded."""
+    (ours,) = [one for one in util.get_volume_drivers() if one.cls is OVSVolumeDriver]
+    assert issubclass(ours.cls, volume_driver.VolumeDriverCore)
+    assert ours.class_fqn == "ovs_cinder.driver.OVSVolumeDriver"
+    assert ours.version == "1.0.0"
+    assert ours.ci_wiki_name
+    assert ours.version in str(OVSVolumeDriver.__doc__)
+    assert {option.name for option in ours.driver_options} >= {"ovs_domain", "ovs_transport_url"}
+    assert OVSVolumeDriver.SUPPORTS_ACTIVE_ACTIVE
+
+
+def test_nobody_serves_the_domain(domain: str) -> None:
+    with pytest.raises(exception.VolumeBackendAPIException, match=f"{domain}.*no node of it"):
+        started(domain, ovs_rpc_timeout=1.0)
+
+
+def test_the_zone_must_be_the_domains(domain: str) -> None:
+    house = House(domain)
+    set_domain(house.host, domain, availability_zone="az1")
+    with serve(house, domain):
+        with pytest.raises(exception.InvalidConfigurationValue, match="availability zone az1"):
+            started(domain, backend_availability_zone="az2")
+        started(domain, backend_availability_zone="az1")
+        started(domain, backend_availability_zone=None)
+
+
+def test_a_bus_that_cannot_be(domain: str) -> None:
+    with pytest.raises(exception.InvalidInput, match="ovs_transport_url"):
+        started(domain, ovs_transport_url="pigeon://host")
+
+
+def test_names_must_not_be_uuids(cloud: Cloud) -> None:
+    cfg.CONF.set_override("volume_name_template", "%s")
+    try:
+        with pytest.raises(exception.InvalidConfigurationValue, match="volume_name_template"):
+            cloud.driver.check_for_setup_error()
+    finally:
+        cfg.CONF.clear_override("volume_name_template")
+
+
+def test_statistics(cloud: Cloud) -> None:
+    cloud.driver.create_volume(cloud.make.volume(size=3))
+    cloud.driver.create_volume(cloud.make.volume(size=4))
+    stats = cloud.driver.get_volume_stats(refresh=True)
+    assert stats["storage_protocol"] == "ovs"
+    assert stats["shared_targets"] is False
+    assert stats["driver_version"] == "1.0.0"
+    (pool,) = stats["pools"]
+    assert pool["pool_name"] == cloud.domain == cloud.driver.get_pool(cloud.make.volume())
+    assert pool["backend_state"] == "up"
+    assert (pool["total_capacity_gb"], pool["free_capacity_gb"]) == (100, 60)
+    assert (pool["provisioned_capacity_gb"], pool["total_volumes"]) == (7, 2)
+    assert pool["max_over_subscription_ratio"] == 20
+    real = {name for name, value in pool.items() if value is True}
+    assert real == {
+        "QoS_support",
+        "consistent_group_snapshot_enabled",
+        "multiattach",
+        "thin_provisioning_support",
+    }
+
+
+def test_online_extend_is_reported_as_configured(domain: str) -> None:
+    with serve(House(domain), domain):
+        driver = started(domain, ovs_online_extend=True)
+        (pool,) = driver.get_volume_stats(refresh=True)["pools"]
+        assert pool["online_extend_support"] is True
+
+
+def test_a_domain_that_went_away_is_down(domain: str) -> None:
+    with serve(House(domain), domain):
+        driver = started(domain, ovs_rpc_timeout=1.0)
+    (pool,) = driver.get_volume_stats(refresh=True)["pools"]
+    assert (pool["backend_state"], pool["total_capacity_gb"]) == ("down", 0)
+
+
+def test_vendor_properties(cloud: Cloud) -> None:
+    cloud.driver.init_capabilities()
+    assert cloud.driver.capabilities["vendor_prefix"] == "ovs"
+    assert "ovs:sco_size" in cloud.driver.capabilities["properties"]
