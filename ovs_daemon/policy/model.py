@@ -68,31 +68,19 @@ class Node:
 class Volume:
     """A volume's place.
 
-    :param name: unique
     :param dtl_node: None when there is no other node
     :param mds: nodes that follow its map, beside the owner
-    :param family: the volume from which it and its relatives were cloned, or itself; relatives
-        share logs and are therefore served by one node
+    :param ancestors: the volumes (UUIDs) from which it was cloned, oldest first: what they have not
+        on the backend yet is in their owner's write buffer, so that one node serves them all
     """
 
-    name: str
+    uuid: str
     owner: str
     mode: DtlMode = DtlMode.SYNC
     dtl_node: str | None = None
     dtl_state: DtlState = DtlState.STANDALONE
     mds: tuple[str, ...] = ()
-    family: str = ""
-
-    @property
-    def relatives(self) -> str:
-        """What is the same for volumes that must be served by one node."""
-        return self.family or self.name
-
-    @property
-    def safe(self) -> bool:
-        """Whether another node can go on with it without anybody's consent: every acknowledged
-        write is there."""
-        return self.mode is DtlMode.SYNC and self.dtl_state is DtlState.IN_SYNC
+    ancestors: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -115,6 +103,11 @@ class Cluster:
         """The nodes of a Domain."""
         return tuple(node for node in self.nodes if domain is not None and node.domain == domain)
 
+    def owned(self, name: str) -> tuple[Volume, ...]:
+        """The volumes of a node, ancestors before their descendants."""
+        mine = (volume for volume in self.volumes if volume.owner == name)
+        return tuple(sorted(mine, key=lambda volume: (len(volume.ancestors), volume.uuid)))
+
     def domains(self) -> tuple[str, ...]:
         """Domains that have nodes."""
         return tuple(sorted({node.domain for node in self.nodes if node.domain is not None}))
@@ -127,7 +120,7 @@ class Cluster:
 
     def with_volume(self, changed: Volume) -> Cluster:
         """The same with one volume somewhere else."""
-        volumes = (changed if one.name == changed.name else one for one in self.volumes)
+        volumes = (changed if one.uuid == changed.uuid else one for one in self.volumes)
         return replace(self, volumes=tuple(volumes))
 
     def draining(self, name: str) -> Cluster:

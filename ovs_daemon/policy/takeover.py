@@ -1,0 +1,119 @@
+"""Who goes on with the volumes of a node that is dead, and who must not.
+
+Another node goes on by itself only where every acknowledged write is known to be in a log that can
+be read: mode ``sync``, state ``in_sync``, the log's node alive. In all other cases a person has to
+say so, and is told what may be lost.
+
+Relatives (clones, clones of clones) go to one node, ancestors first, because what an ancestor has
+not on the backend yet is in its owner's write buffer. A volume whose ancestor must stay stays.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import Counter
+from dataclasses import dataclass, replace
+
+from ovs_daemon.policy.model import Cluster, DtlMode, DtlState, Node, Volume
+from ovs_daemon.policy.placement import place_dtl, place_mds
+
+
+class Obstacle(enum.StrEnum):
+    """Why no node goes on with a volume by itself."""
+
+    NO_NODE = "no_node"
+    NO_COPY = "no_copy"
+    COPY_DEAD = "copy_dead"
+    NOT_IN_SYNC = "not_in_sync"
+    NOT_SYNC = "not_sync"
+    ANCESTOR = "ancestor"
+
+
+@dataclass(frozen=True)
+class Takeover:
+    """A volume's fate when its owner is dead.
+
+    :param owner: who goes on, None when nobody does
+    :param obstacle: why nobody does by itself; None when somebody does
+    """
+
+    volume: str
+    owner: str | None
+    obstacle: Obstacle | None = None
+
+
+def takeovers(cluster: Cluster, dead: str) -> tuple[Takeover, ...]:
+    """The fate of all volumes of a dead node, in the order in which they are taken over."""
+    fates: dict[str, Takeover] = {}
+    for volume in cluster.owned(dead):
+        obstacle = _obstacle(cluster, volume, fates)
+        if obstacle is None:
+            owner = successor(cluster, volume)
+            if owner is not None:
+                fates[volume.uuid] = Takeover(volume.uuid, owner)
+                cluster = cluster.with_volume(replace(volume, owner=owner))
+                continue
+            obstacle = Obstacle.NO_NODE
+        fates[volume.uuid] = Takeover(volume.uuid, None, obstacle)
+    return tuple(fates.values())
+
+
+def after_takeover(cluster: Cluster, dead: str) -> Cluster:
+    """The cluster once the volumes of a dead node are where they can be; their DTLs and followers
+    are still to be placed."""
+    for fate in takeovers(cluster, dead):
+        if fate.owner is not None:
+            volume = next(one for one in cluster.volumes if one.uuid == fate.volume)
+            cluster = cluster.with_volume(replace(volume, owner=fate.owner))
+    return cluster
+
+
+def settled(cluster: Cluster, volume: Volume) -> Volume:
+    """The volume with the DTL and the followers that its owner should have."""
+    place = None if volume.mode is DtlMode.NONE else place_dtl(cluster, volume.owner).node
+    state = DtlState.STANDALONE if place is None else DtlState.IN_SYNC
+    followers = place_mds(cluster, volume.owner, place)
+    return replace(volume, dtl_node=place, dtl_state=state, mds=followers)
+
+
+def successor(cluster: Cluster, volume: Volume) -> str | None:
+    """Who takes a volume from its owner, if it may be taken; None when there is nobody.
+
+    A clone goes where its ancestors are. Else it is the best usable node: one that follows the
+    map already, in the own Domain, then in the Recovery Domain; rather not the one that keeps the
+    log, so that there remain two copies; the one with the fewest volumes.
+    """
+    usable = [node for node in cluster.nodes if node.usable and node.name != volume.owner]
+    owners = {one.uuid: one.owner for one in cluster.volumes if one.uuid in volume.ancestors}
+    for ancestor in reversed(volume.ancestors):
+        if any(node.name == owners.get(ancestor) for node in usable):
+            return owners[ancestor]
+    before = cluster.node(volume.owner)
+    domains = () if before is None else (before.domain, before.recovery_domain)
+    volumes = Counter(one.owner for one in cluster.volumes)
+
+    def rank(node: Node) -> tuple[bool, int, bool, int, str]:
+        return (
+            node.name not in volume.mds,
+            domains.index(node.domain) if node.domain in domains else len(domains),
+            node.name == volume.dtl_node,
+            volumes[node.name],
+            node.name,
+        )
+
+    best = min(usable, key=rank, default=None)
+    return None if best is None else best.name
+
+
+def _obstacle(cluster: Cluster, volume: Volume, fates: dict[str, Takeover]) -> Obstacle | None:
+    if volume.mode is DtlMode.NONE or volume.dtl_node is None:
+        return Obstacle.NO_COPY
+    if volume.dtl_state is not DtlState.IN_SYNC:
+        return Obstacle.NOT_IN_SYNC
+    if volume.mode is not DtlMode.SYNC:
+        return Obstacle.NOT_SYNC
+    if not cluster.alive(volume.dtl_node):
+        return Obstacle.COPY_DEAD
+    if any(name in fates and fates[name].owner is None for name in volume.ancestors):
+        return Obstacle.ANCESTOR
+    return None

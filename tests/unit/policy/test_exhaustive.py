@@ -1,0 +1,60 @@
+"""Every invariant in every small cluster with every set of lost nodes; every mutant is caught."""
+
+from __future__ import annotations
+
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+
+from tests.unit.policy import worlds
+from tests.unit.policy.invariants import INVARIANTS
+from tests.unit.policy.loading import Mutant, load
+from tests.unit.policy.mutants import MUTANTS
+
+NAMES = {invariant.__name__: invariant for invariant in INVARIANTS.values()}
+
+
+def first_violation(policy: SimpleNamespace, name: str) -> str | None:
+    """Where an invariant does not hold; the smallest cluster with the fewest losses."""
+    for sizes, recovery in sorted(worlds.topologies(), key=lambda one: (sum(one[0]), str(one))):
+        cluster = worlds.healthy(policy, sizes, recovery)
+        for words, world in worlds.damaged(cluster):
+            try:
+                NAMES[name](policy, world)
+            except AssertionError:
+                return f"Domains {sizes}, Recovery Domains {recovery}, {words}"
+    return None
+
+
+def test_all_invariants_hold_everywhere() -> None:
+    policy = load()
+    seen: Counter[str] = Counter()
+    for sizes, recovery in worlds.topologies():
+        cluster = worlds.healthy(policy, sizes, recovery)
+        seen["topologies"] += 1
+        for damage, world in worlds.damaged(cluster):
+            seen["worlds"] += 1
+            for words, invariant in INVARIANTS.items():
+                try:
+                    invariant(policy, world)
+                except AssertionError as violation:
+                    raise AssertionError(
+                        f"{words}: not with Domains {sizes}, Recovery Domains {recovery}, {damage}"
+                    ) from violation
+            for name in (node.name for node in world.nodes if not node.alive):
+                for fate in policy.takeover.takeovers(world, name):
+                    seen[fate.obstacle or "taken over"] += 1
+    # Everything that can happen did happen somewhere.
+    expected = {"taken over", *policy.takeover.Obstacle}
+    assert expected <= seen.keys(), expected - seen.keys()
+    print(dict(seen))
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.says)
+def test_a_mutant_is_caught(mutant: Mutant) -> None:
+    assert first_violation(load(mutant), mutant.caught_by) is not None, mutant.says
+
+
+def test_every_invariant_catches_a_mutant() -> None:
+    assert {mutant.caught_by for mutant in MUTANTS} == NAMES.keys()
