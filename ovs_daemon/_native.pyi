@@ -18,7 +18,10 @@ class Engine:
         in a SCO), buffer_size (bytes of write buffer a volume may fill; ingest is throttled as it
         fills), reserve (bytes that stay free on the disk of the write buffer), checkpoint_scos
         (SCOs between two checkpoints), compaction_bytes_per_s, socket_owner ("uid:gid" or null),
-        socket_mode (integer), nbd_tcp ("address:port" or null).
+        socket_mode (integer), nbd_tcp ("address:port" or null), cluster (UUID of the cluster, or
+        null: what belongs to another one is refused), dtl_listen ("address:port" where this engine
+        keeps the unsaved tails of other nodes' volumes, or null; port 0 takes a free one, `status`
+        says which), dtl_dir (where it keeps them).
         """
 
     def create_volume(self, spec_json: str) -> None:
@@ -29,11 +32,63 @@ class Engine:
 
     def open_volume(self, spec_json: str) -> str:
         """{"uuid", "size", "epoch", "read_only", "ancestors": [uuid, oldest first],
-        "parent": {"volume", "snapshot"} | null, "snapshots": [uuid], "sco_size"} ->
+        "parent": {"volume", "snapshot"} | null, "snapshots": [uuid], "sco_size",
+        "dtl": {"mode": "sync"|"async"|"none", "node", "address", "state"} | null} ->
         {"size", "recovered": {...}}.
 
-        The epoch is one that the registry has just raised for this opening.
+        The epoch is one that the registry has just raised for this opening. The DTL's state is what
+        the registry has recorded ("in_sync", "degraded", "catching_up", "standalone"). One that was
+        never opened starts as "degraded". When it is "in_sync", `fetch_tail` with this epoch has to
+        come first (TAIL_NOT_FETCHED otherwise).
         """
+
+    def set_dtl(self, uuid: str, dtl_json: str) -> None:
+        """Pair an open volume with another DTL node, or change its mode: the object of
+        `open_volume`, or "null".
+
+        The registry must have recorded node, mode and state before, and the state must not be
+        "in_sync". Events of before that were not answered are void.
+        """
+
+    def next_event(self, timeout_s: float) -> str | None:
+        """The next thing that the daemon has to decide or to know; None after the timeout.
+
+        {"id", "kind": "dtl_state", "uuid", "epoch", "node", "address", "from", "to"}: record the
+        state "to" in the registry (compare-and-swap on owner, epoch and DTL node) and tell the
+        outcome with `answer_event`. Until then, on the way from "in_sync" to "degraded", writes
+        wait. Try again until the outcome is certain; record what is recorded already is a success.
+
+        {"id", "kind": "fenced", "uuid", "epoch", "why": "newer_epoch"|"swap_refused"|"lease"}: the
+        volume stopped: it answers nobody any more. No answer is awaited. `close_volume` lets go of
+        it without touching its data.
+        """
+
+    def answer_event(self, id: int, accepted: bool) -> None:
+        """Whether the registry accepted. A refusal stops the volume at once: it is another's."""
+
+    def fetch_tail(self, request_json: str) -> str:
+        """{"uuid", "epoch", "address", "keep_local"} -> {"sequence", "scos", "bytes", "source":
+        "dtl"|"local"}. Before `open_volume` of a volume that the registry calls "in_sync".
+
+        Makes the DTL node refuse every older epoch from now on, for ever, and puts what it holds in
+        place of what this node's write buffer has of the volume, which is not open here.
+        keep_local: this node was the last owner; if the DTL node lost power and so may lack what
+        was acknowledged, the longer of the two is taken instead of DTL_SUSPECT being raised.
+
+        Errors: DTL_UNREACHABLE (nothing has changed, or the fence is up: repeat it), DTL_FENCED (a
+        newer epoch was there first), DTL_SUSPECT (the node lost power, or does not know the volume:
+        what it holds may be too little. Give the volume back to the node that served it last, as
+        "degraded"; anything else is a person's decision), DTL_DAMAGED.
+        """
+
+    def drop_tail(self, request_json: str) -> None:
+        """{"uuid", "epoch", "address"}: the DTL node forgets the volume: after a deletion, or on
+        the former node after a new one is in sync. Repeating it is harmless."""
+
+    def extend_lease(self, seconds: float) -> None:
+        """This node's lease in the registry lasts so long from now (count from before the request
+        that renewed it). Never called: no lease is needed. When it ends every open volume is
+        fenced, since another node may own it by then."""
 
     def close_volume(self, uuid: str) -> None:
         """Bring everything of an open volume to the backend, then stop serving it."""
@@ -79,7 +134,9 @@ class Engine:
     def status(self) -> str:
         """{"volumes": [{"uuid", "size", "mapped_bytes", "map_ram_bytes", "buffer_bytes",
         "scos_buffered", "scos_uploading", "throttle_us", "writes", "reads", "write_bytes",
-        "read_bytes", "flushes", "state"}],
+        "read_bytes", "flushes", "state",
+        "dtl": {"mode", "state", "node", "address", "connected", "lag_batches", "lag_bytes"}}],
+        "dtl_server": {"address", "volumes", "bytes"} | null,
         "findings": [{"code", "severity", "object", "why", "fix"}], "buffer_free_bytes",
         "backend_total_bytes", "backend_free_bytes", ...}."""
 
