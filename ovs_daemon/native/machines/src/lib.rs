@@ -6,6 +6,7 @@
 extern crate alloc;
 
 pub mod alba;
+pub mod dtl;
 pub mod edge;
 pub mod map;
 pub mod nbd;

@@ -1,5 +1,6 @@
 //! The worlds: one folder for each machine that is explored exhaustively.
 
+pub mod dtl;
 pub mod edge;
 pub mod volume;
 
@@ -9,6 +10,7 @@ use crate::scenario::Scenario;
 /// each kind and take correspondingly longer.
 pub fn all(level: u32) -> Vec<Scenario> {
     let mut scenarios = volume::scenarios(level);
+    scenarios.extend(dtl::scenarios(level));
     scenarios.extend(edge::scenarios(level));
     scenarios
 }
