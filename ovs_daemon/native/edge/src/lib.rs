@@ -4,10 +4,12 @@
 //! ones from its own small process.
 
 pub mod client;
+pub mod fuse;
 pub mod memory;
 pub mod nbd;
 pub mod process;
 pub mod server;
+mod slab;
 pub mod spin;
 pub mod target;
 mod token;

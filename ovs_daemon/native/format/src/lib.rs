@@ -11,6 +11,7 @@ pub mod chunk;
 pub mod edge;
 pub mod entry;
 pub mod fragment;
+pub mod fuse;
 pub mod log;
 pub mod nbd;
 pub mod object;

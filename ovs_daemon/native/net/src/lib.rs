@@ -7,11 +7,13 @@
 
 mod bell;
 pub mod clock;
+mod fuse;
 mod listen;
 pub mod pass;
 pub mod shm;
 mod signal;
 
 pub use bell::Bell;
+pub use fuse::FuseDevice;
 pub use listen::{ListenError, UnixSocket, listen_tcp, peer_name, send_now, tune_stream};
 pub use signal::Signals;

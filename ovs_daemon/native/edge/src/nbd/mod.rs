@@ -198,10 +198,16 @@ impl NbdServer {
     /// A server without exports. `class` fills the top 8 bits of its tokens and request
     /// identifiers; `arena` is used by it alone and has at least [`ARENA_BYTES_MIN`] bytes.
     pub fn new(class: u8, arena: Arc<Arena>) -> Self {
+        let bytes = arena.len();
+        Self::within(class, arena, bytes)
+    }
+
+    /// The same, which uses the first `bytes` of the arena only.
+    pub fn within(class: u8, arena: Arc<Arena>, bytes: usize) -> Self {
         Self {
             core: Core {
                 class,
-                pool: Pool::new(arena),
+                pool: Pool::new(arena, bytes),
                 slots: Slots::new(class),
                 wholes: Slab::new(),
                 exports: Exports::default(),

@@ -81,8 +81,9 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    pub(super) fn new(arena: Arc<Arena>) -> Self {
-        let count = arena.len() / CHUNK_BYTES;
+    /// Chunks in the first `bytes` of the arena.
+    pub(super) fn new(arena: Arc<Arena>, bytes: usize) -> Self {
+        let count = arena.len().min(bytes) / CHUNK_BYTES;
         assert!(count >= 4, "an arena for NBD needs at least {} bytes", 4 * CHUNK_BYTES);
         let chunk = |_| Chunk { users: 0, account: Account::Receiver };
         Self {
@@ -224,7 +225,7 @@ mod tests {
     use super::*;
 
     fn pool(chunks: usize) -> Pool {
-        Pool::new(Arena::anonymous(chunks * CHUNK_BYTES).unwrap())
+        Pool::new(Arena::anonymous(chunks * CHUNK_BYTES).unwrap(), chunks * CHUNK_BYTES)
     }
 
     #[test]

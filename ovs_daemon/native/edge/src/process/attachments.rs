@@ -22,9 +22,12 @@ pub(super) struct Spec {
     pub(super) name: String,
     /// Path of the guest's socket; `None`: not served over NBD.
     pub(super) socket: Option<PathBuf>,
-    /// "uid:gid" of the socket.
+    /// Path of the volume as a file; `None`: it is not served as one.
+    #[serde(default)]
+    pub(super) file: Option<PathBuf>,
+    /// "uid:gid" of socket and file.
     pub(super) owner: Option<String>,
-    /// Permission bits of the socket.
+    /// Permission bits of socket and file.
     pub(super) mode: u32,
     /// The guest may not write.
     pub(super) read_only: bool,
@@ -44,11 +47,13 @@ impl Spec {
         let place = (&self.name, &self.owner, self.mode, self.read_only);
         place == (&other.name, &other.owner, other.mode, other.read_only)
             && same(&self.socket, &other.socket)
+            && same(&self.file, &other.file)
     }
 
     /// Where it is served, for people.
     pub(super) fn places(&self) -> String {
-        let places = self.socket.iter().map(|path| path.display().to_string());
+        let paths = self.socket.iter().chain(&self.file);
+        let places = paths.map(|path| path.display().to_string());
         places.collect::<Vec<_>>().join(" and ")
     }
 }

@@ -14,11 +14,13 @@ use serde_json::{Value, json};
 
 use super::attachments::{Attachments, Kept, Spec};
 use super::control::Asker;
+use super::served::{Served, parse_owner};
 use super::{Fatal, guest_socket};
 use crate::client::{Attachment, EdgeTargets, Notice};
-use crate::nbd::{NbdServer, Offer};
+use crate::fuse::FuseServer;
+use crate::nbd::NbdServer;
 use crate::server::{parse_uuid, uuid};
-use crate::target::{Targets, VolumeId};
+use crate::target::Targets;
 
 /// Longest wait for an engine's answer to an attach or detach, in nanoseconds.
 const PATIENCE_NS: u64 = 15_000_000_000;
@@ -27,20 +29,21 @@ const PATIENCE_NS: u64 = 15_000_000_000;
 pub(super) struct Room<'a> {
     pub(super) ring: &'a mut Ring,
     pub(super) nbd: &'a mut NbdServer,
+    pub(super) fuse: &'a mut FuseServer,
     pub(super) targets: &'a mut EdgeTargets,
     pub(super) now_ns: u64,
 }
 
 /// A request that failed.
-struct Failure {
-    code: String,
-    what: String,
-    why: String,
-    fix: String,
+pub(super) struct Failure {
+    pub(super) code: String,
+    pub(super) what: String,
+    pub(super) why: String,
+    pub(super) fix: String,
 }
 
 impl Failure {
-    fn new(code: &str, what: &str, why: impl Into<String>, fix: &str) -> Self {
+    pub(super) fn new(code: &str, what: &str, why: impl Into<String>, fix: &str) -> Self {
         Self { code: code.into(), what: what.into(), why: why.into(), fix: fix.into() }
     }
 }
@@ -51,30 +54,13 @@ struct Asked {
     volume: Option<String>,
     name: Option<String>,
     socket: Option<PathBuf>,
+    file: Option<PathBuf>,
     owner: Option<String>,
     mode: Option<u32>,
     #[serde(default)]
     read_only: bool,
     #[serde(default)]
     drop_on_resize: bool,
-}
-
-struct Served {
-    spec: Spec,
-    volume: VolumeId,
-    size: u64,
-    /// An engine has accepted it once, in this life or an earlier one.
-    opened: bool,
-    listening: bool,
-    leaving: bool,
-    waiters: Vec<Asker>,
-    deadline_ns: Option<u64>,
-}
-
-impl Served {
-    fn title(&self) -> String {
-        format!("volume {} ({})", self.spec.name, self.spec.volume)
-    }
 }
 
 pub(super) struct Desk {
@@ -87,10 +73,12 @@ pub(super) struct Desk {
 
 impl Desk {
     pub(super) fn open(run_dir: &Path) -> Result<Self, Fatal> {
-        Dir::create(&run_dir.join("nbd")).map_err(|e| {
-            let fix = "make the run directory writable for the user of this process";
-            Fatal::new("prepare the guests' sockets", e, fix)
-        })?;
+        for name in ["nbd", "volumes"] {
+            Dir::create(&run_dir.join(name)).map_err(|e| {
+                let fix = "make the run directory writable for the user of this process";
+                Fatal::new("prepare the guests' sockets and files", e, fix)
+            })?;
+        }
         let (served, answers, log) = (Vec::new(), Vec::new(), Vec::new());
         let attachments = Attachments::of(run_dir);
         Ok(Self { run_dir: run_dir.to_owned(), attachments, served, answers, log })
@@ -123,7 +111,7 @@ impl Desk {
                 deadline_ns: None,
             };
             let title = served.title();
-            self.log.push(match serve(&mut served, room) {
+            self.log.push(match served.serve(room) {
                 Ok(()) => format!("{title}: served again on {}", served.spec.places()),
                 Err(failure) => format!("{title}: not served: {}", failure.why),
             });
@@ -131,9 +119,10 @@ impl Desk {
         }
     }
 
-    /// Closes all guests' sockets; what is served is kept for the next life.
-    pub(super) fn close(&mut self, ring: &mut Ring, nbd: &mut NbdServer) {
+    /// Closes all guests' sockets and files; what is served is kept for the next life.
+    pub(super) fn close(&mut self, ring: &mut Ring, nbd: &mut NbdServer, fuse: &mut FuseServer) {
         nbd.close(ring);
+        fuse.close();
         self.served.clear();
     }
 
@@ -192,7 +181,7 @@ impl Desk {
             let state = match phase {
                 _ if served.leaving => "detaching",
                 _ if !served.opened => "attaching",
-                _ if !served.listening => "no_socket",
+                _ if !served.is_as_asked(room) => "no_socket",
                 Some(Phase::Ready) => "serving",
                 _ => "waiting",
             };
@@ -200,6 +189,7 @@ impl Desk {
                 "volume": served.spec.volume,
                 "name": served.spec.name,
                 "socket": served.spec.socket,
+                "file": served.spec.file,
                 "read_only": served.spec.read_only,
                 "size": served.size,
                 "state": state,
@@ -268,7 +258,7 @@ impl Desk {
             return Ok(None);
         }
         let before = std::mem::replace(&mut served.spec, spec.clone());
-        if let Err(failure) = serve(served, room) {
+        if let Err(failure) = served.serve(room) {
             served.spec = before;
             return Err(failure);
         }
@@ -323,13 +313,17 @@ impl Desk {
                 "give two numbers, as in \"64055:108\"",
             ));
         }
-        let socket = asked.socket.or_else(|| Some(guest_socket(&self.run_dir, &volume)));
-        if socket.as_ref().is_some_and(|path| !path.is_absolute()) {
-            return Err(bad("\"socket\" is not an absolute path", "give an absolute path"));
+        let (mut socket, file) = (asked.socket, asked.file);
+        if socket.is_none() && file.is_none() {
+            socket = Some(guest_socket(&self.run_dir, &volume));
+        }
+        if socket.iter().chain(&file).any(|path| !path.is_absolute()) {
+            let why = "\"socket\" or \"file\" is not an absolute path";
+            return Err(bad(why, "give an absolute path"));
         }
         let (read_only, drop_on_resize) = (asked.read_only, asked.drop_on_resize);
         let owner = asked.owner;
-        Ok((bytes, Spec { volume, name, socket, owner, mode, read_only, drop_on_resize }))
+        Ok((bytes, Spec { volume, name, socket, file, owner, mode, read_only, drop_on_resize }))
     }
 
     fn detach(
@@ -348,7 +342,7 @@ impl Desk {
             return Ok(None);
         }
         let (title, volume) = (served.title(), served.volume);
-        withdraw(served, room);
+        served.withdraw(room);
         room.targets.detach(volume, room.ring);
         let what = format!("attach {title}");
         for waiter in before {
@@ -434,8 +428,8 @@ impl Desk {
         served.deadline_ns = None;
         let (title, waiters) = (served.title(), std::mem::take(&mut served.waiters));
         let what = format!("attach {title}");
-        let listened = serve(served, room)
-            .and_then(|()| self.save().map_err(|why| unsaved(&what, &why)));
+        let listened =
+            served.serve(room).and_then(|()| self.save().map_err(|why| unsaved(&what, &why)));
         let served = &mut self.served[at];
         match listened {
             Ok(()) => {
@@ -447,7 +441,7 @@ impl Desk {
             }
             Err(failure) => {
                 served.leaving = true;
-                withdraw(served, room);
+                served.withdraw(room);
                 room.targets.detach(served.volume, room.ring);
                 self.log.push(format!("{title}: not attached: {}", failure.why));
                 for asker in waiters {
@@ -460,7 +454,7 @@ impl Desk {
     fn ended(&mut self, at: usize, ending: Ending, refusal: Option<Refusal>, room: &mut Room<'_>) {
         let mut served = self.served.swap_remove(at);
         let title = served.title();
-        withdraw(&mut served, room);
+        served.withdraw(room);
         if ending == Ending::Deleted {
             self.log.push(format!("{title}: it was deleted, its guests get errors"));
             self.save_or_say();
@@ -512,50 +506,4 @@ impl Desk {
 fn unsaved(what: &str, why: &str) -> Failure {
     let fix = "make room on, or make writable, the file system of the run directory";
     Failure::new("run_dir", what, why, fix)
-}
-
-/// Serves a volume as its spec says. What fails leaves what was served before.
-fn serve(served: &mut Served, room: &mut Room<'_>) -> Result<(), Failure> {
-    if let (Some(path), false) = (served.spec.socket.clone(), served.listening) {
-        listen(served, &path, room)?;
-    }
-    if served.spec.socket.is_none() {
-        unlisten(served, room);
-    }
-    Ok(())
-}
-
-/// Ends all ways in which a volume is served.
-fn withdraw(served: &mut Served, room: &mut Room<'_>) {
-    unlisten(served, room);
-}
-
-/// Opens the guest's socket.
-fn listen(served: &mut Served, path: &Path, room: &mut Room<'_>) -> Result<(), Failure> {
-    let spec = &served.spec;
-    let offer = Offer {
-        volume: served.volume,
-        name: spec.name.clone(),
-        description: format!("vstorage volume {}", spec.volume),
-        read_only: spec.read_only,
-    };
-    let owner = spec.owner.as_deref().and_then(parse_owner);
-    room.nbd.listen_unix(room.ring, offer, path, spec.mode, owner).map_err(|error| {
-        let what = format!("attach volume {} ({})", spec.name, spec.volume);
-        let fix = "check the socket's directory, path and owner";
-        Failure::new("socket", &what, error.to_string(), fix)
-    })?;
-    served.listening = true;
-    Ok(())
-}
-
-fn unlisten(served: &mut Served, room: &mut Room<'_>) {
-    if std::mem::take(&mut served.listening) {
-        room.nbd.unexport(room.ring, served.volume);
-    }
-}
-
-fn parse_owner(text: &str) -> Option<(u32, u32)> {
-    let (uid, gid) = text.split_once(':')?;
-    Some((uid.parse().ok()?, gid.parse().ok()?))
 }

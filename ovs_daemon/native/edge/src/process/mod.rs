@@ -1,4 +1,5 @@
-//! The Edge process: guests' sockets on one side, an engine on the other, and a control socket.
+//! The Edge process: guests' sockets and files on one side, an engine on the other, and a control
+//! socket.
 //!
 //! It is small and lives long: engines come and go under it. One thread, one io_uring. What it was
 //! asked to serve is written to `<run_dir>/edge.json` and taken up again when it starts.
@@ -6,6 +7,7 @@
 mod attachments;
 mod control;
 mod desk;
+mod served;
 #[cfg(test)]
 mod tests;
 
@@ -19,6 +21,7 @@ use net::clock::monotonic_ns;
 
 use crate::class_of;
 use crate::client::EdgeTargets;
+use crate::fuse::FuseServer;
 use crate::nbd::NbdServer;
 use crate::target::Completion;
 use control::Control;
@@ -28,6 +31,7 @@ const CLASS_NBD: u8 = 1;
 const CLASS_TARGETS: u8 = 2;
 const CLASS_CONTROL: u8 = 3;
 const CLASS_SIGNAL: u8 = 4;
+const CLASS_FUSE: u8 = 5;
 
 /// Bytes of the data arena unless said otherwise; only what guests' requests use at once is ever
 /// backed by memory.
@@ -71,6 +75,7 @@ impl std::error::Error for Fatal {}
 pub struct Process {
     ring: Ring,
     nbd: NbdServer,
+    fuse: FuseServer,
     targets: EdgeTargets,
     control: Control,
     desk: Desk,
@@ -97,7 +102,9 @@ impl Process {
         let client = format!("vstorage-edge of {}", setup.run_dir.display());
         let targets = EdgeTargets::new(CLASS_TARGETS, &engine, arena.clone(), &client)
             .map_err(|e| Fatal::new("set up sessions", e, "raise the limit of open files"))?;
-        let nbd = NbdServer::new(CLASS_NBD, arena);
+        let for_nbd = setup.arena_bytes / 4 * 3;
+        let nbd = NbdServer::within(CLASS_NBD, arena.clone(), for_nbd);
+        let fuse = FuseServer::new(CLASS_FUSE, arena, for_nbd);
         let directory = "create the run directory, owned by the user of this process";
         let path = setup.run_dir.join("edge.sock");
         let control = Control::listen(CLASS_CONTROL, &path, &mut ring)
@@ -107,11 +114,22 @@ impl Process {
             signals.listen(&mut ring, u64::from(CLASS_SIGNAL) << 56);
         }
         let completions = Vec::new();
-        let mut process =
-            Self { ring, nbd, targets, control, desk, signals, completions, log, ends: false };
+        let mut process = Self {
+            ring,
+            nbd,
+            fuse,
+            targets,
+            control,
+            desk,
+            signals,
+            completions,
+            log,
+            ends: false,
+        };
         process.desk.restore(&mut Room {
             ring: &mut process.ring,
             nbd: &mut process.nbd,
+            fuse: &mut process.fuse,
             targets: &mut process.targets,
             now_ns: monotonic_ns(),
         });
@@ -129,7 +147,7 @@ impl Process {
             let wait = self.wait();
             self.turn(wait, &mut events)?;
         }
-        self.desk.close(&mut self.ring, &mut self.nbd);
+        self.desk.close(&mut self.ring, &mut self.nbd, &mut self.fuse);
         self.control.close(&mut self.ring);
         self.say();
         Ok(())
@@ -160,9 +178,13 @@ impl Process {
             self.targets.poll();
             self.targets.take_completions(&mut self.completions);
             for completion in self.completions.drain(..) {
-                self.nbd.complete(completion);
+                match class_of(completion.id.0) {
+                    CLASS_FUSE => self.fuse.complete(completion),
+                    _ => self.nbd.complete(completion),
+                }
             }
-            if !self.nbd.end_turn(&mut self.ring, &mut self.targets) {
+            let more = self.nbd.end_turn(&mut self.ring, &mut self.targets);
+            if !(self.fuse.end_turn(&mut self.ring, &mut self.targets) || more) {
                 break;
             }
         }
@@ -177,6 +199,7 @@ impl Process {
             let mut room = Room {
                 ring: &mut self.ring,
                 nbd: &mut self.nbd,
+                fuse: &mut self.fuse,
                 targets: &mut self.targets,
                 now_ns: monotonic_ns(),
             };
@@ -198,6 +221,7 @@ impl Process {
         let ring = &mut self.ring;
         match class_of(event.token) {
             CLASS_NBD => self.nbd.on_event(event, ring, &mut self.targets),
+            CLASS_FUSE => self.fuse.on_event(event, ring, &mut self.targets),
             CLASS_TARGETS => self.targets.on_event(event, ring),
             CLASS_CONTROL => self.control.on_event(event, ring),
             _ => {
@@ -212,6 +236,9 @@ impl Process {
     fn say(&mut self) {
         for line in self.nbd.take_log() {
             (self.log)(&line.text);
+        }
+        for line in self.fuse.take_log() {
+            (self.log)(&line);
         }
         for line in self.desk.take_log() {
             (self.log)(&line);
