@@ -54,6 +54,13 @@ class AttachVerbs(VolumeVerbs):
 
     # A snapshot is attached as a clone of it, which costs nothing to make.
 
+    def backup_use_temp_snapshot(self) -> bool:
+        """A volume in use is backed up from a snapshot, whatever the configuration says.
+
+        `ovs_cinder.backup` keeps that snapshot for the next incremental backup.
+        """
+        return True
+
     def create_export_snapshot(self, context: Any, snapshot: Any, connector: Any) -> None:
         """Make the clone by which a snapshot is attached."""
         view = _view(snapshot.name)

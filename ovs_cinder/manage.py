@@ -15,7 +15,7 @@ from oslo_log import log as logging
 
 from ovs_cinder import specs, stats
 from ovs_cinder.failures import reported, translate
-from ovs_cinder.volumes import VolumeVerbs
+from ovs_cinder.volumes import BACKUP_PREFIX, VolumeVerbs
 from ovs_daemon.errors import Code, VStorageError
 
 LOG = logging.getLogger(__name__)
@@ -193,7 +193,7 @@ def _manageable(
     reason = None
     if one["name"] in managed:
         reason = "already managed"
-    elif one["name"].endswith(OWN_SUFFIXES):
+    elif one["name"].endswith(OWN_SUFFIXES) or _is_base(one):
         reason = "made by the driver for itself"
     elif one.get("attached") is not None:
         reason = "attached"
@@ -210,6 +210,11 @@ def _manageable(
         "extra_info": None,
         **more,
     }
+
+
+def _is_base(one: Mapping[str, Any]) -> bool:
+    """Whether it is a snapshot that is kept for the next incremental backup."""
+    return "volume_uuid" in one and one["name"].startswith(BACKUP_PREFIX)
 
 
 def _page(entries: list[dict[str, Any]], *page: Any) -> list[dict[str, Any]]:

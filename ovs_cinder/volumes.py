@@ -17,6 +17,9 @@ LOG = logging.getLogger(__name__)
 
 _GIB = 1 << 30
 
+#: names of snapshots that are kept for incremental backups begin so
+BACKUP_PREFIX = "backup-"
+
 
 class VolumeVerbs:
     """The part of the driver that the others build on.
@@ -50,11 +53,27 @@ class VolumeVerbs:
     def delete_volume(self, volume: Any) -> None:
         """Delete a volume; one that is not there is deleted."""
         try:
-            self._when_free(volume, lambda: self.api.delete_volume(volume.name))
+            self._when_free(volume, lambda: self._delete_with_bases(volume.name))
         except VStorageError as failure:
             if failure.code == Code.IN_USE:
                 raise exception.VolumeIsBusy(message=str(failure)) from failure
             raise translate(failure) from failure
+
+    def _delete_with_bases(self, name: str) -> None:
+        """Delete a volume, and first the snapshots that are kept for its next backup only."""
+        try:
+            self.api.delete_volume(name)
+            return
+        except VStorageError as failure:
+            if failure.code != Code.IN_USE:
+                raise
+            taken = [one["name"] for one in self.api.list_snapshots(name)]
+            if not any(one.startswith(BACKUP_PREFIX) for one in taken):
+                raise
+        for one in taken:
+            if one.startswith(BACKUP_PREFIX):
+                self.api.delete_snapshot(name, one)
+        self.api.delete_volume(name)
 
     def extend_volume(self, volume: Any, new_size: int) -> None:
         """Grow a volume, attached or not; limits per GB grow with it."""
