@@ -188,6 +188,14 @@ class Client:
         """Forget a node that is gone for good."""
         return self._call("DELETE", _named("nodes", name))
 
+    def plan_drain(self, name: str) -> dict[str, Any]:
+        """What would empty a node."""
+        return self._call("GET", _named("nodes", name) + "/drain")
+
+    def what_if(self, lost: str) -> dict[str, Any]:
+        """What the loss of a node or a Domain would do."""
+        return self._call("GET", f"/v1/what-if?{urlencode({'lose': lost})}")
+
     def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         try:
             response = self._http.request(method, path, json=body)

@@ -36,7 +36,7 @@ from ovs_daemon.edge import EdgeClient
 from ovs_daemon.engine import EngineClient
 from ovs_daemon.errors import Code, VStorageError
 from ovs_daemon.notify import notify
-from ovs_daemon.policy.model import Role
+from ovs_daemon.policy.model import DtlMode, Role
 from ovs_daemon.registry import open_registry
 from ovs_daemon.rpc.server import make_server
 
@@ -94,6 +94,7 @@ def _run(conf: cfg.ConfigOpts) -> None:
         domain=conf.domain,
         availability_zone=conf.availability_zone,
         membership=_membership(conf, state_dir),
+        dtl_mode=DtlMode(conf.dtl.mode),
     )
     host = Host(Store(registry), engine, edge, settings)
     me = Alive(conf.host, settings.membership.instance, host.now())

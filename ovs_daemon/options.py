@@ -19,7 +19,7 @@ from oslo_log import _options as _log_options
 from oslo_log import log
 
 from ovs_daemon.errors import Code, VStorageError
-from ovs_daemon.policy.model import Role
+from ovs_daemon.policy.model import DtlMode, Role
 from ovs_daemon.units import GIB, MIB, format_size, parse_size
 
 # sun_path holds 107 bytes; the longest name below run_dir is "/direct/<36 characters>.sock".
@@ -171,6 +171,16 @@ ENGINE_OPTS = [
     ),
 ]
 
+DTL_OPTS = [
+    cfg.StrOpt(
+        "mode",
+        default=DtlMode.SYNC.value,
+        choices=[mode.value for mode in DtlMode],
+        help="Of new volumes: whether a write is acknowledged when another node has it, too "
+        "(sync), before (async), or without another node (none).",
+    ),
+]
+
 NBD_OPTS = [
     cfg.StrOpt(
         "socket_owner",
@@ -222,6 +232,7 @@ GROUPS: Sequence[tuple[str | None, list[Any]]] = (
     (None, DEFAULT_OPTS),
     ("registry", REGISTRY_OPTS),
     ("engine", ENGINE_OPTS),
+    ("dtl", DTL_OPTS),
     ("nbd", NBD_OPTS),
     ("edge", EDGE_OPTS),
     ("rpc", RPC_OPTS),

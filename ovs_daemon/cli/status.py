@@ -18,7 +18,7 @@ _COLUMNS = ("name", "size", "state", "mapped", "buffered", "throttle", "writes",
 
 
 class Status(base._Answering):
-    """Show how this node is: findings, worst first, then its volumes."""
+    """Show what is wrong, worst first; what can still fail; then nodes and volumes."""
 
     def ask(self, parsed: argparse.Namespace) -> dict[str, Any]:
         """Ask the daemon."""
@@ -40,6 +40,8 @@ class Status(base._Answering):
             console.print(f"{'':<9}{finding['fix']}", markup=False)
         if not answer["findings"]:
             console.print("no findings: all is well")
+        for risk in answer["risks"]:
+            console.print(f"if {risk['what']} {risk['name']} is lost: {risk['why']}", markup=False)
         edge = "connected" if answer["edge_connected"] else "not there"
         free = answer.get("buffer_free_bytes")
         room = "" if free is None else f", {format_size(free)} free for the write buffer"

@@ -9,8 +9,11 @@
     GET    /v1/nodes/NAME
     PATCH  /v1/nodes/NAME                       {"domain"?, "recovery_domain"?, "roles"?}; "": none
     DELETE /v1/nodes/NAME                       {"deleted": true}
+    GET    /v1/nodes/NAME/drain                 what would empty it
+    GET    /v1/what-if?lose=NAME                what the loss of a node or a Domain would do
 
-Domains and nodes are described as in `domains.py` and `nodes.py`.
+Domains and nodes are described as in `domains.py` and `nodes.py`, what could happen to them as in
+`outlook.py`.
 """
 
 from __future__ import annotations
@@ -37,6 +40,8 @@ def cluster_routes(verbs: ClusterVerbs) -> list[Rule]:
         Rule("/v1/nodes/<name>", methods=["GET"], endpoint=routes.show_node),
         Rule("/v1/nodes/<name>", methods=["PATCH"], endpoint=routes.set_node),
         Rule("/v1/nodes/<name>", methods=["DELETE"], endpoint=routes.delete_node),
+        Rule("/v1/nodes/<name>/drain", methods=["GET"], endpoint=routes.plan_drain),
+        Rule("/v1/what-if", methods=["GET"], endpoint=routes.what_if),
     ]
 
 
@@ -91,3 +96,12 @@ class _Routes:
 
     def delete_node(self, request: Request, name: str) -> dict[str, Any]:
         return self._verbs.delete_node(name)
+
+    def plan_drain(self, request: Request, name: str) -> dict[str, Any]:
+        return self._verbs.plan_drain(name)
+
+    def what_if(self, request: Request) -> dict[str, Any]:
+        lost = request.args.get("lose")
+        if not lost:
+            raise bad(f"{request.method} {request.path}", "'lose' names no node and no Domain")
+        return self._verbs.what_if(lost)

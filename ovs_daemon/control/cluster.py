@@ -12,6 +12,8 @@ from ovs_daemon.control import domains, nodes
 from ovs_daemon.control.domains import describe_domain, require_domain
 from ovs_daemon.control.host import Host
 from ovs_daemon.control.nodes import Change, describe_node, parse_roles, require_node
+from ovs_daemon.control.outlook import describe_drain, describe_loss
+from ovs_daemon.control.view import View
 
 
 class ClusterVerbs:
@@ -22,27 +24,27 @@ class ClusterVerbs:
 
     def list_domains(self) -> dict[str, Any]:
         """All Domains."""
-        found = self._host.store.domains()
-        return {"domains": [describe_domain(self._host, domain) for domain in found]}
+        view = self._view()
+        return {"domains": [describe_domain(view, domain) for domain in view.domains]}
 
     def show_domain(self, name: str) -> dict[str, Any]:
         """One Domain."""
         domain = require_domain(self._host.store, f"show Domain {name!r}", name)
-        return describe_domain(self._host, domain)
+        return describe_domain(self._view(), domain)
 
     def create_domain(
         self, name: str, description: str | None = None, availability_zone: str | None = None
     ) -> dict[str, Any]:
         """A new Domain."""
         made = domains.create_domain(self._host, name, description or "", availability_zone)
-        return describe_domain(self._host, made)
+        return describe_domain(self._view(), made)
 
     def set_domain(
         self, name: str, description: str | None = None, availability_zone: str | None = None
     ) -> dict[str, Any]:
         """Change what is said about a Domain; an empty zone takes it away."""
         changed = domains.set_domain(self._host, name, description, availability_zone)
-        return describe_domain(self._host, changed)
+        return describe_domain(self._view(), changed)
 
     def delete_domain(self, name: str) -> dict[str, Any]:
         """Delete a Domain that nobody uses."""
@@ -51,12 +53,13 @@ class ClusterVerbs:
 
     def list_nodes(self) -> dict[str, Any]:
         """All nodes, dead or alive."""
-        return {"nodes": [describe_node(self._host, one) for one in self._host.store.nodes()]}
+        view = self._view()
+        return {"nodes": [describe_node(view, node) for node in view.nodes]}
 
     def show_node(self, name: str) -> dict[str, Any]:
         """One node."""
         node = require_node(self._host.store, f"show node {name!r}", name)
-        return describe_node(self._host, node)
+        return describe_node(self._view(), node)
 
     def set_node(
         self,
@@ -68,9 +71,20 @@ class ClusterVerbs:
         """Assign a node; an empty Recovery Domain takes it away."""
         parsed = None if roles is None else parse_roles(f"change node {name!r}", roles)
         changed = nodes.set_node(self._host, name, Change(domain, recovery_domain, parsed))
-        return describe_node(self._host, changed)
+        return describe_node(self._view(), changed)
 
     def delete_node(self, name: str) -> dict[str, Any]:
         """Forget a node that is gone for good."""
         nodes.delete_node(self._host, name)
         return {"deleted": True}
+
+    def plan_drain(self, name: str) -> dict[str, Any]:
+        """What would empty a node; nothing is changed."""
+        return describe_drain(self._host.store, name)
+
+    def what_if(self, lost: str) -> dict[str, Any]:
+        """What would happen if a node or a Domain were lost at this moment."""
+        return describe_loss(self._host.store, lost)
+
+    def _view(self) -> View:
+        return View.of(self._host.store)

@@ -9,6 +9,7 @@ from typing import Any
 from ovs_daemon.control.host import Host
 from ovs_daemon.control.store import Store, drop, put
 from ovs_daemon.control.topology import Domain
+from ovs_daemon.control.view import View
 from ovs_daemon.errors import Code, VStorageError, unknown_domain
 from ovs_daemon.registry import Conflict, retry
 
@@ -118,17 +119,17 @@ def domain_of(host: Host) -> Domain | None:
     return None if node is None or node.domain is None else host.store.domain(node.domain)
 
 
-def describe_domain(host: Host, domain: Domain) -> dict[str, Any]:
+def describe_domain(view: View, domain: Domain) -> dict[str, Any]:
     """A Domain as users see it."""
-    alive = host.store.alive()
-    nodes = host.store.nodes()
-    inside = [node.name for node in nodes if node.domain == domain.name]
+    inside = [node.name for node in view.nodes if node.domain == domain.name]
     return {
         "name": domain.name,
         "description": domain.description,
         "availability_zone": domain.availability_zone,
         "nodes": inside,
-        "nodes_alive": [name for name in inside if name in alive],
-        "recovery_domain_of": [one.name for one in nodes if one.recovery_domain == domain.name],
+        "nodes_alive": [name for name in inside if name in view.alive],
+        "recovery_domain_of": [
+            one.name for one in view.nodes if one.recovery_domain == domain.name
+        ],
         "created_at": domain.created_at,
     }

@@ -5,21 +5,27 @@ from __future__ import annotations
 from typing import Any
 
 from ovs_daemon.control.host import Host
+from ovs_daemon.control.outlook import why_stopped
+from ovs_daemon.control.records import Volume
 from ovs_daemon.control.topology import Node
+from ovs_daemon.control.view import View
+from ovs_daemon.policy.model import DtlMode, DtlState
+from ovs_daemon.policy.placement import place_dtl
+from ovs_daemon.policy.takeover import takeovers
 
 
-def cluster_findings(host: Host) -> list[dict[str, Any]]:
-    """Findings on nodes and Domains."""
-    alive = host.store.alive()
+def cluster_findings(host: Host, view: View) -> list[dict[str, Any]]:
+    """Findings on nodes, Domains and DTLs."""
     found = []
-    for node in host.store.nodes():
-        if node.name not in alive:
+    for node in view.nodes:
+        if node.name not in view.alive:
             found.append(_dead(node))
+            found += _down(view, node)
         if node.domain is None:
             found.append(_unassigned(node))
         if node.wanted_recovery_domain is not None:
             found.append(_waiting(node))
-    return found + _differing(host)
+    return found + _dtl_findings(view) + _differing(host)
 
 
 def finding(code: str, severity: str, subject: str, why: str, fix: str) -> dict[str, Any]:
@@ -34,6 +40,51 @@ def _dead(node: Node) -> dict[str, Any]:
         f"node {node.name}",
         "it gives no sign of life",
         f"start vstorage-daemon there; if it is gone for good, 'vstorage node delete {node.name}'",
+    )
+
+
+def _down(view: View, node: Node) -> list[dict[str, Any]]:
+    """Volumes of a dead node with which no other node goes on."""
+    names = view.names()
+    return [
+        finding(
+            "volume_down",
+            "critical",
+            f"volume {names[fate.volume]}",
+            f"its node {node.name} is dead and nobody goes on with it: "
+            f"{why_stopped(fate.obstacle)}",
+            f"start {node.name} again",
+        )
+        for fate in takeovers(view.cluster(), node.name)
+        if fate.obstacle is not None
+    ]
+
+
+def _dtl_findings(view: View) -> list[dict[str, Any]]:
+    cluster = view.cluster()
+    return [
+        _exposed(volume)
+        for volume in view.volumes
+        if volume.listed and volume.node in view.alive and volume.dtl.mode is not DtlMode.NONE
+        if volume.dtl.state is not DtlState.IN_SYNC
+        # One that has nowhere to go is a risk, and told as one.
+        if place_dtl(cluster, volume.node).node is not None
+    ]
+
+
+def _exposed(volume: Volume) -> dict[str, Any]:
+    state = volume.dtl.state
+    why = {
+        DtlState.STANDALONE: "no other node keeps its log so far",
+        DtlState.DEGRADED: f"node {volume.dtl.node} cannot be reached, which keeps its log",
+        DtlState.CATCHING_UP: f"node {volume.dtl.node} is being given its log",
+    }[state]
+    return finding(
+        f"dtl_{state.value}",
+        "info" if state is DtlState.CATCHING_UP else "warning",
+        f"volume {volume.name}",
+        f"{why}: until then it does not survive the loss of node {volume.node}",
+        "it mends itself; if it stays so, see the log of that node's daemon",
     )
 
 

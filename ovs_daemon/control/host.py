@@ -24,7 +24,7 @@ from ovs_daemon.control.topology import ALL_ROLES
 from ovs_daemon.edge import EdgeClient
 from ovs_daemon.engine import EngineClient, OpenSpec
 from ovs_daemon.errors import Code, VStorageError, unknown_volume
-from ovs_daemon.policy.model import Role
+from ovs_daemon.policy.model import DtlMode, Role
 from ovs_daemon.registry import retry
 
 LOG = logging.getLogger(__name__)
@@ -62,6 +62,7 @@ class Settings:
     :param sco_size: bytes of data in a SCO of a new volume
     :param socket_owner: "uid:gid" of guests' sockets, None to leave them
     :param socket_mode: permission bits of guests' sockets
+    :param dtl_mode: of new volumes
     :param domain: name of the Domain in which this host registers; where it is, says its node
     :param availability_zone: OpenStack's name for a Domain that this host has to make
     """
@@ -74,6 +75,7 @@ class Settings:
     domain: str = "default"
     availability_zone: str | None = None
     membership: Membership = Membership()
+    dtl_mode: DtlMode = DtlMode.SYNC
 
 
 class Host:

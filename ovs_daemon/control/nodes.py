@@ -10,6 +10,7 @@ from ovs_daemon.control.domains import require_domain
 from ovs_daemon.control.host import Host
 from ovs_daemon.control.store import Store, drop, put
 from ovs_daemon.control.topology import Node
+from ovs_daemon.control.view import View
 from ovs_daemon.errors import Code, VStorageError, unknown_node
 from ovs_daemon.policy.model import Role
 from ovs_daemon.registry import Operation, retry
@@ -159,9 +160,9 @@ def grant_wishes(store: Store) -> None:
     retry("give nodes their Recovery Domains", attempt)
 
 
-def describe_node(host: Host, node: Node) -> dict[str, Any]:
+def describe_node(view: View, node: Node) -> dict[str, Any]:
     """A node as users see it."""
-    alive = host.store.alive().get(node.name)
+    alive = view.alive.get(node.name)
     return {
         "name": node.name,
         "domain": node.domain,
@@ -173,7 +174,8 @@ def describe_node(host: Host, node: Node) -> dict[str, Any]:
         "addresses": node.addresses,
         "release": node.release,
         "draining": node.draining,
-        "volumes": sum(1 for one in host.store.volumes() if one.listed and one.node == node.name),
+        "volumes": sum(1 for one in view.volumes if one.listed and one.node == node.name),
+        "logs": sum(1 for one in view.volumes if one.dtl.node == node.name),
         "registered_at": node.registered_at,
         "started_at": node.started_at,
     }

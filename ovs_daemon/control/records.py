@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ovs_daemon.engine import Parent
+from ovs_daemon.policy.model import DtlMode, DtlState
 
 
 class State(enum.StrEnum):
@@ -63,6 +64,20 @@ class Attachment:
 
 
 @dataclass(frozen=True)
+class Dtl:
+    """The copy on another node of what a volume has not on the backend yet.
+
+    :param mode: what is wanted
+    :param node: who keeps it; None while nobody does
+    :param state: whether it has everything; no other node goes on by itself unless it has
+    """
+
+    mode: DtlMode = DtlMode.NONE
+    node: str | None = None
+    state: DtlState = DtlState.STANDALONE
+
+
+@dataclass(frozen=True)
 class Volume:
     """The point of truth about one volume.
 
@@ -77,6 +92,9 @@ class Volume:
     :param multi_attach: several holders may attach it without saying so each time
     :param reverting: a snapshot (UUID) to which a revert was begun and not yet finished
     :param limits: what its users may ask of it, as `qos.py` describes; None for no limits
+    :param dtl: its copy on another node
+    :param mds: nodes that follow its map, beside the owner
+    :param forced: what may have been lost when somebody had it taken over all the same
     :param version: of its registry record; 0 when it was never stored
     """
 
@@ -96,6 +114,9 @@ class Volume:
     multi_attach: bool = False
     reverting: str | None = None
     limits: dict[str, float] | None = None
+    dtl: Dtl = Dtl()
+    mds: tuple[str, ...] = ()
+    forced: dict[str, str] | None = None
     version: int = 0
 
     @property
@@ -137,6 +158,13 @@ class Volume:
         fields["attachments"] = tuple(
             Attachment(**{**one, "mode": Mode(one["mode"])}) for one in attachments
         )
+        dtl = fields.get("dtl", {})
+        fields["dtl"] = Dtl(
+            DtlMode(dtl.get("mode", DtlMode.NONE)),
+            dtl.get("node"),
+            DtlState(dtl.get("state", DtlState.STANDALONE)),
+        )
+        fields["mds"] = tuple(fields.get("mds", ()))
         return cls(**fields, version=version)
 
 

@@ -8,10 +8,11 @@ from ovs_daemon.control.domains import describe_domain
 from ovs_daemon.control.health import cluster_findings
 from ovs_daemon.control.host import Host
 from ovs_daemon.control.nodes import describe_node
+from ovs_daemon.control.outlook import describe_risks
 from ovs_daemon.control.records import LOCAL, Attachment, Mode, Snapshot, State, Volume
+from ovs_daemon.control.view import View
 from ovs_daemon.errors import VStorageError
-
-SEVERITIES = ("critical", "warning", "info")
+from ovs_daemon.policy.ranking import rank
 
 
 def status(host: Host, edge_connected: bool) -> dict[str, Any]:
@@ -19,22 +20,25 @@ def status(host: Host, edge_connected: bool) -> dict[str, Any]:
 
     ``findings`` is sorted, worst first; each has code, severity, object, why and fix. ``volumes``
     are the engine's counters with the volume's name; the engine's other figures stand beside.
-    ``domains`` and ``nodes`` are those of the whole cluster.
+    ``domains`` and ``nodes`` are those of the whole cluster; ``risks`` are the single failures that
+    would do harm, worst first, as `outlook.py` describes them.
     """
     engine = host.engine.status()
-    volumes = host.store.volumes()
+    view = View.of(host.store)
+    volumes = list(view.volumes)
     names = {volume.uuid: volume.name for volume in volumes}
     counters = [{"name": names.get(one["uuid"]), **one} for one in engine.pop("volumes", [])]
     findings = [_named(finding, names) for finding in engine.pop("findings", [])]
     findings += _findings(host, volumes, edge_connected)
-    findings += cluster_findings(host)
+    findings += cluster_findings(host, view)
     return {
         "node": host.settings.node,
         "edge_connected": edge_connected,
-        "findings": sorted(findings, key=_rank),
+        "findings": sorted(findings, key=rank),
         "volumes": counters,
-        "domains": [describe_domain(host, domain) for domain in host.store.domains()],
-        "nodes": [describe_node(host, node) for node in host.store.nodes()],
+        "domains": [describe_domain(view, domain) for domain in view.domains],
+        "nodes": [describe_node(view, node) for node in view.nodes],
+        "risks": describe_risks(view),
         **engine,
     }
 
@@ -62,6 +66,13 @@ def describe_volume(host: Host, volume: Volume, holder: str | None = None) -> di
         "parent": _describe_parent(host, volume),
         "node": volume.node,
         "epoch": volume.epoch,
+        "dtl": {
+            "mode": volume.dtl.mode.value,
+            "node": volume.dtl.node,
+            "state": volume.dtl.state.value,
+        },
+        "mds": list(volume.mds),
+        "forced": volume.forced,
         "sco_size": volume.sco_size,
         "created_at": volume.created_at,
         "failure": None if failure is None else str(failure),
@@ -161,9 +172,3 @@ def _named(finding: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
         "code": str(finding.get("code", "")).lower(),
         "object": subject if name is None else f"volume {name}",
     }
-
-
-def _rank(finding: dict[str, Any]) -> tuple[int, str]:
-    severity = finding.get("severity")
-    known = severity in SEVERITIES
-    return (SEVERITIES.index(str(severity)) if known else 0, str(finding.get("object")))

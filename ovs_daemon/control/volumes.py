@@ -19,7 +19,7 @@ from ovs_daemon.control.checks import (
 from ovs_daemon.control.host import Host
 from ovs_daemon.control.nodes import require_assigned
 from ovs_daemon.control.purge import purge
-from ovs_daemon.control.records import Snapshot, State, Volume
+from ovs_daemon.control.records import Dtl, Snapshot, State, Volume
 from ovs_daemon.control.snapshots import (
     abandon_snapshots,
     letting_go,
@@ -237,6 +237,7 @@ def _blank(host: Host, uuid: str, name: str, size: int) -> Volume:
         base=None,
         sco_size=host.settings.sco_size,
         created_at=host.now(),
+        dtl=Dtl(host.settings.dtl_mode),
     )
 
 

@@ -131,3 +131,23 @@ def test_status_shows_nodes_dead_and_alive(run: Run, house: House) -> None:
         ("node1", True),
         ("node2", False),
     ]
+
+
+def test_what_if_and_drain_plan(run: Run, house: House) -> None:
+    answer(run, "volume", "create", "web1", "1GiB")
+    status, out, _ = run("what-if", "lose", "node1")
+    assert status == 0
+    assert out.splitlines() == [
+        "loss of node node1 (node1):",
+        "  STOPS      volume web1: no other node keeps its log",
+    ]
+    assert answer(run, "what-if", "lose", "default")["stopped"][0]["code"] == "no_copy"
+    assert "if node node1 is lost: 1 volume would stop" in run("status")[1]
+    out = run("node", "drain", "node1", "--dry-run")[1]
+    assert "STUCK      volume web1: there is no other node for it" in out
+    assert answer(run, "node", "drain", "node1", "--dry-run")["feasible"] is False
+    status, _, err = run("--json", "what-if", "lose", "nope")
+    assert (status, json.loads(err)["error"]["code"]) == (1, "unknown_node")
+    with pytest.raises(SystemExit) as caught:
+        run("node", "drain", "node1")
+    assert caught.value.code == 2

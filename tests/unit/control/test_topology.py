@@ -16,6 +16,7 @@ from ovs_daemon.control.recovery import recover
 from ovs_daemon.control.registration import register
 from ovs_daemon.control.store import NODE, Store
 from ovs_daemon.control.topology import Alive, Node
+from ovs_daemon.control.view import View
 from ovs_daemon.errors import VStorageError
 from ovs_daemon.policy.model import Role
 from ovs_daemon.registry import Create, Lease, Registry
@@ -68,7 +69,7 @@ def refused(call: Callable[[], object], code: str, *words: str) -> None:
 
 def test_one_host_needs_no_preparation() -> None:
     house = House()
-    described = domains.describe_domain(house.host, house.host.store.domains()[0])
+    described = domains.describe_domain(View.of(house.host.store), house.host.store.domains()[0])
     assert (described["name"], described["nodes"]) == ("default", ["node1"])
     assert described["nodes_alive"] == ["node1"]
     house.start()

@@ -20,7 +20,10 @@ def test_worst_first() -> None:
         finding("anything", "warning", "a"),
         finding("data_unreadable", "info"),
     ]
-    assert sorted(expected[::-1], key=rank) == expected
+    found = list(expected)
+    found.reverse()
+    found.sort(key=rank)
+    assert found == expected
 
 
 def test_an_unknown_severity_is_not_overlooked() -> None:
