@@ -10,7 +10,7 @@ from cinder import context, objects
 from cinder.tests.unit import test
 
 
-class _Case(test.TestCase):
+class _Case(test.TestCase):  # type: ignore[misc, unused-ignore]
     """Cinder's base class, for what its setUp makes."""
 
     def runTest(self) -> None:
