@@ -143,6 +143,12 @@ openstack-wipe: ## end it and remove what is stored
 openstack-demo: openstack ## volumes, a server, kill -9, told by OpenStack's own commands
 	$(BIN)/python -m tests.openstack.demo
 
+openstack-test: openstack ## end-to-end tests over the running cloud (ONLY="-k word" for some)
+	$(LAB) exec $(CURDIR)/$(BIN)/python -m pytest --tb=short tests/openstack $(ONLY)
+
+openstack-tempest: openstack ## Tempest's volume tests, cinder-tempest-plugin, boot from volume
+	$(BIN)/python -m tests.openstack.tempest_run $(REGEX)
+
 bench-engine: install ## our engine beside qemu-nbd (OPTIONS="--quick" for a first look)
 	$(BIN)/python bench/engine.py $(OPTIONS)
 

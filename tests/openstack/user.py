@@ -166,6 +166,23 @@ class User:
         self.cloud.compute.delete_volume_attachment(volume, server)
         self.wait_volume(volume, "available")
 
+    def wait_migration(self, server: str, target: str) -> None:
+        """Wait until a server runs on another host. A failed migration raises."""
+
+        def state() -> str | None:
+            found = self.cloud.compute.get_server(server)
+            if found.compute_host == target and found.status == "ACTIVE" and not found.task_state:
+                return None
+            failed = [
+                one for one in self.cloud.compute.migrations(instance_uuid=server)
+                if one.status in ("error", "failed")
+            ]  # fmt: skip
+            if failed:
+                raise Unexpected(f"the migration of {server} to {target} failed: {failed[0]}")
+            return f"{found.status} on {found.compute_host} ({found.task_state})"
+
+        self._await(f"server {server} to run on {target}", state, SECONDS_MAX)
+
     # Consoles
 
     def console(self, server: str) -> str:

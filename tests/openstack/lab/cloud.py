@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 
 from tests.openstack.lab import guest_image, network, registration
 from tests.openstack.lab.configuration import Configuration
@@ -72,6 +74,7 @@ class Cloud:
         with self._step("zones, flavors, volume type, network, image"):
             registered.zones()
             registered.offers()
+            registered.unlimited()
             self._network()
             registered.image(registration.IMAGE, disk)
         print(f"ready. `source {self.lab.root / 'openrc'}`, then `openstack ...`", flush=True)
@@ -81,6 +84,16 @@ class Cloud:
         if not self.processes.running(TAP_WATCHER):
             self.processes.start(TAP_WATCHER, network.WATCHER, self.lab.environment())
         network.register(registration.connect(self.lab))
+
+    def restart_and_wait(self, names: list[str], number: signal.Signals = signal.SIGTERM) -> None:
+        """End services with a signal, start them again and wait until each has said it works."""
+        since = datetime.now(UTC)
+        for name in names:
+            self.services.restart(name, number)
+        registered = Registration(self.lab)
+        for binary in {self.services.find(name).command[0] for name in names}:
+            if binary in ("nova-compute", "cinder-volume"):
+                registered.wait_for_report(binary, since)
 
     def stop(self) -> None:
         """End all processes, the last that started first; everything stored stays."""

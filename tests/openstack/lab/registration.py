@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,24 @@ class Registration:
     def wait_for_hypervisors(self) -> None:
         """Wait until every nova-compute is up."""
         wait_until(self.hypervisors_known, "all of nova-compute to be up", _SERVICE_SECONDS_MAX)
+
+    def wait_for_report(self, binary: str, since: datetime) -> None:
+        """Wait until all services of a kind have reported after ``since`` that they work."""
+
+        def reported() -> bool:
+            if binary.startswith("nova"):
+                services = list(self._cloud.compute.services(binary=binary))
+            else:
+                services = list(self._cloud.block_storage.services(binary=binary))
+            times = [datetime.fromisoformat(service.updated_at) for service in services]
+            return bool(times) and all(time.replace(tzinfo=UTC) > since for time in times)
+
+        wait_until(reported, f"{binary} to report that it works", _SERVICE_SECONDS_MAX)
+
+    def unlimited(self) -> None:
+        """Let the administrator's project have as many volumes as it wants."""
+        names = ("volumes", "snapshots", "gigabytes", "backups", "backup_gigabytes", "groups")
+        self._cloud.set_volume_quotas("admin", **dict.fromkeys(names, -1))
 
     def wait_for_backends(self) -> None:
         """Wait until the scheduler knows a pool of every zone, so that a volume can be made."""
