@@ -1,10 +1,16 @@
-//! The pure half of the erasure-coded backend: which fragments an object has, and from which of
-//! them others can be computed.
+//! The pure half of the erasure-coded backend: which fragments an object has, from which of them
+//! others can be computed, on which disks they lie, and what that promises.
 
 mod cut;
 mod layout;
+mod placement;
+#[cfg(test)]
+mod placement_tests;
 mod plan;
+mod policy;
 
 pub use cut::{Cut, Place, UNIT};
 pub use layout::{FRAGMENTS_MAX, GLOBAL_MAX, Layout, LayoutError, Set};
+pub use placement::{Disk, Shortage, mix, place};
 pub use plan::{Over, Step, plan};
+pub use policy::{Policy, PolicyError, Promise};
