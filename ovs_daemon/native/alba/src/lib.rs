@@ -9,6 +9,7 @@ pub mod code;
 mod descriptors;
 mod directory;
 pub mod pieces;
+pub mod preset;
 mod sco;
 
 use std::fmt;

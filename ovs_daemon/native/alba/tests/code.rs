@@ -1,20 +1,22 @@
 //! Every pattern of losses up to the promise of a layout decodes to the same bytes.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use std::collections::BTreeSet;
+
 use alba::code::Codec;
 use alba::pieces::{decode_object, encode_object, restore};
+use alba::preset::Preset;
 use machines::alba::{Layout, Set};
 
 /// Those of the shipped presets, and odd ones.
-const LAYOUTS: [(u8, u8, u8, u8); 7] = [
-    (4, 2, 3, 1),
-    (16, 8, 3, 1),
-    (8, 8, 2, 2),
-    (16, 4, 1, 0),
-    (4, 2, 1, 0),
-    (7, 4, 3, 2),
-    (1, 2, 3, 1),
-];
+fn layouts() -> Vec<Layout> {
+    let odd = [(7, 4, 3, 2), (1, 2, 3, 1)].map(|(k, m, d, l)| Layout::new(k, m, d, l).unwrap());
+    let shipped = Preset::shipped();
+    let shipped = shipped.iter().flat_map(|preset| &preset.policies).map(|one| *one.layout());
+    let all: BTreeSet<Layout> = shipped.chain(odd).collect();
+    all.into_iter().collect()
+}
+
 /// One vector register: enough for every branch of the arithmetic, little enough for 1.3 million
 /// patterns.
 const LEN: usize = 64;
@@ -61,8 +63,7 @@ fn subsets(set: Set, most: usize, chosen: Set, visit: &mut dyn FnMut(Set)) {
 
 #[test]
 fn any_m_of_the_global_fragments_may_be_lost_with_all_local_parity() {
-    for (data, parity, domains, local) in LAYOUTS {
-        let layout = Layout::new(data, parity, domains, local).unwrap();
+    for layout in layouts() {
         let (codec, payloads) = encoded(layout);
         let local = layout.all() & !layout.global_set();
         let mut patterns = 0;
@@ -76,8 +77,7 @@ fn any_m_of_the_global_fragments_may_be_lost_with_all_local_parity() {
 
 #[test]
 fn a_domain_and_l_more_in_each_other_domain_may_be_lost() {
-    for (data, parity, domains, local) in LAYOUTS {
-        let layout = Layout::new(data, parity, domains, local).unwrap();
+    for layout in layouts() {
         let (codec, payloads) = encoded(layout);
         for gone in 0..layout.domains() {
             if layout.member_count(gone) > layout.parity() {

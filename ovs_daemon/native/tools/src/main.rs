@@ -9,6 +9,7 @@
 //!          --domains N --local N         over N Domains, with N local parity fragments in each
 //!          --fragment-size BYTES
 //! vstorage-offline decode DIR FILE       puts a file together from the fragments in a folder
+//! vstorage-offline presets               the sizing table of the presets that are shipped
 //! ```
 //! Exit status: 0 nothing is wrong, 1 something is damaged, 2 it could not be looked at.
 #![allow(clippy::disallowed_methods)]
@@ -24,12 +25,14 @@ mod sco;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use alba::preset::{Preset, sizing_table};
 use media::{File, StoreError};
 use report::Report;
 
 const USAGE: &str = "usage: vstorage-offline dump|verify [--json] FILE|DIR...\n\
        vstorage-offline encode K+M FILE DIR [--domains N] [--local N] [--fragment-size BYTES]\n\
-       vstorage-offline decode DIR FILE";
+       vstorage-offline decode DIR FILE\n\
+       vstorage-offline presets";
 
 /// What a file says it is, by its first or last bytes.
 enum Kind {
@@ -78,6 +81,10 @@ fn run() -> Result<bool, String> {
     match words.split_first() {
         Some((verb, rest)) if verb == "encode" => return coding::encode(rest).map(|()| true),
         Some((verb, rest)) if verb == "decode" => return coding::decode(rest).map(|()| true),
+        Some((verb, [])) if verb == "presets" => {
+            print!("{}", sizing_table(&Preset::shipped()));
+            return Ok(true);
+        }
         _ => {}
     }
     let json = words.iter().any(|word| word == "--json");

@@ -5,16 +5,17 @@
 //! stripe through the cache once for two parities; ISA-L alone computes one parity after the other.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use std::collections::BTreeSet;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use alba::code::Codec;
+use alba::preset::Preset;
 use isal::Tables;
 use machines::alba::Layout;
 
 const FRAGMENT: usize = 4 << 20;
 const ROUNDS: usize = 7;
-const SHIPPED: [[u8; 4]; 4] = [[16, 4, 1, 0], [16, 8, 3, 1], [8, 8, 2, 1], [4, 2, 3, 1]];
 
 fn time(work: impl FnOnce()) -> Duration {
     let start = Instant::now();
@@ -72,16 +73,20 @@ fn main() {
         .flat_map(|word| word.split('+').map(str::to_owned).collect::<Vec<_>>())
         .map(|word| word.parse().expect("usage: bench_code [K+M DOMAINS LOCAL]..."))
         .collect();
-    let layouts: Vec<[u8; 4]> = match words.as_chunks() {
-        ([], []) => SHIPPED.to_vec(),
-        (layouts, _) => layouts.to_vec(),
+    let layout = |[data, parity, domains, local]: &[u8; 4]| {
+        Layout::new(*data, *parity, *domains, *local).expect("a layout")
+    };
+    let shipped = Preset::shipped();
+    let layouts: BTreeSet<Layout> = match words.as_chunks() {
+        ([], []) => shipped.iter().flat_map(|one| &one.policies).map(|one| *one.layout()).collect(),
+        (layouts, _) => layouts.iter().map(layout).collect(),
     };
     let mut worst = f64::MAX;
     let mut rows = Vec::new();
-    for [data, parity, domains, local] in layouts {
-        let layout = Layout::new(data, parity, domains, local).expect("a layout");
+    for layout in layouts {
         let (ratio, us_per_mib) = measure(layout);
-        let name = format!("{data}+{parity} over {domains}, {local} local");
+        let (data, parity) = (layout.data(), layout.parity());
+        let name = format!("{data}+{parity} over {}, {} local", layout.domains(), layout.local());
         println!("{name:<24} {us_per_mib:8.1} us/MiB of data, {:5.0} % of ISA-L", ratio * 100.0);
         rows.push(format!(
             r#"{{"code":"{name}","us_per_mib":{us_per_mib:.1},"ratio":{ratio:.2}}}"#

@@ -74,7 +74,7 @@ pub(crate) enum Mutant {
     SameDisk,
     /// Only the number of a Domain's disks counts, not on how many nodes they are.
     CountDisksOnly,
-    /// The larger groups get any Domain.
+    /// Smaller groups come before larger ones.
     SmallFirst,
 }
 
@@ -183,10 +183,11 @@ pub fn place(policy: &Policy, disks: &[Disk], object: u64) -> Result<Vec<usize>,
     let mut placed = alloc::vec![0; layout.fragments()];
     // Groups come largest first: a Domain that has room for a large one is never wasted on a small
     // one while a large one waits.
-    for group in 0..groups {
+    for turn in 0..groups {
+        let group = if planted!(SmallFirst) { groups - 1 - turn } else { turn };
         let members = layout.member_count(group);
         let needed = members + layout.local();
-        let fits = |room: &Room| room.capacity >= needed || planted!(SmallFirst);
+        let fits = |room: &Room| room.capacity >= needed;
         let Some(found) = rooms.iter().position(fits) else {
             let like_it = |other: &usize| layout.member_count(*other) == members;
             return Err(Shortage::Disks {
