@@ -131,6 +131,25 @@ class Engine:
         Sorted, merged, multiples of 4096. Without ``from_uuid`` all that was ever written.
         """
 
+    @staticmethod
+    def describe_preset(preset_json: str) -> str:
+        """{"name", "policies": [{"k", "m", "c", "x", "domains", "local"}], "fragment_size",
+        "sco_size"} (doc/presets.md) -> the same with what each policy promises: "notation",
+        "overhead", "survives_disks", "survives_node", "survives_domain",
+        "survives_domain_and_disk", "disk_repair_local", "node_repair_local", "repair_reads".
+
+        Raises BAD_PRESET with what is wrong. Pure, as are the next two.
+        """
+
+    @staticmethod
+    def judge_preset(preset_json: str, cluster_json: str) -> str:
+        """A preset and [{"domain", "node", "disks"}] -> {"policy": the first one that this cluster
+        satisfies, described, or null, "number": from 1, "shortages": [why not those before]}."""
+
+    @staticmethod
+    def shipped_presets() -> str:
+        """[preset]: those that come with the program."""
+
     def status(self) -> str:
         """{"volumes": [{"uuid", "size", "mapped_bytes", "map_ram_bytes", "buffer_bytes",
         "scos_buffered", "scos_uploading", "throttle_us", "writes", "reads", "write_bytes",

@@ -8,7 +8,14 @@ from urllib.parse import quote, urlencode
 
 import httpx
 
-from ovs_daemon.errors import Code, VStorageError, unknown_domain, unknown_node, unknown_volume
+from ovs_daemon.errors import (
+    Code,
+    VStorageError,
+    unknown_domain,
+    unknown_node,
+    unknown_preset,
+    unknown_volume,
+)
 
 # A verb may wait for the backend; the connection is local, so a dead daemon shows at once.
 _TIMEOUT_S = 600.0
@@ -137,6 +144,31 @@ class Client:
         path = f"{_volume(volume)}/snapshots/{quote(snapshot, safe='')}"
         return bool(self._call("DELETE", path)["deleted"])
 
+    def list_presets(self) -> list[dict[str, Any]]:
+        """All presets, those that come with the program first."""
+        presets: list[dict[str, Any]] = self._call("GET", "/v1/presets")["presets"]
+        return presets
+
+    def show_preset(self, name: str) -> dict[str, Any]:
+        """One preset with what its policies promise."""
+        return self._call("GET", _named("presets", name))
+
+    def create_preset(
+        self, name: str, policies: list[dict[str, int]], fragment_size: int, sco_size: int
+    ) -> dict[str, Any]:
+        """A new preset."""
+        body = {"name": name, "policies": policies}
+        sizes = {"fragment_size": fragment_size, "sco_size": sco_size}
+        return self._call("POST", "/v1/presets", {**body, **sizes})
+
+    def delete_preset(self, name: str) -> dict[str, Any]:
+        """Delete a preset."""
+        return self._call("DELETE", _named("presets", name))
+
+    def check_preset(self, name: str, cluster: list[dict[str, Any]]) -> dict[str, Any]:
+        """Which policy of a preset such a cluster satisfies."""
+        return self._call("POST", f"{_named('presets', name)}/check", {"cluster": cluster})
+
     def list_domains(self) -> list[dict[str, Any]]:
         """All Domains."""
         domains: list[dict[str, Any]] = self._call("GET", "/v1/domains")["domains"]
@@ -213,11 +245,13 @@ class Client:
         return answer
 
 
+_UNKNOWN = {"domains": unknown_domain, "nodes": unknown_node, "presets": unknown_preset}
+
+
 def _named(kind: str, name: str) -> str:
     # An empty name or a slash would be a different request.
     if not name or "/" in name:
-        refuse = unknown_domain if kind == "domains" else unknown_node
-        raise refuse(f"find {name!r}", name)
+        raise _UNKNOWN[kind](f"find {name!r}", name)
     return f"/v1/{kind}/{quote(name, safe='')}"
 
 

@@ -35,6 +35,12 @@ class Engine(Protocol):
     def set_qos(self, uuid: str, limits_json: str, /) -> None: ...
     def snapshot_group(self, members_json: str, /) -> None: ...
     def diff_snapshots(self, uuid: str, from_uuid: str | None, to_uuid: str, /) -> str: ...
+    @staticmethod
+    def describe_preset(preset_json: str, /) -> str: ...
+    @staticmethod
+    def judge_preset(preset_json: str, cluster_json: str, /) -> str: ...
+    @staticmethod
+    def shipped_presets() -> str: ...
     def status(self) -> str: ...
     def shutdown(self, drain: bool, /) -> None: ...
 
@@ -145,6 +151,22 @@ class EngineClient:
         text = self._call(lambda: self._engine.diff_snapshots(uuid, from_snapshot, to_snapshot))
         extents: list[list[int]] = json.loads(text)
         return extents
+
+    def describe_preset(self, preset: Mapping[str, Any]) -> dict[str, Any]:
+        """A preset with what each of its policies promises; refused when it makes no sense."""
+        return self._object(lambda: self._engine.describe_preset(json.dumps(preset)))
+
+    def judge_preset(
+        self, preset: Mapping[str, Any], cluster: Sequence[Mapping[str, Any]]
+    ) -> dict[str, Any]:
+        """Which policy of a preset a cluster satisfies, and why not those before it."""
+        texts = json.dumps(preset), json.dumps(cluster)
+        return self._object(lambda: self._engine.judge_preset(*texts))
+
+    def shipped_presets(self) -> list[dict[str, Any]]:
+        """The presets that come with the program."""
+        presets: list[dict[str, Any]] = json.loads(self._call(self._engine.shipped_presets))
+        return presets
 
     def status(self) -> dict[str, Any]:
         """Counters of every open volume and the engine's findings."""

@@ -15,6 +15,7 @@ class Code(enum.StrEnum):
     """What kind of error it is, for programs to branch on. Engine codes pass as they are."""
 
     BAD_REQUEST = "bad_request"
+    BAD_PRESET = "bad_preset"
     BAD_SIZE = "bad_size"
     BUSY = "busy"
     DUPLICATE_NAME = "duplicate_name"
@@ -28,6 +29,7 @@ class Code(enum.StrEnum):
     TOOL_FAILED = "tool_failed"
     UNKNOWN_DOMAIN = "unknown_domain"
     UNKNOWN_NODE = "unknown_node"
+    UNKNOWN_PRESET = "unknown_preset"
     UNKNOWN_SNAPSHOT = "unknown_snapshot"
     UNKNOWN_VOLUME = "unknown_volume"
 
@@ -93,6 +95,16 @@ def unknown_node(what: str, name: str) -> VStorageError:
         what,
         f"there is no node {name!r}",
         "'vstorage node list' shows the nodes; a node registers itself when its daemon starts",
+    )
+
+
+def unknown_preset(what: str, name: str) -> VStorageError:
+    """The preset that was named does not exist."""
+    return VStorageError(
+        Code.UNKNOWN_PRESET,
+        what,
+        f"there is no preset {name!r}",
+        "'vstorage preset list' shows the presets",
     )
 
 

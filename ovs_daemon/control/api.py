@@ -44,6 +44,7 @@ from werkzeug.routing import Map, Rule
 from werkzeug.wrappers import Request, Response
 
 from ovs_daemon.control.api_cluster import cluster_routes
+from ovs_daemon.control.api_presets import preset_routes
 from ovs_daemon.control.fields import Fields, bad, flag
 from ovs_daemon.control.records import Mode
 from ovs_daemon.control.verbs import Verbs
@@ -57,6 +58,7 @@ LOG = logging.getLogger(__name__)
 
 _BODY_BYTES_MAX = 1 << 20
 _STATUS = {
+    Code.BAD_PRESET: HTTPStatus.BAD_REQUEST,
     Code.BAD_REQUEST: HTTPStatus.BAD_REQUEST,
     Code.BAD_SIZE: HTTPStatus.BAD_REQUEST,
     Code.BUSY: HTTPStatus.CONFLICT,
@@ -68,6 +70,7 @@ _STATUS = {
     Code.REGISTRY: HTTPStatus.SERVICE_UNAVAILABLE,
     Code.UNKNOWN_DOMAIN: HTTPStatus.NOT_FOUND,
     Code.UNKNOWN_NODE: HTTPStatus.NOT_FOUND,
+    Code.UNKNOWN_PRESET: HTTPStatus.NOT_FOUND,
     Code.UNKNOWN_SNAPSHOT: HTTPStatus.NOT_FOUND,
     Code.UNKNOWN_VOLUME: HTTPStatus.NOT_FOUND,
 }
@@ -117,6 +120,7 @@ class Api:
                 Rule("/v1/snapshots", methods=["GET"], endpoint=self._list_all_snapshots),
                 Rule("/v1/snapshots", methods=["POST"], endpoint=self._snapshot_several),
                 *cluster_routes(verbs.cluster),
+                *preset_routes(verbs.presets),
             ],
             strict_slashes=False,
         )

@@ -64,6 +64,14 @@ class Fields:
             raise bad(self.what, f"{name!r} must be an object, not {value!r}")
         return value
 
+    def objects(self, name: str) -> list[dict[str, Any]]:
+        """A list of JSON objects."""
+        value = self._body.get(name)
+        match value:
+            case list() if all(isinstance(one, dict) for one in value):
+                return value
+        raise bad(self.what, f"{name!r} must be a list of objects")
+
     def texts(self, name: str) -> list[str]:
         """A list of texts."""
         value = self._body.get(name)

@@ -1,16 +1,16 @@
 """What the registry holds, typed; volumes and snapshots also found by name.
 
-Kinds of records: ``volume`` and ``snapshot`` by UUID; ``domain`` and ``node`` by name, and
-``alive``, by the node's name, as long as it lives; and ``name``, whose
-identity is ``volume/NAME`` or ``snapshot/VOLUME-UUID/NAME`` and whose body holds the UUID. The
-name is a record of its own because creating it is what makes names unique, in one transaction
-with the record it names.
+Kinds of records: ``volume`` and ``snapshot`` by UUID; ``domain``, ``preset`` and ``node`` by name,
+and ``alive``, by the node's name, as long as it lives; and ``name``, whose identity is
+``volume/NAME`` or ``snapshot/VOLUME-UUID/NAME`` and whose body holds the UUID. The name is a record
+of its own because creating it is what makes names unique, in one transaction with the record it
+names.
 """
 
 from __future__ import annotations
 
 from ovs_daemon.control.records import Snapshot, Volume
-from ovs_daemon.control.topology import Alive, Domain, Node
+from ovs_daemon.control.topology import Alive, Domain, Node, Preset
 from ovs_daemon.registry import Conflict, Create, Delete, Operation, Registry, Update
 
 VOLUME = "volume"
@@ -18,9 +18,10 @@ SNAPSHOT = "snapshot"
 NAME = "name"
 DOMAIN = "domain"
 NODE = "node"
+PRESET = "preset"
 ALIVE = "alive"
 
-Stored = Volume | Snapshot | Domain | Node
+Stored = Volume | Snapshot | Domain | Node | Preset
 
 
 class Store:
@@ -97,6 +98,16 @@ class Store:
         records = self._registry.list(ALIVE)
         return {one.ident: Alive(one.ident, **one.body, version=one.version) for one in records}
 
+    def preset(self, name: str) -> Preset | None:
+        """The preset with this name."""
+        record = self._registry.get(PRESET, name)
+        return None if record is None else Preset.from_body(record.body, record.version)
+
+    def presets(self) -> list[Preset]:
+        """All presets that were made here, by name."""
+        records = self._registry.list(PRESET)
+        return [Preset.from_body(record.body, record.version) for record in records]
+
     def release_name(self, record: Volume | Snapshot) -> list[Operation]:
         """Operations that free the name of a record; none when it does not hold it (any more)."""
         ident = _name_ident(record)
@@ -127,6 +138,8 @@ def _place(record: Stored) -> tuple[str, str]:
             return SNAPSHOT, record.uuid
         case Domain():
             return DOMAIN, record.name
+        case Preset():
+            return PRESET, record.name
     return NODE, record.name
 
 

@@ -41,6 +41,33 @@ class Domain:
 
 
 @dataclass(frozen=True)
+class Preset:
+    """How the erasure-coded backend keeps objects, as an operator wrote it (`doc/presets.md`).
+
+    :param policies: fields k, m, c, x, domains and local of each, the preferred one first
+    :param fragment_size: bytes
+    :param sco_size: bytes
+    :param version: of its registry record; 0 when it was never stored
+    """
+
+    name: str
+    policies: tuple[dict[str, Any], ...]
+    fragment_size: int
+    sco_size: int
+    created_at: str
+    version: int = 0
+
+    def body(self) -> dict[str, Any]:
+        """The registry record."""
+        return _body(self)
+
+    @classmethod
+    def from_body(cls, body: Mapping[str, Any], version: int) -> Preset:
+        """The inverse of :meth:`body`."""
+        return cls(**{**body, "policies": tuple(body["policies"])}, version=version)
+
+
+@dataclass(frozen=True)
 class Node:
     """A host that runs the daemon.
 
@@ -98,7 +125,7 @@ class Alive:
         return {"instance": self.instance, "since": self.since}
 
 
-def _body(record: Domain | Node) -> dict[str, Any]:
+def _body(record: Domain | Node | Preset) -> dict[str, Any]:
     body = asdict(record)
     del body["version"]
     return body

@@ -15,6 +15,7 @@ from ovs_daemon.control import attachments, capacity, qos, snapshots, volumes
 from ovs_daemon.control.attachments import Wish
 from ovs_daemon.control.cluster import ClusterVerbs
 from ovs_daemon.control.host import Host
+from ovs_daemon.control.presets import PresetVerbs
 from ovs_daemon.control.records import LOCAL, Mode, Volume
 from ovs_daemon.control.status import describe_snapshot, describe_volume, status
 from ovs_daemon.control.volumes import Source
@@ -31,6 +32,8 @@ class Verbs:
         self._edge_connected = edge_connected
         #: verbs on Domains and nodes
         self.cluster = ClusterVerbs(host)
+        #: verbs on presets
+        self.presets = PresetVerbs(host)
 
     def status(self) -> dict[str, Any]:
         """The whole picture of this host."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
 import struct
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 from pyeclib.ec_iface import ECDriver
 
+import ovs_daemon
 from tests.support.process import find_program
 
 PAGE = 4096
@@ -38,13 +40,15 @@ class Layout:
         return f"{self.k}+{self.m}x{self.domains}l{self.local}"
 
 
-LAYOUTS = [
-    Layout(4, 2, 3, 1),
-    Layout(16, 8, 3, 1),
-    Layout(8, 8, 2, 2),
-    Layout(16, 4, 1, 0),
-    Layout(4, 2, 1, 0),
-]
+NATIVE = Path(ovs_daemon.__file__).parent / "native"
+PRESETS = json.loads((NATIVE / "alba/src/presets.json").read_text())
+SHIPPED = {
+    (policy["k"], policy["m"], policy["domains"], policy["local"])
+    for preset in PRESETS
+    for policy in preset["policies"]
+}
+LAYOUTS = [Layout(*numbers) for numbers in sorted(SHIPPED)]
+SMALL = Layout(4, 2, 3, 1)
 
 
 def encode(layout: Layout, data: bytes, folder: Path) -> dict[int, bytes]:
@@ -135,7 +139,7 @@ def test_pyeclib_decodes_a_group_by_itself(layout: Layout, tmp_path: Path) -> No
 
 
 def test_a_flipped_byte_is_noticed_by_pyeclib(tmp_path: Path) -> None:
-    fragments = encode(LAYOUTS[0], b"x" * 30_000, tmp_path)
+    fragments = encode(SMALL, b"x" * 30_000, tmp_path)
     damaged = bytearray(fragments[1])
     damaged[ERASURE_BYTES + 5] ^= 1
     judge = driver(4, 2)
@@ -145,7 +149,7 @@ def test_a_flipped_byte_is_noticed_by_pyeclib(tmp_path: Path) -> None:
 
 def test_rust_decodes_what_is_left(tmp_path: Path) -> None:
     data = random.Random(10).randbytes(500_000)
-    encode(LAYOUTS[0], data, tmp_path)
+    encode(SMALL, data, tmp_path)
     for number in (0, 3, 6, 7, 2):
         (tmp_path / "stored" / f"00000000.{number:02}").unlink()
     command = [find_program("vstorage-offline"), "decode"]

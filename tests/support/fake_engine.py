@@ -8,8 +8,11 @@ before the parents it needs, or with a snapshot it never took.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+
+from ovs_daemon import _native
 
 
 class FakeEngineError(Exception):
@@ -17,6 +20,14 @@ class FakeEngineError(Exception):
 
     def __init__(self, code: str, what: str, why: str) -> None:
         super().__init__(code.upper(), f"cannot {what}", why, "mend the test")
+
+
+def _judged(judge: Callable[[], str]) -> str:
+    try:
+        return judge()
+    except _native.EngineError as failure:
+        code, what, why, _ = failure.args
+        raise FakeEngineError(code, what.removeprefix("cannot "), why) from failure
 
 
 @dataclass
@@ -64,6 +75,19 @@ class FakeEngine:
         self.findings: list[dict[str, str]] = []
         self.drained: bool | None = None
         self._run_dir = run_dir
+
+    # Pure functions need no twin, but report by the twin's error.
+    @staticmethod
+    def shipped_presets() -> str:
+        return _native.Engine.shipped_presets()
+
+    @staticmethod
+    def describe_preset(preset_json: str, /) -> str:
+        return _judged(lambda: _native.Engine.describe_preset(preset_json))
+
+    @staticmethod
+    def judge_preset(preset_json: str, cluster_json: str, /) -> str:
+        return _judged(lambda: _native.Engine.judge_preset(preset_json, cluster_json))
 
     def create_volume(self, spec_json: str, /) -> None:
         self._maybe_fail("create_volume")

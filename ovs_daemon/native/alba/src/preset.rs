@@ -7,6 +7,7 @@ use std::fmt::{self, Write};
 
 use machines::alba::{Disk, Layout, Policy, Shortage, place};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 const SHIPPED: &str = include_str!("presets.json");
 const NAME_MAX: usize = 63;
@@ -164,6 +165,83 @@ fn check_size(name: &str, size: u64, least: u64, most: u64) -> Result<(), Preset
     }
     let why = format!("its {name} of {size} bytes is no power of two from {least} to {most}");
     Err(wrong(why, "choose one, such as 4194304 for fragments and 67108864 for SCOs"))
+}
+
+#[derive(Deserialize)]
+struct Nodes {
+    domain: String,
+    node: String,
+    disks: u32,
+}
+
+/// A preset with what each policy promises, in JSON: its fields, and for each policy `notation`,
+/// `overhead` and what `machines::alba::Promise` says.
+pub fn describe_json(preset: &str) -> Result<String, PresetError> {
+    let preset = Preset::parse(preset)?;
+    let policies: Vec<Value> = preset.policies.iter().map(describe).collect();
+    let Preset { name, fragment_size, sco_size, .. } = preset;
+    let value = json!({
+        "name": name, "policies": policies, "fragment_size": fragment_size, "sco_size": sco_size,
+    });
+    Ok(value.to_string())
+}
+
+/// Which policy a cluster satisfies, in JSON: `{"policy": described or null, "number": from 1 or
+/// null, "shortages": [why not, for each policy before it]}`. `cluster`: `[{"domain", "node",
+/// "disks"}]`.
+pub fn judge_json(preset: &str, cluster: &str) -> Result<String, PresetError> {
+    let preset = Preset::parse(preset)?;
+    let nodes: Vec<Nodes> = serde_json::from_str(cluster).map_err(|e| {
+        wrong(format!("the cluster cannot be read: {e}"), "give a list of domain, node, disks")
+    })?;
+    let mut domains: Vec<&str> = nodes.iter().map(|node| node.domain.as_str()).collect();
+    domains.sort_unstable();
+    domains.dedup();
+    let mut names: Vec<&str> = nodes.iter().map(|node| node.node.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    let place = |list: &[&str], name: &str| list.iter().position(|one| *one == name);
+    let mut disks = Vec::new();
+    for node in &nodes {
+        for _ in 0..node.disks {
+            disks.push(Disk {
+                id: disks.len() as u64,
+                domain: place(&domains, &node.domain).unwrap_or(0) as u32,
+                node: place(&names, &node.node).unwrap_or(0) as u32,
+            });
+        }
+    }
+    let (policy, shortages) = preset.choose(&disks);
+    let shortages: Vec<String> = shortages.iter().map(Shortage::to_string).collect();
+    let value = json!({
+        "policy": policy.map(describe),
+        "number": policy.map(|_| shortages.len() + 1),
+        "shortages": shortages,
+    });
+    Ok(value.to_string())
+}
+
+/// The shipped presets, in JSON.
+pub fn shipped_json() -> &'static str {
+    SHIPPED
+}
+
+fn describe(policy: &Policy) -> Value {
+    let PolicySpec { k, m, c, x, domains, local } = spec_of(policy);
+    let promise = policy.promise();
+    let overhead = policy.layout().fragments() as f64 / policy.layout().data() as f64;
+    json!({
+        "k": k, "m": m, "c": c, "x": x, "domains": domains, "local": local,
+        "notation": notation(policy),
+        "overhead": (overhead * 100.0).round() / 100.0,
+        "survives_disks": promise.disks,
+        "survives_node": promise.node,
+        "survives_domain": promise.domain,
+        "survives_domain_and_disk": promise.domain_and_disk,
+        "disk_repair_local": promise.disk_repair_local,
+        "node_repair_local": promise.node_repair_local,
+        "repair_reads": promise.repair_reads,
+    })
 }
 
 /// The policy in the notation of this project: `4+2 over 3 Domains, 1 local`.

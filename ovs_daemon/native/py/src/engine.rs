@@ -2,7 +2,7 @@
 
 use pyo3::prelude::*;
 
-use crate::error::raise;
+use crate::error::{raise, refuse_preset};
 
 /// The storage engine: shard threads that host volumes and their front ends.
 ///
@@ -98,6 +98,21 @@ impl Engine {
 
     fn unexport_nbd(&self, py: Python<'_>, uuid: &str) -> PyResult<()> {
         self.perform(py, |engine| engine.unexport_nbd(uuid))
+    }
+
+    #[staticmethod]
+    fn describe_preset(preset_json: &str) -> PyResult<String> {
+        alba::preset::describe_json(preset_json).map_err(refuse_preset)
+    }
+
+    #[staticmethod]
+    fn judge_preset(preset_json: &str, cluster_json: &str) -> PyResult<String> {
+        alba::preset::judge_json(preset_json, cluster_json).map_err(refuse_preset)
+    }
+
+    #[staticmethod]
+    fn shipped_presets() -> &'static str {
+        alba::preset::shipped_json()
     }
 
     fn status(&self, py: Python<'_>) -> PyResult<String> {

@@ -11,6 +11,11 @@ create_exception!(
     "The engine refused or failed; args are (code, what, why, fix)."
 );
 
+/// A preset that makes no sense.
+pub(crate) fn refuse_preset(error: alba::preset::PresetError) -> PyErr {
+    EngineError::new_err(("BAD_PRESET", "cannot use the preset", error.why, error.fix))
+}
+
 /// The four parts of an engine error, in the order that `ovs_daemon.errors` expects them.
 pub(crate) fn raise(error: engine::Error) -> PyErr {
     EngineError::new_err((

@@ -1,0 +1,97 @@
+"""Presets on the command line, through the control API and the real engine's judgement."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from ovs_daemon.cli.app import main
+from tests.support.api_server import serving
+from tests.support.house import House
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    with serving(House()) as run_dir:
+        monkeypatch.setenv("VSTORAGE_RUN_DIR", str(run_dir))
+
+        def call(*words: str) -> tuple[int, str, str]:
+            handlers = list(logging.getLogger().handlers)
+            status = main(words)
+            logging.getLogger().handlers[:] = handlers
+            captured = capsys.readouterr()
+            return status, captured.out, captured.err
+
+        yield call
+
+
+def answer(run: Run, *words: str) -> Any:
+    status, out, err = run("--json", *words)
+    assert (status, err) == (0, ""), err
+    return json.loads(out)
+
+
+def test_a_preset_lives(run: Run) -> None:
+    words = ("preset", "create", "mine", "--policy", "4+2,c=5,x=1,domains=3,local=1")
+    made = answer(run, *words, "--policy", "2+1,c=3,x=1", "--fragment-size", "1M")
+    assert (made["name"], made["fragment_size"], made["sco_size"]) == ("mine", 1 << 20, 64 << 20)
+    assert [policy["domains"] for policy in made["policies"]] == [3, 1]
+    assert made["policies"][0]["survives_domain_and_disk"] is True
+    assert answer(run, "preset", "show", "mine") == made
+    listed = answer(run, "preset", "list")
+    assert [one["name"] for one in listed][-1] == "mine"
+    assert [one["shipped"] for one in listed] == [True] * (len(listed) - 1) + [False]
+    status, _, err = run(*words)
+    assert status == 1
+    assert "there is already a preset 'mine'" in err
+    assert answer(run, "preset", "delete", "mine")["deleted"] is True
+    status, _, err = run("preset", "show", "mine")
+    assert status == 1
+    assert "there is no preset 'mine'" in err
+
+
+def test_shipped_presets_stay(run: Run) -> None:
+    for words in (
+        ("preset", "delete", "default"),
+        ("preset", "create", "default", "--policy", "2+1,c=3,x=1"),
+    ):
+        status, _, err = run(*words)
+        assert status == 1, err
+
+
+def test_what_makes_no_sense_is_refused_with_the_reason(run: Run) -> None:
+    status, _, err = run("preset", "create", "bad", "--policy", "4+2,c=4,x=1")
+    assert status == 1
+    assert "cannot create preset 'bad': its policy 1 cannot be: c must be over k" in err
+    status, _, err = run("preset", "create", "bad", "--policy", "2+1,c=3,x=1", "--sco-size", "3M")
+    assert status == 1
+    assert "sco_size of 3145728 bytes is no power of two" in err
+    assert "bad" not in [one["name"] for one in answer(run, "preset", "list")]
+
+
+def test_a_cluster_is_judged(run: Run) -> None:
+    found = answer(run, "preset", "check", "default", "--cluster", "3x3x1")
+    assert found["policy"]["notation"] == "4+2 over 3 Domains, 1 local"
+    assert found["number"] == 3
+    assert len(found["shortages"]) == 2
+    nodes = [word for node in ("a/n1", "a/n2", "b/n3") for word in ("--node", f"{node}=4")]
+    status, out, _ = run("preset", "check", "two-domains", *nodes)
+    assert status == 0
+    assert "none can be used" in out
+    assert "policy 4: it needs 6 disks, at most 2 of them on one node" in out
+
+
+def test_tables_show_what_counts(run: Run) -> None:
+    status, out, _ = run("preset", "show", "default")
+    assert status == 0
+    assert "16+8 over 3 Domains, 2 local, c=18, x=2; overhead 1.88; survives any 8 disks" in out
+    status, out, _ = run("preset", "list")
+    assert status == 0
+    assert "4 MiB" in out
+    assert "16+4 over 1 Domain" in out
