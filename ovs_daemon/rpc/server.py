@@ -21,6 +21,12 @@ from ovs_daemon.rpc.endpoint import Endpoint
 
 LOG = logging.getLogger(__name__)
 
+# Modules of oslo.messaging and the groups of options that they register for themselves.
+_GLOBAL_OPTIONS = (
+    ("oslo_messaging._metrics.client", "oslo_messaging_metrics"),
+    ("oslo_messaging._tracing.client", "oslo_messaging_tracing"),
+)
+
 
 class RpcServer:
     """Serves the verbs on the topic of a Domain.
@@ -121,7 +127,7 @@ def make_transport(conf: cfg.ConfigOpts, url: object) -> oslo_messaging.RPCTrans
     oslo.messaging 18 reads options at every call that it has registered on the global
     configuration only; without them a server would take calls and never answer.
     """
-    with contextlib.suppress(ImportError):
-        tracing = importlib.import_module("oslo_messaging._tracing.client")
-        conf.register_opts(tracing.oslo_messaging_tracing, group="oslo_messaging_tracing")
+    for module, group in _GLOBAL_OPTIONS:
+        with contextlib.suppress(ImportError):
+            conf.register_opts(getattr(importlib.import_module(module), group), group=group)
     return oslo_messaging.get_rpc_transport(conf, url=url)

@@ -1,0 +1,172 @@
+"""The verbs over oslo.messaging's in-process bus: answers, refusals, bugs, and stopping."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import oslo_messaging
+import pytest
+from oslo_config import cfg
+
+from ovs_cinder.api import DomainApi
+from ovs_daemon.control.verbs import Verbs
+from ovs_daemon.errors import Code, VStorageError
+from ovs_daemon.registry import Absent, Conflict
+from ovs_daemon.rpc import contract
+from ovs_daemon.rpc.endpoint import VERBS, Endpoint
+from ovs_daemon.rpc.server import RpcServer, make_server, make_transport
+from tests.support.house import House
+
+GIB = 1 << 30
+
+
+def transport() -> oslo_messaging.RPCTransport:
+    conf = cfg.ConfigOpts()
+    conf([])
+    return make_transport(conf, "fake:///")
+
+
+@pytest.fixture
+def house() -> House:
+    return House("rpc")
+
+
+@pytest.fixture
+def endpoint(house: House) -> Endpoint:
+    return Endpoint(Verbs(house.host, lambda: True))
+
+
+@pytest.fixture
+def server(house: House) -> Iterator[RpcServer]:
+    made = RpcServer(transport(), Verbs(house.host, lambda: True), "rpc", "node1", 4)
+    made.start()
+    assert made.wait_listening(60)
+    yield made
+    made.stop()
+
+
+def refusal(envelope: dict[str, Any]) -> VStorageError:
+    with pytest.raises(VStorageError) as caught:
+        contract.unwrap(envelope)
+    return caught.value
+
+
+def test_there_and_back(server: RpcServer, house: House) -> None:
+    api = DomainApi(transport(), "rpc", 30.0)
+    assert api.create_volume("web1", GIB)["size"] == GIB
+    assert [one["name"] for one in api.list_volumes()] == ["web1"]
+    with pytest.raises(VStorageError) as caught:
+        api.create_volume("web1", GIB)
+    # Whole, with its four fields.
+    assert caught.value.to_dict() == {
+        "code": Code.DUPLICATE_NAME,
+        "what": "create volume 'web1'",
+        "why": "there is already a volume 'web1'",
+        "fix": "choose another name, or delete that volume first",
+    }
+    assert api.delete_volume("web1") is True
+    assert api.delete_volume("web1") is False
+    assert api.find_volume("web1") is None
+
+
+def test_one_node_can_be_called_alone(server: RpcServer) -> None:
+    target = oslo_messaging.Target(
+        exchange=contract.EXCHANGE, topic=contract.topic("rpc"), server="node1", version="1.0"
+    )
+    client = oslo_messaging.get_rpc_client(transport(), target)
+    assert contract.unwrap(client.call({}, "get_domain"))["node"] == "node1"
+
+
+def test_only_verbs_can_be_called(server: RpcServer) -> None:
+    target = oslo_messaging.Target(exchange=contract.EXCHANGE, topic=contract.topic("rpc"))
+    client = oslo_messaging.get_rpc_client(transport(), target)
+    for name in ("close", "_remote", "__init__"):
+        with pytest.raises(oslo_messaging.NoSuchMethod):
+            client.call({}, name)
+    assert "create_volume" in VERBS
+
+
+def test_a_newer_client_is_refused(server: RpcServer) -> None:
+    target = oslo_messaging.Target(
+        exchange=contract.EXCHANGE, topic=contract.topic("rpc"), version="2.0"
+    )
+    client = oslo_messaging.get_rpc_client(transport(), target)
+    with pytest.raises(oslo_messaging.UnsupportedVersion):
+        client.call({}, "get_domain")
+
+
+def test_unknown_arguments_and_bugs(endpoint: Endpoint, house: House, monkeypatch: Any) -> None:
+    verbs: Any = endpoint
+    failure = refusal(verbs.create_volume({}, name="web1", colour="red"))
+    assert (failure.code, "colour" in failure.why) == (Code.INTERNAL, True)
+    monkeypatch.setattr(house.host.engine, "status", lambda: 1 // 0)
+    assert "ZeroDivisionError" in refusal(verbs.get_domain({})).why
+
+
+def test_a_lost_race_is_busy(house: House) -> None:
+    class Losing(Verbs):
+        def get_domain(self) -> dict[str, Any]:
+            raise Conflict(Absent("volume", "x"), None)
+
+    endpoint: Any = Endpoint(Losing(house.host, lambda: True))
+    assert refusal(endpoint.get_domain({})).code == Code.BUSY
+
+
+def test_closing_waits_for_the_calls_at_work(house: House) -> None:
+    entered, release, closed = threading.Event(), threading.Event(), threading.Event()
+
+    class Slow(Verbs):
+        def get_domain(self) -> dict[str, Any]:
+            entered.set()
+            assert release.wait(60)
+            return {"slow": True}
+
+    endpoint: Any = Endpoint(Slow(house.host, lambda: True))
+    answers: list[dict[str, Any]] = []
+    working = threading.Thread(target=lambda: answers.append(endpoint.get_domain({})))
+    working.start()
+    assert entered.wait(60)
+
+    def close() -> None:
+        endpoint.close()
+        closed.set()
+
+    closing = threading.Thread(target=close)
+    closing.start()
+    while "answer" in (envelope := endpoint.status({})):
+        pass
+    assert refusal(envelope).code == Code.BUSY
+    assert not closed.is_set()
+    release.set()
+    closing.join(60)
+    working.join(60)
+    assert answers == [{"answer": {"slow": True}}]
+
+
+def configured(*lines: str) -> cfg.ConfigOpts:
+    from ovs_daemon import options
+
+    conf = options.load([])
+    for line in lines:
+        name, _, value = line.partition("=")
+        conf.set_override(name, value, group="rpc")
+    return conf
+
+
+def test_no_bus_no_server(house: House) -> None:
+    verbs = Verbs(house.host, lambda: True)
+    assert make_server(configured(), verbs, "rpc") is None
+    with pytest.raises(VStorageError, match="transport_url"):
+        make_server(configured("transport_url=pigeon://host"), verbs, "rpc")
+
+
+def test_a_server_that_never_found_its_broker_stops(house: House) -> None:
+    """Nobody listens on that port; the daemon must be ready and end all the same."""
+    conf = configured("transport_url=rabbit://guest:guest@127.0.0.1:1/")
+    server = make_server(conf, Verbs(house.host, lambda: True), "rpc")
+    assert server is not None
+    server.start()
+    assert not server.wait_listening(0.1)
+    server.stop()
