@@ -106,7 +106,7 @@ def _run(conf: cfg.ConfigOpts) -> None:
     mutable = _Mutable(conf)
     link = EdgeLink(host, lambda: mutable.check_interval_s)
     verbs = Verbs(host, lambda: edge.reachable)
-    server = ControlServer(Api(verbs), run_dir / "control.sock")
+    server = ControlServer(Api(verbs), run_dir / "control.sock", options.control_group(conf))
     domain = domain_of(host)
     rpc = make_server(conf, verbs, conf.domain if domain is None else domain.name)
     # The first look before anybody can ask: a ready daemon has told the Edge what to serve.

@@ -100,7 +100,13 @@ DEFAULT_OPTS = [
         "run_dir",
         default="/run/vstorage",
         help="Folder for sockets: control.sock (the command line), engine.sock and "
-        "edge.sock (between engine and Edge), nbd/ and direct/ (guests).",
+        "edge.sock (between engine and Edge), nbd/ and direct/ (guests), volumes/ (files).",
+    ),
+    cfg.StrOpt(
+        "control_group",
+        help="Group (name or number) that may use control.sock besides the daemon's user: the "
+        "one of the services that attach volumes, nova-compute and cinder-volume. Who may use it "
+        "may do anything to any volume. Not set: nobody.",
     ),
 ]
 
@@ -345,6 +351,20 @@ def socket_owner(conf: cfg.ConfigOpts) -> str | None:
     except KeyError as unknown:
         raise _bad("use the option [nbd] socket_owner", str(unknown.args[0])) from unknown
     return f"{uid}:{gid}"
+
+
+def control_group(conf: cfg.ConfigOpts) -> int | None:
+    """The gid of those who may use the control socket.
+
+    :raises VStorageError: ``bad_request``, there is no such group
+    """
+    text = conf.control_group
+    if text is None or text.isdigit():
+        return None if text is None else int(text)
+    try:
+        return grp.getgrnam(text).gr_gid
+    except KeyError as unknown:
+        raise _bad("use the option control_group", str(unknown.args[0])) from unknown
 
 
 def _bad(what: str, why: str) -> VStorageError:

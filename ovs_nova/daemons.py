@@ -6,7 +6,7 @@ import logging
 import socket as unix
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ovs_daemon.client import Client
@@ -63,8 +63,10 @@ def client(node: str, what: str) -> Iterator[Client]:
 def _name(socket: Path) -> str:
     """The name of the node whose daemon listens on a socket."""
     with unix.socket(unix.AF_UNIX, unix.SOCK_STREAM) as probe:
-        probe.settimeout(_LOOK_TIMEOUT_S)
-        probe.connect(str(socket))
+        probe.setblocking(False)
+        # So many knock that this one would have to wait: somebody listens.
+        with suppress(BlockingIOError):
+            probe.connect(str(socket))
     state = socket.stat()
     key = (socket, state.st_ino, state.st_ctime_ns)
     with _guard:

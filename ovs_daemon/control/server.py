@@ -1,4 +1,4 @@
-"""The control API's server: HTTP on a unix socket that only its owner may use."""
+"""The control API's server: HTTP on a unix socket for its owner, and a group if one is named."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from cheroot import wsgi
 from ovs_daemon.control.api import Api
 
 _SOCKET_MODE = 0o600
+_GROUP_SOCKET_MODE = 0o660
 _THREADS = 8
+# Connections that wait for a thread; a unix socket refuses further ones at once.
+_WAITING_MAX = 1024
 
 
 class _UnixServer(wsgi.Server):
@@ -34,16 +37,23 @@ class ControlServer:
     """Serves the API until told to stop.
 
     :param path: of the socket; one left by a killed daemon is replaced
+    :param group: gid of those who may use it besides the owner; None: nobody
     """
 
-    def __init__(self, api: Api, path: Path) -> None:
+    def __init__(self, api: Api, path: Path, group: int | None = None) -> None:
         self._path = path
-        self._server = _UnixServer(str(path), api, numthreads=_THREADS)
+        self._group = group
+        self._server = _UnixServer(
+            str(path), api, numthreads=_THREADS, request_queue_size=_WAITING_MAX
+        )
         self._thread = threading.Thread(target=self._server.serve, name="control", daemon=True)
 
     def start(self) -> None:
         """Listen; a client may connect as soon as this returns."""
         self._server.prepare()
+        if self._group is not None:
+            os.chown(self._path, -1, self._group)
+            os.chmod(self._path, _GROUP_SOCKET_MODE)
         self._thread.start()
 
     def stop(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import stat
 import threading
@@ -13,6 +14,9 @@ import httpx
 import pytest
 
 from ovs_daemon.client import Client
+from ovs_daemon.control.api import Api
+from ovs_daemon.control.server import ControlServer
+from ovs_daemon.control.verbs import Verbs
 from ovs_daemon.errors import VStorageError
 from tests.support.api_server import serving
 from tests.support.house import House
@@ -218,3 +222,13 @@ def test_many_at_once(run_dir: Path, house: House) -> None:
     assert sorted(outcomes) == ["duplicate_name"] * 5 + ["won"]
     assert sorted(one["name"] for one in first.list_volumes(True)) == ["contested", "keeper"]
     first.close()
+
+
+def test_the_socket_may_be_shared_with_a_group(house: House, tmp_path: Path) -> None:
+    path = tmp_path / "control.sock"
+    server = ControlServer(Api(Verbs(house.host, lambda: True)), path, group=os.getgid())
+    server._server.expiration_interval = 0.01
+    server.start()
+    assert path.stat().st_mode & 0o777 == 0o660
+    assert path.stat().st_gid == os.getgid()
+    server.stop()
