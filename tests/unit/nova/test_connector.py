@@ -1,0 +1,192 @@
+"""The os-brick connector against os-brick itself and the control API of a daemon of twins."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from os_brick import exception
+from os_brick.initiator import connector as brick
+from os_brick.initiator import initiator_connector
+
+from ovs_daemon.control import volumes
+from ovs_nova.connector import OvsConnector, holder, this_program
+from tests.unit.nova.conftest import GIB, Compute
+
+
+def make(**more: Any) -> Any:
+    return brick.InitiatorConnector.factory("ovs", None, **more)
+
+
+@pytest.mark.parametrize("arch", ["x86_64", "aarch64", "s390x", "ppc64le"])
+def test_os_brick_makes_it_for_its_protocol(compute: Compute, arch: str) -> None:
+    assert isinstance(make(arch=arch), OvsConnector)
+
+
+def test_nothing_abstract_is_left() -> None:
+    assert initiator_connector.InitiatorConnector.__abstractmethods__
+    assert OvsConnector.__abstractmethods__ == frozenset()
+
+
+def test_a_host_says_which_nodes_it_has(compute: Compute) -> None:
+    assert OvsConnector.get_connector_properties(None) == {"ovs": {"nodes": ["node1"]}}
+
+
+def test_a_host_without_daemons_hinders_nobody(
+    compute: Compute, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "control.sock").touch()
+    monkeypatch.setenv("VSTORAGE_RUN_DIRS", f"/nowhere:{tmp_path}")
+    assert OvsConnector.get_connector_properties(None) == {"ovs": {"nodes": []}}
+    data = compute.volume("v")
+    with pytest.raises(exception.BrickException, match="start vstorage-daemon, or correct"):
+        make().connect_volume(data)
+
+
+def test_a_copy_gets_a_file(compute: Compute) -> None:
+    data = compute.volume("v")
+    device = make().connect_volume(data)
+    assert device["path"] == f"/run/vstorage/volumes/{data['volume_uuid']}"
+    assert (device["type"], device["size"]) == ("file", GIB)
+    assert compute.holders("v") == [(this_program(), "file")]
+    assert make().get_volume_paths(data) == [device["path"]]
+    make().disconnect_volume(data, device)
+    assert compute.holders("v") == []
+    assert make().get_volume_paths(data) == []
+
+
+def test_a_program_that_copies_twice_keeps_it_until_both_are_done(compute: Compute) -> None:
+    data = compute.volume("v")
+    first, second = make(), make()
+    first.connect_volume(data)
+    device = second.connect_volume(data)
+    first.disconnect_volume(data, device)
+    assert compute.holders("v") == [(this_program(), "file")]
+    second.disconnect_volume(data, device)
+    assert compute.holders("v") == []
+
+
+def test_a_program_that_starts_anew_counts_anew(compute: Compute) -> None:
+    data = compute.volume("v")
+    host = compute.house.host
+    make().connect_volume(data)
+    make().disconnect_volume(data)
+    # What a killed process left behind.
+    from ovs_daemon.control.attachments import Wish, attach
+    from ovs_daemon.control.records import Mode
+
+    attach(host, "v", Wish(Mode.FILE, holder=this_program()))
+    make().connect_volume(data)
+    make().disconnect_volume(data)
+    assert compute.holders("v") == []
+
+
+def test_a_guest_and_a_copy_at_the_same_time(compute: Compute) -> None:
+    data = compute.volume("v")
+    nova = make(holder="nova-compute@h1", attach_as="nbd")
+    assert nova.connect_volume(data)["type"] == "socket"
+    make().connect_volume(data)
+    make(holder="nova-compute@h2", attach_as="nbd").connect_volume(data)
+    assert len(compute.holders("v")) == 3
+    nova.disconnect_volume(data)
+    nova.disconnect_volume(data)
+    assert sorted(compute.holders("v")) == sorted(
+        [("nova-compute@h2", "edge"), (this_program(), "file")]
+    )
+    make().disconnect_volume(data)
+    make(holder="nova-compute@h2", attach_as="nbd").disconnect_volume(data, None, force=True)
+    assert compute.holders("v") == []
+
+
+@pytest.mark.parametrize("more", [{}, {"holder": "nova-compute@h1", "attach_as": "nbd"}])
+def test_a_failed_attach_leaves_nothing(compute: Compute, more: dict[str, str]) -> None:
+    data = compute.volume("v")
+    compute.house.edge.up = False
+    with pytest.raises(exception.BrickException, match="the Edge process does not answer"):
+        make(**more).connect_volume(data)
+    assert compute.holders("v") == []
+    compute.house.edge.up = True
+    device = make(**more).connect_volume(data)
+    make(**more).disconnect_volume(data, device)
+    assert compute.holders("v") == [], "the failure was not counted"
+
+
+def test_a_detach_that_fails_can_be_repeated(compute: Compute) -> None:
+    data = compute.volume("v")
+    device = make().connect_volume(data)
+    compute.house.edge.up = compute.house.edge.gone = False
+    with pytest.raises(exception.BrickException):
+        make().disconnect_volume(data, device)
+    with pytest.raises(exception.BrickException):
+        make().disconnect_volume(data, device, force=True)
+    make().disconnect_volume(data, device, force=True, ignore_errors=True)
+    assert compute.holders("v") != []
+    compute.house.edge.up = True
+    make().disconnect_volume(data, device)
+    assert compute.holders("v") == []
+
+
+def test_a_volume_that_is_gone_is_detached(compute: Compute) -> None:
+    data = compute.volume("v")
+    volumes.delete_volume(compute.house.host, "v", cascade=False)
+    make().disconnect_volume(data)
+    with pytest.raises(exception.BrickException, match="there is no volume"):
+        make().connect_volume(data)
+
+
+def test_a_read_only_volume_is_attached_so(compute: Compute) -> None:
+    data = compute.volume("v") | {"access_mode": "ro"}
+    make().connect_volume(data)
+    (attachment,) = compute.house.host.require("look", "v").attachments
+    assert attachment.read_only
+    make().disconnect_volume(data)
+
+
+def test_a_larger_size_is_seen(compute: Compute) -> None:
+    data = compute.volume("v")
+    make().connect_volume(data)
+    volumes.resize_volume(compute.house.host, "v", 2 * GIB)
+    assert make().extend_volume(data) == 2 * GIB
+    make().disconnect_volume(data)
+
+
+def test_many_at_once_leave_nothing(compute: Compute) -> None:
+    every = [compute.volume(f"v{number}") for number in range(10)]
+    failures: list[BaseException] = []
+
+    def attach_and_detach(data: dict[str, Any], name: str) -> None:
+        try:
+            mine = make(holder=name, attach_as="nbd") if name else make()
+            for _ in range(3):
+                device = mine.connect_volume(data)
+                mine.disconnect_volume(data, device)
+        except BaseException as failure:
+            failures.append(failure)
+
+    names = ["", "", "nova-compute@h1", "nova-compute@h2", "nova-compute@h3"]
+    workers = [
+        threading.Thread(target=attach_and_detach, args=(data, name))
+        for data in every
+        for name in names
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert failures == []
+    assert [compute.holders(f"v{number}") for number in range(10)] == [[]] * 10
+    assert compute.house.edge.served == {}
+
+
+def test_what_can_be_read_is_valid(compute: Compute, tmp_path: Path) -> None:
+    (tmp_path / "disk").write_bytes(b"x" * 4096)
+    assert make().check_valid_device(str(tmp_path / "disk"))
+    assert not make().check_valid_device(str(tmp_path / "missing"))
+    assert not make().check_valid_device(str(tmp_path))
+
+
+def test_names_of_holders_are_names_for_the_daemon() -> None:
+    assert holder("nova-compute", "host 1") == "nova-compute@host_1"
+    assert holder("-c", "h") == "c@h"

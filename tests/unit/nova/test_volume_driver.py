@@ -1,0 +1,215 @@
+"""Nova's volume driver: the XML it writes and reads, attaching, and growing under a server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import nova.conf
+import pytest
+from lxml import etree
+from nova import exception
+from nova.compute import power_state
+from nova.virt.libvirt import config
+
+from ovs_daemon.control import volumes
+from ovs_nova.grow import CannotGrow, Qemu, grow
+from ovs_nova.volume_driver import LibvirtOvsVolumeDriver
+from tests.unit.nova.conftest import GIB, Compute
+
+DISK = {"type": "disk", "dev": "vdb", "bus": "virtio"}
+
+
+class Host:
+    """What of Nova's host the driver uses."""
+
+    def __init__(self) -> None:
+        self.state = power_state.SHUTDOWN
+
+    def find_secret(self, usage: str, name: str) -> None:
+        return None
+
+    def get_guest(self, instance: Any) -> Any:
+        return self
+
+    def get_power_state(self, host: Any) -> int:
+        return int(self.state)
+
+
+def info(data: dict[str, Any]) -> dict[str, Any]:
+    uuid = data["volume_uuid"]
+    return {"driver_volume_type": "ovs", "data": data, "serial": uuid, "volume_id": uuid}
+
+
+@pytest.fixture
+def nova_driver(compute: Compute) -> LibvirtOvsVolumeDriver:
+    return LibvirtOvsVolumeDriver(Host())
+
+
+def test_a_server_gets_a_socket(compute: Compute, nova_driver: LibvirtOvsVolumeDriver) -> None:
+    connection = info(compute.volume("v"))
+    nova_driver.connect_volume(connection, None)
+    assert compute.holders("v") == [(f"nova-compute@{nova.conf.CONF.host}", "edge")]
+    disk = etree.fromstring(nova_driver.get_config(connection, DISK).to_xml())
+    assert (disk.get("type"), disk.find("source").get("protocol")) == ("network", "nbd")
+    assert dict(disk.find("source/host").attrib) == {
+        "transport": "unix",
+        "socket": f"/run/vstorage/nbd/{connection['data']['volume_uuid']}.sock",
+    }
+    assert disk.find("source/reconnect").get("delay") == "600"
+    wanted = {"name": "qemu", "type": "raw", "cache": "none", "discard": "unmap"}
+    assert dict(disk.find("driver").attrib) == wanted
+    assert disk.find("serial").text == connection["serial"]
+    nova_driver.disconnect_volume(connection, None)
+    nova_driver.disconnect_volume(connection, None, force=True)
+    assert compute.holders("v") == []
+
+
+def test_a_server_may_get_a_file(compute: Compute) -> None:
+    conf = nova.conf.CONF
+    LibvirtOvsVolumeDriver(Host())
+    conf.set_override("attach_as", "file", group="ovs")
+    try:
+        nova_driver = LibvirtOvsVolumeDriver(Host())
+    finally:
+        conf.clear_override("attach_as", group="ovs")
+    connection = info(compute.volume("v"))
+    nova_driver.connect_volume(connection, None)
+    disk = etree.fromstring(nova_driver.get_config(connection, DISK).to_xml())
+    path = f"/run/vstorage/volumes/{connection['data']['volume_uuid']}"
+    assert disk.find("source").get("file") == path
+    volumes.resize_volume(compute.house.host, "v", 2 * GIB)
+    assert nova_driver.extend_volume(connection, None, 0) == 2 * GIB
+    nova_driver.disconnect_volume(connection, None)
+
+
+def test_what_nova_sets_is_in_the_xml(
+    compute: Compute, nova_driver: LibvirtOvsVolumeDriver
+) -> None:
+    data = compute.volume("v") | {
+        "access_mode": "ro",
+        "qos_specs": {"total_iops_sec": "100"},
+    }
+    connection = info(data) | {"multiattach": True}
+    nova_driver.connect_volume(connection, None)
+    disk = etree.fromstring(nova_driver.get_config(connection, DISK).to_xml())
+    assert disk.find("readonly") is not None
+    assert disk.find("shareable") is not None
+    assert disk.find("iotune/total_iops_sec").text == "100"
+    nova_driver.disconnect_volume(connection, None)
+
+
+LIVE = """
+<disk type='network' device='disk'>
+  <driver name='qemu' type='raw' cache='none' discard='unmap'/>
+  <source protocol='nbd' index='2'>
+    <host transport='unix' socket='/run/vstorage/nbd/x.sock'/>
+  </source>
+  <target dev='vdb' bus='virtio'/>
+  <serial>x</serial>
+  <alias name='ua-x'/>
+  <address type='pci' domain='0x0000' bus='0x00' slot='0x05' function='0x0'/>
+</disk>
+"""
+
+
+def test_what_libvirt_says_of_a_disk_can_be_said_to_it_again(compute: Compute) -> None:
+    disk = config.LibvirtConfigGuestDisk()
+    disk.parse_str(LIVE)
+    assert (disk.source_socket, disk.reconnect_delay) == ("/run/vstorage/nbd/x.sock", None)
+    again = config.LibvirtConfigGuestDisk()
+    again.parse_str(disk.to_xml())
+    assert again.to_xml() == disk.to_xml()
+    waits = LIVE.replace("</source>", "<reconnect delay='5'/></source>")
+    again.parse_str(waits)
+    assert again.reconnect_delay == 5
+
+
+def test_other_disks_are_as_they_were(compute: Compute) -> None:
+    rbd = config.LibvirtConfigGuestDisk()
+    rbd.parse_str(
+        "<disk type='network'><source protocol='rbd' name='a/b'><host name='h' port='1'/></source>"
+        "<target dev='vda' bus='virtio'/></disk>"
+    )
+    assert (rbd.source_hosts, rbd.source_socket) == (["h"], None)
+    assert etree.fromstring(rbd.to_xml()).find("source/host").get("name") == "h"
+
+
+class Monitor:
+    """QEMU as far as growing goes: a connection takes ``slow`` requests to come back."""
+
+    def __init__(self, slow: int, running: bool = True) -> None:
+        self.slow = slow
+        self.running = running
+        self.size = GIB
+        self.seen: list[str] = []
+        self.away: int | None = None
+        self.qemu = Qemu(self.command, lambda: self.note("suspend"), lambda: self.note("resume"))
+
+    def note(self, what: str) -> None:
+        self.seen.append(what)
+
+    def reconnect(self) -> None:
+        self.note("reconnect")
+        self.away = self.slow
+
+    def command(self, name: str, arguments: dict[str, Any]) -> Any:
+        name_of = {"file": "nbd+unix://?socket=/x.sock"}
+        if name == "query-block":
+            disk = {"inserted": {"node-name": "libvirt-1-format", **name_of}}
+            return [{"device": "cd"}, disk]
+        if name == "query-named-block-nodes":
+            return [
+                {"drv": "raw", "node-name": "libvirt-1-format", **name_of},
+                {"drv": "nbd", "node-name": "libvirt-1-storage", **name_of},
+            ]
+        if name == "query-status":
+            return {"running": self.running}
+        if name == "human-monitor-command":
+            assert arguments["command-line"] == 'qemu-io libvirt-1-storage "read 0 512"'
+            self.away = None if self.away is None else max(0, self.away - 1)
+            return ""
+        assert name == "block_resize"
+        if self.away != 0:
+            raise CannotGrow("Cannot grow NBD nodes")
+        self.size = arguments["size"]
+        return {}
+
+
+def test_a_server_is_paused_while_its_connection_is_away() -> None:
+    monitor = Monitor(slow=3)
+    grow(monitor.qemu, "/x.sock", 2 * GIB, waits=False, reconnect=monitor.reconnect)
+    assert monitor.seen == ["suspend", "reconnect", "resume"]
+    assert monitor.size == 2 * GIB
+
+
+@pytest.mark.parametrize(("waits", "running"), [(True, True), (False, False)])
+def test_a_server_that_waits_or_stands_still_is_not_paused(waits: bool, running: bool) -> None:
+    monitor = Monitor(slow=1, running=running)
+    grow(monitor.qemu, "/x.sock", 2 * GIB, waits, monitor.reconnect)
+    assert monitor.seen == ["reconnect"]
+
+
+def test_a_server_goes_on_whatever_happens() -> None:
+    monitor = Monitor(slow=1)
+
+    def fail() -> None:
+        raise LookupError("no daemon")
+
+    with pytest.raises(LookupError, match="no daemon"):
+        grow(monitor.qemu, "/x.sock", 2 * GIB, waits=False, reconnect=fail)
+    assert monitor.seen == ["suspend", "resume"]
+    with pytest.raises(CannotGrow, match="no disk"):
+        grow(monitor.qemu, "/y.sock", 2 * GIB, waits=False, reconnect=fail)
+
+
+def test_a_server_that_is_off_grows_when_it_starts(
+    compute: Compute, nova_driver: LibvirtOvsVolumeDriver
+) -> None:
+    connection = info(compute.volume("v"))
+    nova_driver.connect_volume(connection, None)
+    volumes.resize_volume(compute.house.host, "v", 2 * GIB)
+    assert nova_driver.extend_volume(connection, None, 0) == 2 * GIB
+    connection["data"]["encrypted"] = True
+    with pytest.raises(exception.VolumeExtendFailed, match="attach_as = file"):
+        nova_driver.extend_volume(connection, None, 0)
+    nova_driver.disconnect_volume(connection, None)
