@@ -94,6 +94,8 @@ class House:
         assert on_disk.size == volume.size
         assert on_disk.epoch == volume.epoch
         assert volume.reverting is None
+        if volume.uuid in self.engine.open:
+            assert self.engine.open[volume.uuid].limits == (volume.limits or {})
         assert volume.listed or snapshots, "hidden, but nothing needs it"
 
     def picture(self) -> list[object]:
@@ -107,6 +109,7 @@ class House:
                 volume.template,
                 volume.parent and names[volume.parent.volume],
                 volume.multi_attach,
+                volume.limits,
                 [(one.holder, one.mode, one.read_only) for one in volume.attachments],
                 self.disk.volumes[volume.uuid].content,
             )

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ovs_daemon.control import attachments, snapshots, volumes
+from ovs_daemon.control import attachments, qos, snapshots, volumes
 from ovs_daemon.control.attachments import Wish
 from ovs_daemon.control.host import Host
 from ovs_daemon.control.records import Mode
@@ -129,6 +129,7 @@ def prepared() -> House:
     volumes.set_template(host, "gold", True)
     volumes.create_volume(host, "minted", None, Source("gold", None))
     volumes.create_volume(host, "lone", GIB, None)
+    volumes.create_volume(host, "limited", GIB, None, limits={"total_iops": 9})
     volumes.create_volume(host, "served", GIB, None)
     attachments.attach(host, "served", Wish(Mode.DIRECT, read_only=True))
     volumes.create_volume(host, "guest", GIB, None)
@@ -165,6 +166,16 @@ VERBS: dict[str, Verb] = {
     "clone a snapshot": clone("base", "s2"),
     "clone a template": clone("gold", None),
     "clone a clone": clone("grandchild", None),
+    "create with limits": lambda host: volumes.create_volume(
+        host, "new", GIB, None, limits={"total_iops": 9}
+    ),
+    "rename": lambda host: volumes.rename_volume(host, "base", "new"),
+    "rename a snapshot": lambda host: snapshots.rename_snapshot(host, "base", "s1", "new"),
+    "limit": lambda host: qos.set_limits(host, "lone", {"read_iops": 5}),
+    "limit no more": lambda host: qos.set_limits(host, "limited", None),
+    "snapshot a group": lambda host: snapshots.create_snapshots(
+        host, [("lone", "s"), ("guest", "s"), ("base", "s")]
+    ),
     "resize": lambda host: volumes.resize_volume(host, "lone", 2 * GIB),
     "snapshot": lambda host: snapshots.create_snapshot(host, "lone", "s"),
     "revert": lambda host: volumes.revert_volume(host, "base", "s1"),
