@@ -128,6 +128,6 @@ def test_unstack_and_clean_end_what_stack_began(calls: Path) -> None:
 )
 def test_scripts_satisfy_shellcheck(script: Path) -> None:
     shell = "bash" if script.parent.name == "devstack" else "sh"
-    command = ["shellcheck", "--shell", shell, script]
+    command = ["shellcheck", "--shell", shell, str(script)]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     assert found.stdout + found.stderr == ""
