@@ -15,6 +15,10 @@ use crate::items::Owner;
 use crate::jobs::JobFailure;
 use crate::shell::{Outputs, Volume};
 
+const PAGE64: u64 = PAGE as u64;
+/// What a run is charged for at least: a short one costs more than its bytes.
+const RUN_BYTES_MIN: u64 = 16 << 10;
+
 struct Run {
     lba: u64,
     clusters: u32,
@@ -123,8 +127,9 @@ impl Volume {
     pub(crate) fn continue_moves(&mut self, now: u64, ring: &mut Ring, out: &mut Outputs) {
         if self.moves.ended && self.moves.not_before <= now {
             self.moves.ended = false;
-            let bytes = u64::from(self.machine.limits().op_clusters) * PAGE as u64;
-            self.moves.not_before = now + bytes * 1_000_000_000 / self.compaction_budget.max(1);
+            let bytes = self.moves.runs.front().map_or(0, |run| u64::from(run.clusters)) * PAGE64;
+            let charged = bytes.max(RUN_BYTES_MIN);
+            self.moves.not_before = now + charged * 1_000_000_000 / self.compaction_budget.max(1);
             self.next_move(ring, out);
         }
     }
