@@ -79,6 +79,14 @@ class Client:
         """Grow a volume."""
         return self._call("PATCH", _volume(volume), {"size": size})
 
+    def rename_volume(self, volume: str, name: str) -> dict[str, Any]:
+        """Give a volume that is not attached another name."""
+        return self._call("PATCH", _volume(volume), {"name": name})
+
+    def set_limits(self, volume: str, limits: dict[str, float] | None) -> dict[str, Any]:
+        """Limit what a volume's users may ask of it, as `ovs_daemon/control/qos.py` describes."""
+        return self._call("PUT", _volume(volume) + "/limits", {"limits": limits})
+
     def set_template(self, volume: str, template: bool) -> dict[str, Any]:
         """Make a volume a template, or an ordinary one again."""
         return self._call("PATCH", _volume(volume), {"template": template})
@@ -139,10 +147,26 @@ class Client:
         """Take a snapshot."""
         return self._call("POST", _volume(volume) + "/snapshots", {"name": name})
 
+    def create_snapshots(self, members: list[tuple[str, str]]) -> list[dict[str, Any]]:
+        """Snapshots (volume, name) of several volumes at one instant."""
+        body = {"members": [list(member) for member in members]}
+        taken: list[dict[str, Any]] = self._call("POST", "/v1/snapshots", body)["snapshots"]
+        return taken
+
+    def rename_snapshot(self, volume: str, snapshot: str, name: str) -> dict[str, Any]:
+        """Give a snapshot another name."""
+        return self._call("PATCH", _snapshot(volume, snapshot), {"name": name})
+
+    def diff_snapshots(self, volume: str, since: str | None, snapshot: str) -> list[list[int]]:
+        """Extents [offset, length] in which two snapshots may differ; ``since`` None: written."""
+        query = "" if since is None else "?" + urlencode({"since": since})
+        path = _snapshot(volume, snapshot) + "/diff" + query
+        extents: list[list[int]] = self._call("GET", path)["extents"]
+        return extents
+
     def delete_snapshot(self, volume: str, snapshot: str) -> bool:
         """Whether there was something to delete."""
-        path = f"{_volume(volume)}/snapshots/{quote(snapshot, safe='')}"
-        return bool(self._call("DELETE", path)["deleted"])
+        return bool(self._call("DELETE", _snapshot(volume, snapshot))["deleted"])
 
     def list_presets(self) -> list[dict[str, Any]]:
         """All presets, those that come with the program first."""
@@ -253,6 +277,10 @@ def _named(kind: str, name: str) -> str:
     if not name or "/" in name:
         raise _UNKNOWN[kind](f"find {name!r}", name)
     return f"/v1/{kind}/{quote(name, safe='')}"
+
+
+def _snapshot(volume: str, snapshot: str) -> str:
+    return f"{_volume(volume)}/snapshots/{quote(snapshot, safe='')}"
 
 
 def _volume(reference: str) -> str:

@@ -1,4 +1,4 @@
-"""`vstorage volume create | list | show | delete | resize | clone | revert | set`."""
+"""`vstorage volume` create, list, show, delete, resize, clone, rename, limit, revert and set."""
 
 from __future__ import annotations
 
@@ -7,6 +7,12 @@ from typing import Any
 
 from ovs_daemon.cli import base
 from ovs_daemon.units import parse_size
+
+#: as `ovs_daemon/control/qos.py` names them
+LIMITS = (
+    *(f"{kind}_{unit}" for kind in ("read", "write", "total") for unit in ("iops", "bytes_s")),
+    "burst_s",
+)
 
 
 def split_source(text: str) -> tuple[str, str | None]:
@@ -132,6 +138,42 @@ class Resize(_OneVolume, base.Show):
     def ask(self, parsed: argparse.Namespace) -> dict[str, Any]:
         """Grow it."""
         return self.client.resize_volume(parsed.volume, parse_size(parsed.size))
+
+
+class Rename(_OneVolume, base.Show):
+    """Give a volume that is not attached another name."""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """Arguments."""
+        parser = super().get_parser(prog_name)
+        parser.add_argument("name", metavar="NAME", help="the new name")
+        return parser
+
+    def ask(self, parsed: argparse.Namespace) -> dict[str, Any]:
+        """Rename it."""
+        return self.client.rename_volume(parsed.volume, parsed.name)
+
+
+class Limit(_OneVolume, base.Show):
+    """Limit what a volume's users may ask of it; limits that are not given are taken away."""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """Arguments."""
+        parser = super().get_parser(prog_name)
+        for kind in ("read", "write", "total"):
+            parser.add_argument(f"--{kind}-iops", type=float, help="requests a second")
+            parser.add_argument(f"--{kind}-bytes-s", help="bytes a second, such as 100MiB")
+        parser.add_argument("--burst-s", type=float, help="seconds' worth of a burst beyond them")
+        return parser
+
+    def ask(self, parsed: argparse.Namespace) -> dict[str, Any]:
+        """Limit it."""
+        limits: dict[str, float] = {}
+        for name in LIMITS:
+            value = getattr(parsed, name)
+            if value is not None:
+                limits[name] = parse_size(value) if name.endswith("bytes_s") else value
+        return self.client.set_limits(parsed.volume, limits or None)
 
 
 class Revert(_OneVolume, base.Show):

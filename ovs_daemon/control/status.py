@@ -65,6 +65,7 @@ def describe_volume(host: Host, volume: Volume, holder: str | None = None) -> di
         "attachments": [_describe_attachment(one) for one in volume.attachments],
         "parent": _describe_parent(host, volume),
         "node": volume.node,
+        "limits": volume.limits,
         "epoch": volume.epoch,
         "dtl": {
             "mode": volume.dtl.mode.value,

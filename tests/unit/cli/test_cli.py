@@ -77,6 +77,28 @@ def test_tables_are_for_people(run: Run) -> None:
     assert json.loads(run("volume", "list", "-f", "json")[1])[0]["size"] == GIB
 
 
+def test_rename_limit_group_diff(run: Run) -> None:
+    for name in ("web1", "web2"):
+        answer(run, "volume", "create", name, "1GiB")
+    assert answer(run, "volume", "rename", "web2", "db1")["name"] == "db1"
+    limited = answer(
+        run, "volume", "limit", "web1", "--read-iops", "100", "--total-bytes-s", "1MiB"
+    )
+    assert limited["limits"] == {"read_iops": 100, "total_bytes_s": 1 << 20}
+    assert answer(run, "volume", "limit", "web1")["limits"] is None
+    taken = answer(run, "snapshot", "group", "monday", "web1", "db1")
+    assert [(one["volume"], one["name"]) for one in taken] == [
+        ("web1", "monday"),
+        ("db1", "monday"),
+    ]
+    assert answer(run, "snapshot", "rename", "web1", "monday", "first")["name"] == "first"
+    assert answer(run, "volume", "snapshot", "web1", "second")["name"] == "second"
+    assert answer(run, "snapshot", "diff", "web1", "second") == []
+    assert answer(run, "snapshot", "diff", "web1", "second", "--since", "first") == []
+    status, _, error = run("snapshot", "group", "second", "web1", "db1")
+    assert (status, "already has a snapshot" in error) == (1, True)
+
+
 @pytest.mark.parametrize("place", ["before", "after"])
 def test_json_anywhere(run: Run, place: str) -> None:
     words = ["volume", "create", "web1", "1GiB"]
