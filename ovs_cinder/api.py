@@ -169,7 +169,11 @@ class DomainApi:
         )
         try:
             answer: dict[str, Any] = contract.unwrap(caller.call({}, verb, **arguments))
-        except oslo_messaging.MessagingException as failure:
+        except (
+            oslo_messaging.MessagingException,
+            # Not one of them: there is no queue for the topic.
+            oslo_messaging.MessageUndeliverable,
+        ) as failure:
             raise VStorageError(
                 Code.DAEMON_UNAVAILABLE,
                 f"have the Domain {self.domain!r} perform {verb}",

@@ -71,6 +71,20 @@ def test_there_and_back(server: RpcServer, house: House) -> None:
     assert api.find_volume("web1") is None
 
 
+def test_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RabbitMQ returns a message for which there is no queue; the in-process bus does not."""
+    bus = transport()
+
+    def returned(*args: Any, **more: Any) -> None:
+        assert more["transport_options"].at_least_once
+        raise oslo_messaging.MessageUndeliverable(None, "vstorage", "vstorage.nowhere", None)
+
+    monkeypatch.setattr(bus._driver, "send", returned)
+    with pytest.raises(VStorageError, match=r"'nowhere'.*nobody listens") as caught:
+        DomainApi(bus, "nowhere", 30.0).get_domain()
+    assert caught.value.code == Code.DAEMON_UNAVAILABLE
+
+
 def test_one_node_can_be_called_alone(server: RpcServer) -> None:
     target = oslo_messaging.Target(
         exchange=contract.EXCHANGE, topic=contract.topic("rpc"), server="node1", version="1.0"
