@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.openstack.host_side import HostSide
 from tests.openstack.lab import layout
 from tests.openstack.lab.cloud import Cloud
 from tests.openstack.lab.layout import ZONES
@@ -38,6 +39,12 @@ def user(cloud: Cloud) -> User:
 def nodes(cloud: Cloud) -> list[NodeView]:
     """Our nodes, one a zone."""
     return [NodeView(cloud, zone) for zone in ZONES]
+
+
+@pytest.fixture(scope="session")
+def host(cloud: Cloud, user: User) -> HostSide:
+    """os-brick in this process, as a service has it."""
+    return HostSide(cloud, user)
 
 
 class Made:

@@ -94,7 +94,7 @@ class Configuration:
         for zone in ZONES:
             self._hypervisor(zone, cross_az_attach)
         self._nova("nova", "controller", ZONES[0], cross_az_attach)
-        self._openrc()
+        self.write_openrc()
 
     def _folders(self) -> None:
         state = self._lab.state
@@ -177,7 +177,8 @@ class Configuration:
             cross_az_attach=str(cross_az_attach).lower(),
         )
 
-    def _openrc(self) -> None:
+    def write_openrc(self) -> None:
+        """Write what a shell sources to be an administrator."""
         lines = [f"export {key}={value}" for key, value in self._lab.credentials().items()]
         lines.append(f"export PATH={Path(sys.executable).parent}:$PATH")
         (self._lab.root / "openrc").write_text("\n".join(lines) + "\n")
