@@ -72,6 +72,9 @@ class Node:
     def __exit__(self, kind: object, *_: object) -> None:
         self.kill9_daemon()
         self.kill9_edge()
+        for mount in self.mounts():
+            # A killed Edge leaves its files behind, and they answer nobody.
+            subprocess.run(["umount", "--lazy", mount], check=True)
         if kind is None or "OVS_KEEP" not in os.environ:
             shutil.rmtree(self.root, ignore_errors=True)
 
@@ -149,6 +152,12 @@ class Node:
                         f"{process.name} ended with status {status} on SIGTERM; its log ends with\n"
                         f"{process.tail()}"
                     )
+
+    def mounts(self) -> list[str]:
+        """What is mounted below ``root``."""
+        lines = Path("/proc/self/mounts").read_text().splitlines()
+        places = [line.split()[1] for line in lines]
+        return [place for place in places if place.startswith(f"{self.root}/")]
 
     def cli(self, *arguments: str) -> Any:
         """Run ``vstorage --json ARGUMENTS`` and return the decoded output (None if empty).

@@ -45,24 +45,18 @@ pub(super) enum Kind {
         len: u32,
     },
     Flush,
-    /// Zeroes from `at` to `end`, step by step. `cut`: as a new size was set.
+    /// Zeroes from `at` to `end`, step by step. `cut`: as a new size was set. Trimming would leave
+    /// parts of clusters as they are.
     Zero {
         at: u64,
         end: u64,
         cut: bool,
-        verb: Zeroing,
     },
     /// Looks for a hole, or for data, from `at` on.
     Seek {
         at: u64,
         hole: bool,
     },
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Zeroing {
-    Trim,
-    Write,
 }
 
 /// A request that is with the volume.
@@ -198,9 +192,9 @@ impl Mount {
             Ask::Fsync => {
                 self.submit(Pending { kind: Kind::Flush, ..of }, 0, Verb::Flush, core, targets);
             }
-            Ask::Allocate { offset, len, mode } => match zeroing(offset, len, mode, size) {
-                Ok((end, verb)) if !self.offer.read_only => {
-                    let kind = Kind::Zero { at: offset.min(end), end, cut: false, verb };
+            Ask::Allocate { offset, len, mode } => match zeroed_to(offset, len, mode, size) {
+                Ok(end) if !self.offer.read_only => {
+                    let kind = Kind::Zero { at: offset.min(end), end, cut: false };
                     self.go_on(Pending { kind, ..of }, core, targets);
                 }
                 Ok(_) => self.refuse(of, EROFS),
@@ -242,7 +236,7 @@ impl Mount {
         self.mode = change.mode.map_or(self.mode, |mode| mode & 0o777);
         self.owner = (change.uid.unwrap_or(self.owner.0), change.gid.unwrap_or(self.owner.1));
         let at = change.size.unwrap_or(size);
-        let kind = Kind::Zero { at, end: size, cut: true, verb: Zeroing::Trim };
+        let kind = Kind::Zero { at, end: size, cut: true };
         self.go_on(Pending { kind, ..of }, core, targets);
     }
 
@@ -256,13 +250,10 @@ impl Mount {
                     self.answer(of, &[]);
                 }
             }
-            Kind::Zero { at, end, cut, verb } => {
+            Kind::Zero { at, end, cut } => {
                 let len = (end - at).min(STEP_BYTES);
-                let kind = Kind::Zero { at: at + len, end, cut, verb };
-                let verb = match verb {
-                    Zeroing::Trim => Verb::Trim { len, fua: false },
-                    Zeroing::Write => Verb::WriteZeroes { len, fua: false },
-                };
+                let kind = Kind::Zero { at: at + len, end, cut };
+                let verb = Verb::WriteZeroes { len, fua: false };
                 self.submit(Pending { kind, ..of }, at, verb, core, targets);
             }
             Kind::Seek { at, hole } => {
@@ -348,15 +339,14 @@ impl Mount {
     }
 }
 
-/// What `fallocate(2)` asks for: where it ends, and by which verb; or an errno.
-fn zeroing(offset: u64, len: u64, mode: u32, size: u64) -> Result<(u64, Zeroing), i32> {
+/// The end of what `fallocate(2)` asks to have zeroed; or an errno.
+fn zeroed_to(offset: u64, len: u64, mode: u32, size: u64) -> Result<u64, i32> {
     let end = offset.saturating_add(len);
     if mode & KEEP_SIZE == 0 && end > size {
         return Err(EFBIG);
     }
     match mode & !KEEP_SIZE {
-        PUNCH_HOLE => Ok((end.min(size), Zeroing::Trim)),
-        ZERO_RANGE => Ok((end.min(size), Zeroing::Write)),
+        PUNCH_HOLE | ZERO_RANGE => Ok(end.min(size)),
         _ => Err(EOPNOTSUPP),
     }
 }
