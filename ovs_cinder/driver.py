@@ -17,7 +17,7 @@ from cinder.volume import driver, volume_utils
 from oslo_config import cfg
 from oslo_log import log as logging
 
-from ovs_cinder import connections, images, options, specs, stats
+from ovs_cinder import connections, image_volumes, images, options, specs, stats
 from ovs_cinder.api import DomainApi, transport_of
 from ovs_cinder.attach import AttachVerbs
 from ovs_cinder.failures import reported
@@ -99,6 +99,21 @@ class OVSVolumeDriver(ManageVerbs, GroupVerbs, AttachVerbs, driver.VolumeDriver)
         )
 
     # Images
+
+    def clone_image(
+        self,
+        context: Any,
+        volume: Any,
+        image_location: Any,
+        image_meta: dict[str, Any],
+        image_service: Any,
+    ) -> tuple[dict[str, Any] | None, bool]:
+        """Clone an image that Glance keeps as a volume of this Domain."""
+        found = image_volumes.find(context, volume, image_location, image_meta, self._domain_name)
+        if found is None:
+            return None, False
+        self._clone(volume, found.name, None)
+        return {}, True
 
     def copy_image_to_volume(
         self,
