@@ -1,26 +1,25 @@
-//! How long a loop looks at its rings before it sleeps.
+//! Whether a loop looks at its rings once more, or sleeps.
 //!
-//! Sleeping and being woken costs a few microseconds on both sides; looking costs a processor. So
-//! after work a loop goes on looking for a short budget, and gives its processor away between two
-//! looks: whoever produces the work may be waiting for exactly this processor.
+//! Sleeping and being woken costs a few microseconds on both sides; looking costs a processor that
+//! a guest might use. So a loop looks on only where that pays:
 //!
-//! Looking must pay. When it found nothing within the budget, the next sleeps begin at once,
-//! without a look: one sleep, then three, seven, up to [`SKIPS_MAX`]; the first look that finds
-//! work resets that. So a steady exchange never sleeps, and a slow or idle volume wastes next to
-//! nothing. And when giving the processor away cost more than [`CROWDED_NS`], somebody took it for
-//! a whole time slice: on a host that busy, sleeping is the better way to get it back in time
-//! (a sleeper that is woken goes before one that keeps running), so looking ends for long.
+//! * for a front end: with few requests on their way. With many, sleeping is better: the engine and
+//!   the guest work meanwhile, and one wake-up is shared by all that is done by then;
+//! * for a short budget;
+//! * if it paid lately. After a look that found nothing, the next sleeps begin at once: one, then
+//!   three, seven, up to [`SKIPS_MAX`]; the first look that finds work resets that. So a quick
+//!   exchange one by one never sleeps, a slow or idle volume wastes next to nothing, and where both
+//!   sides share one processor (looking keeps the other from working) nearly all time is theirs.
+//!
+//! The processor is not given away between two looks (`sched_yield`): on a host where somebody
+//! computes it would come back a whole time slice later, while a sleeper that is woken comes first.
 
 use net::clock::monotonic_ns;
 
 /// Longest time of looking without finding anything, in nanoseconds.
-const BUDGET_NS: u64 = 50_000;
-/// A processor given away for longer than this went to somebody who computes, in nanoseconds.
-const CROWDED_NS: u64 = 150_000;
+const BUDGET_NS: u64 = 20_000;
 /// Sleeps in a row that begin without a look, at most.
 const SKIPS_MAX: u32 = 127;
-/// The same on a crowded host.
-const SKIPS_CROWDED: u32 = 2047;
 
 /// See the file's essay.
 #[derive(Debug, Default)]
@@ -42,7 +41,7 @@ impl Spin {
         }
     }
 
-    /// Nothing was found: look again? Gives the processor away before it says yes.
+    /// Nothing was found: look again? False: sleep.
     pub fn again(&mut self) -> bool {
         if self.skips > 0 {
             self.skips -= 1;
@@ -50,20 +49,52 @@ impl Spin {
         }
         let now = monotonic_ns();
         let since = *self.idle_since_ns.get_or_insert(now);
-        if now.saturating_sub(since) >= BUDGET_NS {
-            return self.in_vain((self.penalty * 2 + 1).min(SKIPS_MAX));
+        if now.saturating_sub(since) < BUDGET_NS {
+            std::hint::spin_loop();
+            return true;
         }
-        std::thread::yield_now();
-        if monotonic_ns().saturating_sub(now) >= CROWDED_NS {
-            return self.in_vain(SKIPS_CROWDED);
-        }
-        true
+        self.idle_since_ns = None;
+        self.penalty = (self.penalty * 2 + 1).min(SKIPS_MAX);
+        self.skips = self.penalty;
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Looks until the budget is used up.
+    fn in_vain(spin: &mut Spin) {
+        while spin.again() {}
     }
 
-    fn in_vain(&mut self, penalty: u32) -> bool {
-        self.idle_since_ns = None;
-        self.penalty = penalty.min(SKIPS_MAX);
-        self.skips = penalty;
-        false
+    #[test]
+    fn vain_looks_are_paid_for_with_sleeps() {
+        let mut spin = Spin::default();
+        for expected in [1, 3, 7, 15, 31, 63, 127, 127] {
+            spin.worked();
+            in_vain(&mut spin);
+            for _ in 0..expected {
+                spin.worked();
+                assert_eq!(spin.idle_since_ns, None);
+                assert!(!spin.again(), "a sleep without a look");
+            }
+            spin.worked();
+            assert!(spin.again(), "after {expected} sleeps it looks again");
+            spin.idle_since_ns = None;
+        }
+    }
+
+    #[test]
+    fn a_look_that_pays_is_followed_by_others() {
+        let mut spin = Spin::default();
+        in_vain(&mut spin);
+        spin.worked();
+        assert!(!spin.again());
+        assert!(spin.again());
+        spin.worked();
+        assert_eq!(spin.penalty, 0);
+        assert!(spin.again(), "no sleep in between");
     }
 }

@@ -72,6 +72,7 @@ impl Client {
         let mut ring = Ring::new(64).map_err(failed)?;
         let mut targets = EdgeTargets::new(1, &options.engine, Arc::clone(&arena), "bench_shm")
             .map_err(failed)?;
+        targets.set_eager(true);
         let attachment = Attachment { uuid: options.volume, read_only: false, known_size: None };
         let volume = targets.attach(&attachment, &mut ring);
         let slices = (0..options.qd).filter_map(|at| arena.slice(at * 4096, 4096)).collect();

@@ -129,6 +129,7 @@ pub struct EdgeTargets {
     /// The bell was asked for.
     asleep: bool,
     spin: Spin,
+    eager: bool,
     found_work: bool,
 }
 
@@ -153,6 +154,7 @@ impl EdgeTargets {
             listening: false,
             asleep: false,
             spin: Spin::default(),
+            eager: false,
             found_work: false,
         })
     }
@@ -296,6 +298,24 @@ impl EdgeTargets {
         }
     }
 
+    fn few_in_flight(&self) -> bool {
+        let mut sum = 0;
+        for index in &self.busy {
+            let session = self.sessions.get(*index as usize).and_then(Option::as_ref);
+            sum += session.map_or(0, |session| session.in_flight());
+            if sum > FEW {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Looks for answers however many are expected: for a loop that shares its processor with
+    /// nobody.
+    pub fn set_eager(&mut self, eager: bool) {
+        self.eager = eager;
+    }
+
     /// Publishes commands, rings engines that sleep, and goes to sleep when nothing is to do.
     pub fn end_turn(&mut self, ring: &mut Ring) {
         self.publish();
@@ -320,7 +340,7 @@ impl EdgeTargets {
         if self.busy.is_empty() {
             return false;
         }
-        if self.spin.again() {
+        if (self.eager || self.few_in_flight()) && self.spin.again() {
             return true;
         }
         self.asleep = true;
@@ -333,6 +353,9 @@ impl EdgeTargets {
         !all
     }
 }
+
+/// Requests on their way up to which answers are worth looking for.
+const FEW: u32 = 4;
 
 fn session_mut(sessions: &mut [Option<Box<Session>>], index: u32) -> Option<&mut Session> {
     sessions.get_mut(index as usize)?.as_deref_mut()

@@ -429,6 +429,11 @@ impl Session {
         }
     }
 
+    /// Requests accepted and not answered, apart from the backlog.
+    pub(super) fn in_flight(&self) -> u32 {
+        self.machine.in_flight()
+    }
+
     /// Requests are with the engine, so answers will come.
     pub(super) fn is_waiting_for_answers(&self) -> bool {
         self.machine.phase() == Phase::Ready && self.machine.in_flight() > 0
