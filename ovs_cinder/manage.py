@@ -193,7 +193,7 @@ def _manageable(
     reason = None
     if one["name"] in managed:
         reason = "already managed"
-    elif one["name"].endswith(OWN_SUFFIXES) or _is_base(one):
+    elif one["name"].endswith(OWN_SUFFIXES) or _is_anchor(one):
         reason = "made by the driver for itself"
     elif one.get("attached") is not None:
         reason = "attached"
@@ -212,7 +212,7 @@ def _manageable(
     }
 
 
-def _is_base(one: Mapping[str, Any]) -> bool:
+def _is_anchor(one: Mapping[str, Any]) -> bool:
     """Whether it is a snapshot that is kept for the next incremental backup."""
     return "volume_uuid" in one and one["name"].startswith(BACKUP_PREFIX)
 

@@ -53,13 +53,13 @@ class VolumeVerbs:
     def delete_volume(self, volume: Any) -> None:
         """Delete a volume; one that is not there is deleted."""
         try:
-            self._when_free(volume, lambda: self._delete_with_bases(volume.name))
+            self._when_free(volume, lambda: self._delete_with_anchors(volume.name))
         except VStorageError as failure:
             if failure.code == Code.IN_USE:
                 raise exception.VolumeIsBusy(message=str(failure)) from failure
             raise translate(failure) from failure
 
-    def _delete_with_bases(self, name: str) -> None:
+    def _delete_with_anchors(self, name: str) -> None:
         """Delete a volume, and first the snapshots that are kept for its next backup only."""
         try:
             self.api.delete_volume(name)

@@ -4,14 +4,14 @@ Cinder's chunked drivers read a whole volume and compare hashes. Here the daemon
 to read: for a full backup those that were ever written, for an incremental one those that differ
 between the snapshots of which the two backups are.
 
-A backup remembers, in its metadata, the snapshot that has its content (the *base*):
+A backup remembers, in its metadata, the snapshot that has its content (its *anchor*):
 
 * of a snapshot, or of a volume in use by way of a temporary snapshot: that one. The temporary one
   is renamed, so that it stays when Cinder deletes it;
 * of a volume that nobody uses: one that is taken for the backup.
 
-Bases taken for backups are named after them; the newest stays. When the base of the parent is gone
-(the snapshot was deleted, a later backup was deleted, the volume was migrated), an incremental
+Anchors taken for backups are named after them; the newest stays. When the parent's is gone (it was
+a snapshot that was deleted, a later backup was deleted, the volume was migrated), an incremental
 backup reads all that was ever written together with all that the chain of parents stored: more
 than needed, never less.
 
@@ -51,7 +51,7 @@ _UNIT_BYTES = 4 * units.Ki
 
 
 @dataclass(frozen=True)
-class Base:
+class Anchor:
     """The snapshot that has a backup's content.
 
     :param volume: the daemon's name of its volume
@@ -81,10 +81,10 @@ class DifferentialBackup(chunkeddriver.ChunkedBackupDriver):
         if api is None:
             self._refuse_foreign_parent(backup)
             return super().backup(backup, volume_file, backup_metadata)
-        with reported(), _base(api, backup, volume) as base:
-            extents = self._extents(api, backup, base)
-            if self._store(backup, volume_file, extents, base, backup_metadata) and base.own:
-                _forget_others(api, base)
+        with reported(), _anchor(api, backup, volume) as anchor:
+            extents = self._extents(api, backup, anchor)
+            if self._store(backup, volume_file, extents, anchor, backup_metadata) and anchor.own:
+                _forget_others(api, anchor)
         return None
 
     def restore(self, backup: Any, volume_id: str, volume_file: Any, volume_is_new: bool) -> None:
@@ -110,24 +110,24 @@ class DifferentialBackup(chunkeddriver.ChunkedBackupDriver):
             if (api := api_of(volume)) is not None:
                 api.delete_snapshot(volume.name, _own_name(backup))
 
-    def _extents(self, api: DomainApi, backup: Any, base: Base) -> list[Extent]:
+    def _extents(self, api: DomainApi, backup: Any, anchor: Anchor) -> list[Extent]:
         """What is to be read."""
-        unit, end = self.sha_block_size_bytes, base.size
+        unit, end = self.sha_block_size_bytes, anchor.size
         if not backup.parent_id:
-            return merge(api.diff_snapshots(base.volume, None, base.snapshot), unit, end)
+            return merge(api.diff_snapshots(anchor.volume, None, anchor.snapshot), unit, end)
         parent = objects.Backup.get_by_id(self.context, backup.parent_id)
         known = _mark(self._read_metadata(parent))
-        if known and known["volume_uuid"] == base.volume_uuid:
-            taken = {one["uuid"] for one in api.list_snapshots(base.volume)}
+        if known and known["volume_uuid"] == anchor.volume_uuid:
+            taken = {one["uuid"] for one in api.list_snapshots(anchor.volume)}
             if known["snapshot_uuid"] in taken:
                 since = known["snapshot_uuid"]
-                return merge(api.diff_snapshots(base.volume, since, base.snapshot), unit, end)
+                return merge(api.diff_snapshots(anchor.volume, since, anchor.snapshot), unit, end)
         LOG.warning(
             "backup %s: the snapshot of its parent %s is gone: reading all that was written",
             backup.id,
             parent.id,
         )
-        extents: list[Sequence[int]] = [*api.diff_snapshots(base.volume, None, base.snapshot)]
+        extents: list[Sequence[int]] = [*api.diff_snapshots(anchor.volume, None, anchor.snapshot)]
         for older in self._chain(parent):
             extents += _stored(self._read_metadata(older))
         return merge(extents, unit, end)
@@ -137,7 +137,7 @@ class DifferentialBackup(chunkeddriver.ChunkedBackupDriver):
         backup: Any,
         volume_file: Any,
         extents: list[Extent],
-        base: Base,
+        anchor: Anchor,
         backup_metadata: bool,
     ) -> bool:
         """Read and store the extents; False when somebody deleted the backup meanwhile."""
@@ -158,7 +158,7 @@ class DifferentialBackup(chunkeddriver.ChunkedBackupDriver):
         self._send_progress_end(self.context, backup, object_meta)
         object_meta["extra_metadata"] = {
             **(extra_metadata or {}),
-            _MARK: {"volume_uuid": base.volume_uuid, "snapshot_uuid": base.snapshot_uuid},
+            _MARK: {"volume_uuid": anchor.volume_uuid, "snapshot_uuid": anchor.snapshot_uuid},
         }
         try:
             if backup_metadata:
@@ -216,7 +216,7 @@ class DifferentialBackup(chunkeddriver.ChunkedBackupDriver):
 
 
 @contextlib.contextmanager
-def _base(api: DomainApi, backup: Any, volume: Any) -> Iterator[Base]:
+def _anchor(api: DomainApi, backup: Any, volume: Any) -> Iterator[Anchor]:
     """The snapshot with the content of the device that Cinder gives us.
 
     One that was made for this backup goes again when the backup fails.
@@ -238,7 +238,7 @@ def _base(api: DomainApi, backup: Any, volume: Any) -> Iterator[Base]:
         raise exception.SnapshotNotFound(snapshot_id=backup.snapshot_id)
     told = found[0]["volume_uuid"], found[0]["uuid"], found[0]["size"]
     try:
-        yield Base(volume.name, name, *told, own=name == own)
+        yield Anchor(volume.name, name, *told, own=name == own)
     except BaseException:
         if name == own:
             with contextlib.suppress(VStorageError):
@@ -246,11 +246,11 @@ def _base(api: DomainApi, backup: Any, volume: Any) -> Iterator[Base]:
         raise
 
 
-def _forget_others(api: DomainApi, base: Base) -> None:
+def _forget_others(api: DomainApi, anchor: Anchor) -> None:
     """Of the snapshots that are kept for backups, only the newest is of use."""
-    for one in api.list_snapshots(base.volume):
-        if one["name"].startswith(BACKUP_PREFIX) and one["name"] != base.snapshot:
-            api.delete_snapshot(base.volume, one["name"])
+    for one in api.list_snapshots(anchor.volume):
+        if one["name"].startswith(BACKUP_PREFIX) and one["name"] != anchor.snapshot:
+            api.delete_snapshot(anchor.volume, one["name"])
 
 
 def _own_name(backup: Any) -> str:

@@ -207,7 +207,7 @@ def test_restore_over_an_existing_volume_leaves_nothing_of_it(site: Site) -> Non
 
 
 def test_in_use_volume_is_backed_up_from_its_temporary_snapshot(site: Site) -> None:
-    """Cinder deletes the temporary snapshot afterwards; the base must outlive it."""
+    """Cinder deletes the temporary snapshot afterwards; its anchor must outlive it."""
     assert site.driver.backup_use_temp_snapshot() is True
     site.write(0, MIB)
     temporary = objects.Snapshot(
@@ -272,7 +272,7 @@ def test_deleted_backup_takes_its_snapshot_along(site: Site, tmp_path: Path) -> 
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-def test_bases_do_not_keep_a_volume(site: Site) -> None:
+def test_anchors_do_not_keep_a_volume(site: Site) -> None:
     site.write(0, MIB)
     site.back_up()
     site.driver.delete_volume(site.volume)
