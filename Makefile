@@ -24,6 +24,7 @@ PACKAGING := setup.cfg pyproject.toml README.md LICENSE
 # The cloud for tests, in build/openstack.
 LAB := $(BIN)/python -m tests.openstack.lab
 SAMPLE := etc/ovs/vstorage.conf.sample
+CINDER_SAMPLE := etc/ovs/cinder.conf.sample
 WHEELS := build/wheel
 
 .DEFAULT_GOAL := help
@@ -102,7 +103,7 @@ fix: $(VENV)/.python ## mend what verify complains about, as far as programs can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(CARGO) fmt $(MANIFEST) --all
-	$(MAKE) $(SAMPLE)
+	$(MAKE) $(SAMPLE) $(CINDER_SAMPLE)
 
 test: install verify fuzz ## everything that CI runs: verify, wheel, functional, conformance, kill -9
 	$(BIN)/python -m pytest tests/packaging tests/functional tests/guest tests/conformance tests/crash
@@ -152,13 +153,17 @@ openstack-tempest: openstack ## Tempest's volume tests, cinder-tempest-plugin, b
 bench-engine: install ## our engine beside qemu-nbd (OPTIONS="--quick" for a first look)
 	$(BIN)/python bench/engine.py $(OPTIONS)
 
-docs: install $(SAMPLE) ## sample configuration, Rust API pages, release notes (build/)
+docs: install $(SAMPLE) $(CINDER_SAMPLE) ## sample configuration, Rust API pages, release notes (build/)
 	$(CARGO) doc --locked $(MANIFEST) --workspace --no-deps --quiet
 	@mkdir -p build
 	$(BIN)/reno --quiet report --output build/release-notes.rst .
 
 $(SAMPLE): ovs_daemon/options.py $(VENV)/.built
 	$(BIN)/oslo-config-generator --namespace ovs_daemon --namespace oslo.log --wrap-width 96 \
+		--output-file $@
+
+$(CINDER_SAMPLE): ovs_cinder/options.py ovs_nova/options.py $(VENV)/.built
+	$(BIN)/oslo-config-generator --namespace ovs_cinder --namespace ovs_nova --wrap-width 96 \
 		--output-file $@
 
 lock: ## newest versions of all Python packages into constraints.txt
