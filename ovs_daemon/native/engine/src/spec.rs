@@ -44,12 +44,12 @@ pub(crate) struct OpenVolume {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct QosSpec {
-    read_iops: Option<u64>,
-    write_iops: Option<u64>,
-    total_iops: Option<u64>,
-    read_bytes_s: Option<u64>,
-    write_bytes_s: Option<u64>,
-    total_bytes_s: Option<u64>,
+    read_iops: Option<f64>,
+    write_iops: Option<f64>,
+    total_iops: Option<f64>,
+    read_bytes_s: Option<f64>,
+    write_bytes_s: Option<f64>,
+    total_bytes_s: Option<f64>,
     burst_s: Option<f64>,
 }
 
@@ -68,10 +68,13 @@ impl QosSpec {
             self.total_bytes_s,
         ];
         let bad = |why: String, fix| Err(Error::new("BAD_QOS", what, why, fix));
-        if let Some(at) = rates.iter().position(|rate| *rate == Some(0)) {
-            let why = format!("{} is 0, which would let nothing through", machines::qos::NAMES[at]);
-            return bad(why, "leave it out for no limit");
+        let useless = |rate: &Option<f64>| rate.is_some_and(|rate| rate <= 0.0);
+        if let Some(at) = rates.iter().position(useless) {
+            let why = format!("{} lets nothing through", machines::qos::NAMES[at]);
+            return bad(why, "give more than 0, or leave it out for no limit");
         }
+        // Less than one per second is one: a bucket counts whole requests and bytes.
+        let rates = rates.map(|rate| rate.map(|rate| (rate.round() as u64).max(1)));
         let burst = self.burst_s.unwrap_or(BURST_S);
         if !(0.0..=BURST_S_MAX).contains(&burst) {
             return bad(format!("burst_s is {burst}, not 0 to 3600 seconds"), "give another burst");

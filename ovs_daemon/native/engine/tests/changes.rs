@@ -104,6 +104,11 @@ fn limits_come_with_opening_and_a_volume_with_waiting_requests_can_be_closed() {
     spec["qos"] = json!({"total_iops": 0});
     let error = engine.open_volume(&spec.to_string()).unwrap_err();
     assert!(error.code == "BAD_QOS" && error.why.contains("total_iops"), "{error}");
+    spec["qos"] = json!({"total_iops": 1.5e3, "read_iops": 0.2});
+    engine.open_volume(&spec.to_string()).unwrap();
+    let qos = &status(&engine, A)["qos"];
+    assert_eq!((&qos["total_iops"], &qos["read_iops"]), (&json!(1500), &json!(1)));
+    engine.close_volume(A).unwrap();
     spec["qos"] = Value::Null;
     engine.open_volume(&spec.to_string()).unwrap();
     assert_eq!(engine.set_qos(A, r#"{"burst_s": -1}"#).unwrap_err().code, "BAD_QOS");
