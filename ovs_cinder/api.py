@@ -74,8 +74,9 @@ class DomainApi:
     ) -> dict[str, Any]:
         """A new empty volume, or a clone of ``source`` (now, or as its ``snapshot`` is)."""
         origin = None if source is None else {"volume": source, "snapshot": snapshot}
-        return self._call(
+        return self._ask_owner(
             "create_volume",
+            source,
             name=name,
             size=size,
             source=origin,
@@ -85,39 +86,44 @@ class DomainApi:
 
     def delete_volume(self, volume: str) -> bool:
         """Whether there was something to delete."""
-        return self._deleted("delete_volume", volume=volume)
+        return self._deleted("delete_volume", volume)
 
     def resize_volume(self, volume: str, size: int) -> dict[str, Any]:
         """Grow a volume."""
-        return self._call("resize_volume", volume=volume, size=size)
+        return self._ask_owner("resize_volume", volume, volume=volume, size=size)
 
     def rename_volume(self, volume: str, name: str) -> dict[str, Any]:
         """Give a volume another name."""
-        return self._call("rename_volume", volume=volume, name=name)
+        return self._ask_owner("rename_volume", volume, volume=volume, name=name)
 
     def revert_volume(self, volume: str, snapshot: str) -> dict[str, Any]:
         """Make a volume's content that of its snapshot."""
-        return self._call("revert_volume", volume=volume, snapshot=snapshot)
+        return self._ask_owner("revert_volume", volume, volume=volume, snapshot=snapshot)
 
     def set_limits(self, volume: str, limits: Mapping[str, float] | None) -> dict[str, Any]:
         """Limit a volume; None for no limits."""
-        return self._call(
-            "set_limits", volume=volume, limits=None if limits is None else dict(limits)
+        return self._ask_owner(
+            "set_limits", volume, volume=volume, limits=None if limits is None else dict(limits)
         )
 
     def attach_direct(self, volume: str, holder: str, read_only: bool) -> dict[str, Any]:
         """Have the volume's daemon serve it on a unix socket of that host."""
-        return self._call(
-            "attach_volume", volume=volume, mode="direct", holder=holder, read_only=read_only
+        return self._ask_owner(
+            "attach_volume",
+            volume,
+            volume=volume,
+            mode="direct",
+            holder=holder,
+            read_only=read_only,
         )
 
     def detach(self, volume: str, holder: str) -> None:
         """End one holder's attachment."""
-        self._call("detach_volume", volume=volume, holder=holder)
+        self._ask_owner("detach_volume", volume, volume=volume, holder=holder)
 
     def detach_everybody(self, volume: str) -> None:
         """End all attachments of a volume."""
-        self._call("detach_volume", volume=volume, everybody=True)
+        self._ask_owner("detach_volume", volume, volume=volume, everybody=True)
 
     def list_snapshots(self, volume: str | None = None) -> list[dict[str, Any]]:
         """The snapshots of a volume, or of the whole Domain."""
@@ -126,7 +132,7 @@ class DomainApi:
 
     def create_snapshot(self, volume: str, name: str) -> dict[str, Any]:
         """Take a snapshot."""
-        return self._call("create_snapshot", volume=volume, name=name)
+        return self._ask_owner("create_snapshot", volume, volume=volume, name=name)
 
     def create_snapshots(self, members: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
         """Snapshots (volume, name) of several volumes at one instant."""
@@ -136,36 +142,59 @@ class DomainApi:
 
     def delete_snapshot(self, volume: str, snapshot: str) -> bool:
         """Whether there was something to delete."""
-        return self._deleted("delete_snapshot", volume=volume, snapshot=snapshot)
+        return self._deleted("delete_snapshot", volume, snapshot=snapshot)
 
     def rename_snapshot(self, volume: str, snapshot: str, name: str) -> dict[str, Any]:
         """Give a snapshot another name."""
-        return self._call("rename_snapshot", volume=volume, snapshot=snapshot, name=name)
+        return self._ask_owner(
+            "rename_snapshot", volume, volume=volume, snapshot=snapshot, name=name
+        )
 
     def diff_snapshots(
         self, volume: str, from_snapshot: str | None, to_snapshot: str
     ) -> list[list[int]]:
         """Extents [offset, length] in which two snapshots may differ, in order."""
-        answer = self._call(
-            "diff_snapshots", volume=volume, from_snapshot=from_snapshot, to_snapshot=to_snapshot
+        answer = self._ask_owner(
+            "diff_snapshots",
+            volume,
+            volume=volume,
+            from_snapshot=from_snapshot,
+            to_snapshot=to_snapshot,
         )
         extents: list[list[int]] = answer["extents"]
         return extents
 
-    def _deleted(self, verb: str, **arguments: Any) -> bool:
+    def _deleted(self, verb: str, volume: str, **arguments: Any) -> bool:
         try:
-            return bool(self._call(verb, _PATIENCE, **arguments)["deleted"])
+            answer = self._ask_owner(verb, volume, _PATIENCE, volume=volume, **arguments)
+            return bool(answer["deleted"])
         except VStorageError as failure:
             if failure.code not in _ABSENT:
                 raise
             return False
 
-    def _call(self, verb: str, patience: int = 1, /, **arguments: Any) -> dict[str, Any]:
+    def _ask_owner(
+        self, verb: str, volume: str | None, patience: int = 1, /, **arguments: Any
+    ) -> dict[str, Any]:
+        """Have the node that owns a volume do something; the first that is asked may be it."""
+        try:
+            return self._call(verb, patience, **arguments)
+        except VStorageError as failure:
+            if failure.code != Code.NOT_HERE or volume is None:
+                raise
+        owner = self.show_volume(volume)["node"]
+        return self._call(verb, patience, owner, **arguments)
+
+    def _call(
+        self, verb: str, patience: int = 1, node: str | None = None, /, **arguments: Any
+    ) -> dict[str, Any]:
+        more = {} if node is None else {"server": node}
         caller = self._client.prepare(
             timeout=self._timeout_s * patience,
             retry=_SEND_RETRIES,
             # Without this a call to a topic that nobody ever listened on would wait in vain.
             transport_options=oslo_messaging.TransportOptions(at_least_once=True),
+            **more,
         )
         try:
             answer: dict[str, Any] = contract.unwrap(caller.call({}, verb, **arguments))

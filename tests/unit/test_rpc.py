@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import oslo_messaging
@@ -17,6 +18,7 @@ from ovs_daemon.registry import Absent, Conflict
 from ovs_daemon.rpc import contract
 from ovs_daemon.rpc.endpoint import VERBS, Endpoint
 from ovs_daemon.rpc.server import RpcServer, make_server, make_transport
+from tests.support.fake_engine import FakeEngine
 from tests.support.house import House
 
 GIB = 1 << 30
@@ -184,3 +186,25 @@ def test_a_server_that_never_found_its_broker_stops(house: House) -> None:
     server.start()
     assert not server.wait_listening(0.1)
     server.stop()
+
+
+def test_the_owner_is_found(house: House, server: RpcServer) -> None:
+    """Whichever node of the Domain takes a call, the volume's own node performs it."""
+    host = house.make_host(house.registry, FakeEngine())
+    host.settings = replace(host.settings, node="node2")
+    theirs = Verbs(host, lambda: True)
+    theirs.create_volume("web1", GIB)
+    other = RpcServer(transport(), theirs, "rpc", "node2", 4)
+    other.start()
+    assert other.wait_listening(60)
+    api = DomainApi(transport(), "rpc", 30.0)
+    try:
+        for turn in range(1, 6):
+            assert api.resize_volume("web1", (1 + turn) * GIB)["size"] == (1 + turn) * GIB
+            assert api.create_snapshot("web1", f"s{turn}")["volume"] == "web1"
+            assert api.set_limits("web1", {"read_iops": turn})["limits"] == {"read_iops": turn}
+            clone = api.create_volume(f"clone{turn}", None, "web1", f"s{turn}")
+            assert clone["node"] == "node2"
+        assert api.diff_snapshots("web1", "s1", "s2") == []
+    finally:
+        other.stop()
