@@ -41,6 +41,12 @@ class Attach(base.Say):
         others.add_argument(
             "--preempt", action="store_true", help="take it from others who have it attached"
         )
+        parser.add_argument(
+            "--reconnects",
+            action="store_true",
+            help="the guest connects again by itself (QEMU's reconnect-delay), so that a resize "
+            "may close its connection: it then sees the new size",
+        )
         parser.set_defaults(mode="edge")
         return parser
 
@@ -53,6 +59,7 @@ class Attach(base.Say):
             parsed.holder,
             parsed.shared,
             parsed.preempt,
+            parsed.reconnects,
         )
 
     def sentence(self, answer: Any) -> str:

@@ -133,6 +133,25 @@ def test_attach_prints_the_uri_alone(run: Run) -> None:
     assert run("volume", "detach", "web1")[1] == "volume web1 detached\n"
 
 
+def test_holders_at_the_command_line(run: Run) -> None:
+    answer(run, "volume", "create", "web1", "1GiB")
+    made = answer(run, "volume", "attach", "web1", "--holder", "vm1", "--reconnects")
+    status, _, complaint = run("volume", "attach", "web1")
+    assert status == 1
+    assert "by vm1 (edge)" in complaint
+    shared = answer(run, "volume", "attach", "--file", "web1", "--shared")
+    assert shared["uri"].endswith(f"/volumes/{made['uuid']}")
+    assert [one["holder"] for one in shared["attachments"]] == ["local", "vm1"]
+    answer(run, "volume", "detach", "web1")
+    status, _, complaint = run("volume", "detach", "web1")
+    assert "give --holder vm1" in complaint
+    taken = answer(run, "volume", "attach", "web1", "--preempt")
+    assert [one["holder"] for one in taken["attachments"]] == ["local"]
+    answer(run, "volume", "set", "--multi-attach", "web1")
+    assert answer(run, "volume", "attach", "web1", "--holder", "vm1")["multi_attach"]
+    assert answer(run, "volume", "detach", "web1", "--everybody")["attached"] is None
+
+
 @pytest.mark.parametrize(
     ("words", "code"),
     [
