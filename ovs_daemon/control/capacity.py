@@ -13,23 +13,29 @@ from ovs_daemon.control.host import Host
 def describe_domain(host: Host) -> dict[str, Any]:
     """The Domain as this node knows it; capacities in bytes, None when the engine cannot tell.
 
-    ``provisioned_bytes`` is the sum of all volumes' sizes, ``written_bytes`` what they hold.
+    ``provisioned_bytes`` is the sum of its volumes' sizes; ``written_bytes`` is what those of this
+    node hold, ``total_bytes`` and ``free_bytes`` are of this node's backend.
     """
     domain = domain_of(host)
     engine = host.engine.status()
-    volumes = host.store.volumes()
-    listed = [volume for volume in volumes if volume.listed]
-    nodes = sorted({volume.node for volume in volumes} | {host.settings.node})
+    name = None if domain is None else domain.name
+    nodes = sorted(node.name for node in host.store.nodes() if node.domain == name)
+    listed = {
+        volume.uuid: volume
+        for volume in host.store.volumes()
+        if volume.listed and volume.node in nodes
+    }
+    snapshots = [one for one in host.store.snapshots() if one.listed and one.volume in listed]
     return {
-        "domain": None if domain is None else domain.name,
+        "domain": name,
         "availability_zone": None if domain is None else domain.availability_zone,
         "node": host.settings.node,
         "nodes": nodes,
         "volumes": len(listed),
-        "snapshots": sum(1 for snapshot in host.store.snapshots() if snapshot.listed),
+        "snapshots": len(snapshots),
         "total_bytes": engine.get("backend_total_bytes"),
         "free_bytes": engine.get("backend_free_bytes"),
-        "provisioned_bytes": sum(volume.size for volume in listed),
+        "provisioned_bytes": sum(volume.size for volume in listed.values()),
         "written_bytes": sum(one.get("mapped_bytes", 0) for one in engine.get("volumes", [])),
         "sco_size": host.settings.sco_size,
         "versions": {
