@@ -41,6 +41,12 @@ class Engine(Protocol):
     def judge_preset(preset_json: str, cluster_json: str, /) -> str: ...
     @staticmethod
     def shipped_presets() -> str: ...
+    def set_dtl(self, uuid: str, dtl_json: str, /) -> None: ...
+    def next_event(self, timeout_s: float, /) -> str | None: ...
+    def answer_event(self, id: int, accepted: bool, /) -> None: ...
+    def fetch_tail(self, request_json: str, /) -> str: ...
+    def drop_tail(self, request_json: str, /) -> None: ...
+    def extend_lease(self, seconds: float, /) -> None: ...
     def status(self) -> str: ...
     def shutdown(self, drain: bool, /) -> None: ...
 
@@ -65,6 +71,29 @@ class CreateSpec:
 
 
 @dataclass(frozen=True)
+class DtlSpec:
+    """Where the copy of a volume's unsaved tail is kept, and what the registry says of it."""
+
+    mode: str
+    node: str
+    address: str
+    state: str
+
+
+@dataclass(frozen=True)
+class FetchSpec:
+    """Which tail to fetch from whom, fencing all older epochs.
+
+    :param keep_local: this node served the volume last: what it has may be longer
+    """
+
+    uuid: str
+    epoch: int
+    address: str
+    keep_local: bool
+
+
+@dataclass(frozen=True)
 class OpenSpec:
     """What the engine needs to open a volume: all that the registry knows and the log does not.
 
@@ -80,6 +109,7 @@ class OpenSpec:
     parent: Parent | None
     snapshots: tuple[str, ...]
     sco_size: int
+    dtl: DtlSpec | None = None
 
 
 class EngineClient:
@@ -167,6 +197,36 @@ class EngineClient:
         """The presets that come with the program."""
         presets: list[dict[str, Any]] = json.loads(self._call(self._engine.shipped_presets))
         return presets
+
+    def set_dtl(self, uuid: str, dtl: DtlSpec | None) -> None:
+        """Pair an open volume with another DTL node, as the registry says already."""
+        text = json.dumps(None if dtl is None else asdict(dtl))
+        self._call(lambda: self._engine.set_dtl(uuid, text))
+
+    def next_event(self, timeout_s: float) -> dict[str, Any] | None:
+        """The next thing that the engine wants to have decided or known; None after the timeout."""
+        text = self._call(lambda: self._engine.next_event(timeout_s))
+        if text is None:
+            return None
+        event: dict[str, Any] = json.loads(text)
+        return event
+
+    def answer_event(self, ident: int, accepted: bool) -> None:
+        """Whether the registry has recorded what an event asked for."""
+        self._call(lambda: self._engine.answer_event(ident, accepted))
+
+    def fetch_tail(self, spec: FetchSpec) -> dict[str, Any]:
+        """Fence older epochs at a DTL node and get the tail that it keeps."""
+        return self._object(lambda: self._engine.fetch_tail(json.dumps(asdict(spec))))
+
+    def drop_tail(self, uuid: str, epoch: int, address: str) -> None:
+        """Have a DTL node forget a volume."""
+        text = json.dumps({"uuid": uuid, "epoch": epoch, "address": address})
+        self._call(lambda: self._engine.drop_tail(text))
+
+    def extend_lease(self, seconds: float) -> None:
+        """For so long from now nobody else can own what is open here."""
+        self._call(lambda: self._engine.extend_lease(seconds))
 
     def status(self) -> dict[str, Any]:
         """Counters of every open volume and the engine's findings."""

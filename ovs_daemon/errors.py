@@ -24,6 +24,7 @@ class Code(enum.StrEnum):
     INTERNAL = "internal"
     IN_USE = "in_use"
     NOT_HERE = "not_here"
+    NOT_IN_SYNC = "not_in_sync"
     READ_ONLY = "read_only"
     REGISTRY = "registry"
     TOOL_FAILED = "tool_failed"

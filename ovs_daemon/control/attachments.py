@@ -281,7 +281,7 @@ def _store(host: Host, volume: Volume, attachments: tuple[Attachment, ...]) -> V
     if volume.attachments == attachments:
         return volume
     changed = replace(volume, attachments=attachments)
-    return replace(changed, version=host.store.commit(put(changed)))
+    return host.update(f"store who has volume {volume.name!r} attached", changed)
 
 
 def _path(host: Host, volume: Volume, mode: Mode) -> str:

@@ -18,14 +18,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ovs_daemon.control.locks import Locks
+from ovs_daemon.control.opening import Opener
 from ovs_daemon.control.records import State, Volume
 from ovs_daemon.control.store import Store, put
 from ovs_daemon.control.topology import ALL_ROLES
 from ovs_daemon.edge import EdgeClient
-from ovs_daemon.engine import EngineClient, OpenSpec
+from ovs_daemon.engine import EngineClient
 from ovs_daemon.errors import Code, VStorageError, unknown_volume
 from ovs_daemon.policy.model import DtlMode, Role
-from ovs_daemon.registry import retry
+from ovs_daemon.registry import Conflict
 
 LOG = logging.getLogger(__name__)
 
@@ -123,6 +124,24 @@ class Host:
             raise unknown_volume(what, volume.name)
         return found
 
+    @property
+    def opener(self) -> Opener:
+        """What opens volumes here."""
+        return Opener(self.store, self.engine, self.settings.node)
+
+    def require_own(self, what: str, volume: Volume) -> None:
+        """Refuse what only a volume's owner may do.
+
+        :raises VStorageError: ``not_here``
+        """
+        if volume.node != self.settings.node:
+            raise VStorageError(
+                Code.NOT_HERE,
+                what,
+                f"node {volume.node!r} owns it",
+                f"ask that node; 'vstorage node show {volume.node}' tells whether it is alive",
+            )
+
     def open(self, volume: Volume) -> Volume:
         """Have a volume open as its record says: read-only or writable.
 
@@ -131,25 +150,27 @@ class Host:
         :raises VStorageError: ``not_here``, another node owns it; or the engine could not open it
             (remembered until it can)
         """
-        if volume.node != self.settings.node:
-            raise VStorageError(
-                Code.NOT_HERE,
-                f"open volume {volume.name!r}",
-                f"node {volume.node!r} owns it",
-                f"use it there; 'vstorage node show {volume.node}' tells whether it is alive",
-            )
         with self._guard:
             opened = self._open.get(volume.uuid)
-        if opened == volume.read_only:
-            return volume
-        if opened is not None:
+        if opened is not None and volume.node == self.settings.node:
+            if opened == volume.read_only:
+                return volume
             self.close(volume.uuid)
-        current = self._raise_epoch(volume)
+        return self.acquire(volume)
+
+    def acquire(self, volume: Volume, chosen: bool = False) -> Volume:
+        """Open a volume that is not open here. The caller holds its lock.
+
+        :param chosen: take it from its owner, which is dead
+        :raises VStorageError: as :meth:`open`
+        """
         try:
-            answer = self.engine.open_volume(self._open_spec(current))
+            current, answer = self.opener.acquire(volume, chosen)
             self._limit(current)
         except VStorageError as failure:
-            self.remember_failure(current.uuid, failure)
+            # One that belongs to another node is not this node's trouble.
+            if failure.code != Code.NOT_HERE:
+                self.remember_failure(volume.uuid, failure)
             raise
         with self._guard:
             self._open[current.uuid] = current.read_only
@@ -187,9 +208,22 @@ class Host:
 
     def delete(self, uuid: str) -> None:
         """Have the engine delete a volume, open or not. The caller holds its lock."""
+        volume = self.store.volume(uuid)
         self.engine.delete_volume(uuid)
+        if volume is not None:
+            self._drop_log(volume)
         with self._guard:
             self._open.pop(uuid, None)
+
+    def _drop_log(self, volume: Volume) -> None:
+        """Have the node that keeps a deleted volume's log forget it."""
+        dtl = self.opener.dtl_spec(volume)
+        if dtl is None:
+            return
+        try:
+            self.engine.drop_tail(volume.uuid, volume.epoch, dtl.address)
+        except VStorageError as failure:
+            LOG.warning("the log of volume %s stays on %s: %s", volume.uuid, dtl.node, failure)
 
     def remember_failure(self, uuid: str, failure: VStorageError) -> None:
         """Keep what is wrong with a volume for `status`."""
@@ -207,28 +241,33 @@ class Host:
         with self._guard:
             return dict(self._failures)
 
-    def _raise_epoch(self, volume: Volume) -> Volume:
-        what = f"open volume {volume.name!r}"
+    def update(self, what: str, volume: Volume) -> Volume:
+        """Store what a verb changed in a volume's record. The caller holds its lock.
 
-        def attempt() -> Volume:
-            found = self.store.volume(volume.uuid)
-            if found is None:
-                raise unknown_volume(what, volume.name)
-            raised = replace(found, epoch=found.epoch + 1)
-            return replace(raised, version=self.store.commit(put(raised)))
+        What this node's own threads record about the volume's DTL meanwhile stays.
 
-        return retry(what, attempt)
-
-    def _open_spec(self, volume: Volume) -> OpenSpec:
-        existing = (State.AVAILABLE, State.HIDDEN)
-        snapshots = self.store.snapshots(volume.uuid)
-        return OpenSpec(
-            uuid=volume.uuid,
-            size=volume.size,
-            epoch=volume.epoch,
-            read_only=volume.read_only,
-            ancestors=volume.ancestors,
-            parent=volume.parent,
-            snapshots=tuple(one.uuid for one in snapshots if one.state in existing),
-            sco_size=volume.sco_size,
-        )
+        :raises VStorageError: ``busy``, another node changed it
+        """
+        while True:
+            try:
+                return replace(volume, version=self.store.commit(put(volume)))
+            except Conflict as conflict:
+                found = self.store.volume(volume.uuid)
+                same = found is not None and (found.node, found.epoch) == (
+                    volume.node,
+                    volume.epoch,
+                )
+                if found is None or not same or found.version == volume.version:
+                    raise VStorageError(
+                        Code.BUSY,
+                        what,
+                        f"another node changed its record ({conflict})",
+                        "try again",
+                    ) from conflict
+                volume = replace(
+                    volume,
+                    dtl=found.dtl,
+                    served=found.served,
+                    mds=found.mds,
+                    version=found.version,
+                )

@@ -37,7 +37,8 @@ def without_clone(snapshot: Snapshot) -> Snapshot:
 def _purge_one(host: Host, uuid: str) -> str | None:
     """Purge one volume; returns the parent in which this may have freed something."""
     volume = host.store.volume(uuid)
-    if volume is None:
+    if volume is None or volume.node != host.settings.node:
+        # Gone, or another node's to finish.
         return None
     if volume.state is not State.DELETING:
         _drop_snapshots(host, volume)

@@ -93,6 +93,8 @@ class Volume:
     :param reverting: a snapshot (UUID) to which a revert was begun and not yet finished
     :param limits: what its users may ask of it, as `qos.py` describes; None for no limits
     :param dtl: its copy on another node
+    :param served: the node whose write buffer has everything that is not on the backend; None for
+        the owner (records of earlier releases)
     :param mds: nodes that follow its map, beside the owner
     :param forced: what may have been lost when somebody had it taken over all the same
     :param version: of its registry record; 0 when it was never stored
@@ -115,6 +117,7 @@ class Volume:
     reverting: str | None = None
     limits: dict[str, float] | None = None
     dtl: Dtl = Dtl()
+    served: str | None = None
     mds: tuple[str, ...] = ()
     forced: dict[str, str] | None = None
     version: int = 0

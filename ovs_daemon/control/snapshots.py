@@ -114,6 +114,7 @@ def delete_snapshot(host: Host, reference: str, name: str) -> bool:
     """
     what = f"delete snapshot {name!r} of volume {reference!r}"
     volume = host.require(what, reference)
+    host.require_own(what, volume)
 
     def decide() -> bool:
         snapshot = host.store.find_snapshot(volume, name)

@@ -128,11 +128,11 @@ def resize_volume(host: Host, reference: str, size: int) -> Volume:
         if size == volume.size:
             return volume
         # The registry first: whoever opens it after a crash opens it with the new size.
-        grown = _update(host, what, replace(volume, size=size))
+        grown = host.update(what, replace(volume, size=size))
         try:
             host.engine.resize_volume(volume.uuid, size)
         except VStorageError:
-            _update(host, what, replace(grown, size=volume.size))
+            host.update(what, replace(grown, size=volume.size))
             raise
         return grown
 
@@ -150,13 +150,13 @@ def revert_volume(host: Host, reference: str, snapshot: str) -> Volume:
         refuse_template(what, volume)
         refuse_attached(what, volume)
         target = require_snapshot(host, what, volume, snapshot)
-        begun = _update(host, what, replace(volume, reverting=target.uuid))
+        begun = host.update(what, replace(volume, reverting=target.uuid))
         try:
             host.engine.revert_volume(volume.uuid, target.uuid)
         except VStorageError:
-            _update(host, what, replace(begun, reverting=None))
+            host.update(what, replace(begun, reverting=None))
             raise
-        return _update(host, what, replace(begun, reverting=None))
+        return host.update(what, replace(begun, reverting=None))
 
 
 def set_template(host: Host, reference: str, template: bool) -> Volume:
@@ -305,7 +305,7 @@ def _make(host: Host, volume: Volume) -> Volume:
         CreateSpec(first.uuid, first.size, first.epoch, first.parent, first.sco_size)
     )
     what = f"create volume {volume.name!r}"
-    return host.open(_update(host, what, replace(first, state=State.AVAILABLE)))
+    return host.open(host.update(what, replace(first, state=State.AVAILABLE)))
 
 
 def _undo(host: Host, volume: Volume) -> None:
@@ -327,6 +327,7 @@ def _decide_delete(host: Host, what: str, uuid: str, cascade: bool) -> bool:
         return False
     if volume.state is State.DELETING:
         return True
+    host.require_own(what, volume)
     refuse_attached(what, volume)
     snapshots = host.store.snapshots(uuid)
     names = [snapshot.name for snapshot in snapshots if snapshot.listed and snapshot.name]
@@ -366,16 +367,6 @@ def _thaw(host: Host, what: str, volume: Volume) -> Volume:
     if base is not None:
         operations += letting_go(host, base)
     return replace(thawed, version=host.store.commit(*operations))
-
-
-def _update(host: Host, what: str, volume: Volume) -> Volume:
-    """Store a volume's record; its lock is held, so a lost race is somebody else's host."""
-    try:
-        return replace(volume, version=host.store.commit(put(volume)))
-    except Conflict as conflict:
-        raise VStorageError(
-            Code.BUSY, what, f"another node changed its record ({conflict})", "try again"
-        ) from conflict
 
 
 def _duplicate(what: str, name: str) -> VStorageError:

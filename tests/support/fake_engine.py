@@ -8,6 +8,7 @@ before the parents it needs, or with a snapshot it never took.
 from __future__ import annotations
 
 import json
+import queue
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -53,6 +54,23 @@ class FakeDisk:
 
 
 @dataclass
+class FakeTail:
+    """What a DTL node keeps of one volume: content is the number that `FakeVolume` has, too."""
+
+    epoch: int
+    content: int = 0
+    suspect: bool = False
+
+
+@dataclass
+class FakeKeepers:
+    """The DTL nodes of a cluster, by address; one that is not reachable is not in ``up``."""
+
+    up: set[str] = field(default_factory=set)
+    tails: dict[tuple[str, str], FakeTail] = field(default_factory=dict)
+
+
+@dataclass
 class OpenVolume:
     """What the engine remembers of an open volume."""
 
@@ -68,7 +86,19 @@ class FakeEngine:
     :param fail: names of methods that fail, with a disk error, until taken out
     """
 
-    def __init__(self, disk: FakeDisk | None = None, run_dir: str = "/run/vstorage") -> None:
+    def __init__(
+        self,
+        disk: FakeDisk | None = None,
+        run_dir: str = "/run/vstorage",
+        keepers: FakeKeepers | None = None,
+    ) -> None:
+        self.keepers = FakeKeepers() if keepers is None else keepers
+        self.dtl: dict[str, dict[str, Any] | None] = {}
+        self.stopped: set[str] = set()
+        self.events: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self.answers: dict[int, bool] = {}
+        self.leases: list[float] = []
+        self._fetched: set[tuple[str, int]] = set()
         self.disk = FakeDisk() if disk is None else disk
         self.open: dict[str, OpenVolume] = {}
         self.fail: set[str] = set()
@@ -113,8 +143,13 @@ class FakeEngine:
         for ancestor in spec["ancestors"]:
             if ancestor not in self.open:
                 raise FakeEngineError("order", "open_volume", f"{ancestor} is not open")
+        dtl = spec["dtl"]
+        fetched = (spec["uuid"], spec["epoch"]) in self._fetched
+        if dtl is not None and dtl["state"] == "in_sync" and not fetched:
+            raise FakeEngineError("tail_not_fetched", "open_volume", "its tail was not fetched")
         for snapshot in spec["snapshots"]:
             self._snapshot("open_volume", volume, snapshot)
+        self.dtl[spec["uuid"]] = dtl
         volume.epoch, volume.size = spec["epoch"], spec["size"]
         volume.snapshots = {uuid: volume.snapshots[uuid] for uuid in spec["snapshots"]}
         self.open[spec["uuid"]] = OpenVolume(spec["size"], spec["read_only"])
@@ -123,6 +158,7 @@ class FakeEngine:
     def close_volume(self, uuid: str, /) -> None:
         self._maybe_fail("close_volume")
         self._opened("close_volume", uuid)
+        self.stopped.discard(uuid)
         del self.open[uuid]
 
     def delete_volume(self, uuid: str, /) -> None:
@@ -199,6 +235,49 @@ class FakeEngine:
     def unexport_nbd(self, uuid: str, /) -> None:
         self._maybe_fail("unexport_nbd")
         self._opened("unexport_nbd", uuid).export = None
+
+    def set_dtl(self, uuid: str, dtl_json: str, /) -> None:
+        self._maybe_fail("set_dtl")
+        self._opened("set_dtl", uuid)
+        dtl = json.loads(dtl_json)
+        if dtl is not None and dtl["state"] == "in_sync":
+            raise FakeEngineError("bad_request", "set_dtl", "a new pair is not in sync")
+        self.dtl[uuid] = dtl
+
+    def next_event(self, timeout_s: float, /) -> str | None:
+        try:
+            return json.dumps(self.events.get(timeout=timeout_s))
+        except queue.Empty:
+            return None
+
+    def answer_event(self, id: int, accepted: bool, /) -> None:
+        self.answers[id] = accepted
+
+    def fetch_tail(self, request_json: str, /) -> str:
+        self._maybe_fail("fetch_tail")
+        spec = json.loads(request_json)
+        if spec["uuid"] in self.open:
+            raise FakeEngineError("busy", "fetch_tail", "it is open")
+        if spec["address"] not in self.keepers.up:
+            raise FakeEngineError("dtl_unreachable", "fetch_tail", f"{spec['address']} is away")
+        tail = self.keepers.tails.get((spec["address"], spec["uuid"]))
+        if tail is not None and tail.epoch > spec["epoch"]:
+            raise FakeEngineError("dtl_fenced", "fetch_tail", f"epoch {tail.epoch} was there")
+        if tail is None or (tail.suspect and not spec["keep_local"]):
+            raise FakeEngineError("dtl_suspect", "fetch_tail", "it may have too little")
+        tail.epoch = spec["epoch"]
+        self._fetched.add((spec["uuid"], spec["epoch"]))
+        return json.dumps({"sequence": 1, "scos": 1, "bytes": 4096, "source": "dtl"})
+
+    def drop_tail(self, request_json: str, /) -> None:
+        self._maybe_fail("drop_tail")
+        spec = json.loads(request_json)
+        if spec["address"] not in self.keepers.up:
+            raise FakeEngineError("dtl_unreachable", "drop_tail", f"{spec['address']} is away")
+        self.keepers.tails.pop((spec["address"], spec["uuid"]), None)
+
+    def extend_lease(self, seconds: float, /) -> None:
+        self.leases.append(seconds)
 
     def status(self) -> str:
         volumes = [

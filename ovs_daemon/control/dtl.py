@@ -1,0 +1,146 @@
+"""What the engine asks about the DTLs of open volumes, decided in the registry.
+
+The engine says that a volume's log is, or is no longer, complete on the other node, and waits: a
+write that only this node has is acknowledged after the registry knows that the log is incomplete,
+never before. A thread takes one question after the other; while the registry is away it waits with
+them, and so do the guests' writes.
+
+No question takes a volume's lock: a verb that holds it may be waiting for the engine, which waits
+for the answer. A lock of its own (:func:`dtl_lock`) keeps a question from being judged while the
+volume is half paired with another node.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ovs_daemon.control.host import Host
+from ovs_daemon.control.opening import record_of, with_record
+from ovs_daemon.control.store import put
+from ovs_daemon.errors import Code, VStorageError
+from ovs_daemon.policy.model import DtlState
+from ovs_daemon.policy.ownership import Verdict, judge
+from ovs_daemon.registry import Conflict
+
+LOG = logging.getLogger(__name__)
+
+_POLL_S = 0.5
+_AGAIN_S = 0.2
+
+_REASONS = {
+    "newer_epoch": "the node that keeps its log knows a newer owner",
+    "swap_refused": "the registry says that it belongs to another node",
+    "lease": "this node's lease was over, so that another one may own it",
+}
+
+
+@dataclass(frozen=True)
+class DtlEvent:
+    """A change of a DTL's state that was recorded."""
+
+    uuid: str
+    node: str | None
+    before: DtlState
+    after: DtlState
+
+
+def dtl_lock(uuid: str) -> str:
+    """The lock under which the registry and the engine learn of a volume's DTL together."""
+    return f"dtl/{uuid}"
+
+
+class DtlDesk:
+    """The thread that answers.
+
+    :param fenced: told the UUID of a volume that the engine has stopped
+    :param recorded: told of every change that was recorded
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        fenced: Callable[[str], None],
+        recorded: Callable[[DtlEvent], None],
+    ) -> None:
+        self._host = host
+        self._fenced = fenced
+        self._recorded = recorded
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="dtl-desk", daemon=True)
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Answer no more; returns when the thread has ended."""
+        self._stopping.set()
+        self._thread.join()
+
+    def handle(self, event: dict[str, Any]) -> None:
+        """Answer one question, or take note of what needs no answer."""
+        match event.get("kind"):
+            case "dtl_state":
+                accepted = self._decide(event)
+                if accepted is not None:
+                    self._host.engine.answer_event(event["id"], accepted)
+            case "fenced":
+                self._stopped(event)
+            case kind:
+                LOG.error("the engine said what this daemon does not know: %s", kind)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                event = self._host.engine.next_event(_POLL_S)
+                if event is not None:
+                    self.handle(event)
+            except VStorageError as failure:
+                LOG.error("a question of the engine stays open: %s", failure)
+
+    def _decide(self, event: dict[str, Any]) -> bool | None:
+        """Whether the registry has it; None when this daemon stops before that is known."""
+        silent = False
+        while not self._stopping.is_set():
+            try:
+                return self._record(event)
+            except Conflict:
+                continue
+            except VStorageError as failure:
+                if not silent:
+                    LOG.error("writes of volume %s wait: %s", event["uuid"], failure)
+                silent = True
+                self._stopping.wait(_AGAIN_S)
+        return None
+
+    def _record(self, event: dict[str, Any]) -> bool:
+        with self._host.locks.holding(dtl_lock(event["uuid"])):
+            return self._judge(event)
+
+    def _judge(self, event: dict[str, Any]) -> bool:
+        volume = self._host.store.volume(event["uuid"])
+        if volume is None:
+            return False
+        to = DtlState(event["to"])
+        me = self._host.settings.node
+        verdict, record = judge(me, record_of(volume), event["epoch"], event["node"], to)
+        if verdict is Verdict.SWAP:
+            self._host.store.commit(put(with_record(volume, record)))
+            LOG.info("volume %s: its log on %s is %s", volume.name, volume.dtl.node, to)
+            self._recorded(DtlEvent(volume.uuid, volume.dtl.node, volume.dtl.state, to))
+        return verdict is not Verdict.REFUSED
+
+    def _stopped(self, event: dict[str, Any]) -> None:
+        uuid, why = event["uuid"], str(event.get("why"))
+        failure = VStorageError(
+            Code.NOT_HERE,
+            f"go on with volume {uuid}",
+            _REASONS.get(why, why),
+            "it is opened again here if it is this node's",
+        )
+        self._host.remember_failure(uuid, failure)
+        self._fenced(uuid)

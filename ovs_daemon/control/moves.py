@@ -1,0 +1,180 @@
+"""A volume goes to another node, or a person takes it over whatever may be lost."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+
+from ovs_daemon.control.checks import refuse_attached
+from ovs_daemon.control.host import Host
+from ovs_daemon.control.records import Dtl, State, Volume
+from ovs_daemon.control.store import ALIVE, put
+from ovs_daemon.control.view import View
+from ovs_daemon.errors import Code, VStorageError, unknown_node
+from ovs_daemon.policy.model import DtlMode, DtlState
+from ovs_daemon.policy.takeover import takeovers
+from ovs_daemon.registry import Absent, Conflict
+
+
+def move_volume(host: Host, reference: str, target: str) -> Volume:
+    """Give a volume, with its relatives, to another node; nothing is lost.
+
+    Everything of it is brought to the backend first. Killed in between, this node has it still.
+
+    :raises VStorageError: ``unknown_volume``, ``unknown_node``, ``not_here``, ``in_use`` while it
+        is attached, ``bad_request`` for a node that cannot have it, or an engine code
+    """
+    what = f"move volume {reference!r} to node {target!r}"
+    volume = host.require(what, reference)
+    _check_target(host, what, volume, target)
+    family = _relatives(host, volume)
+    for one in family:
+        _check_movable(host, what, one)
+    with contextlib.ExitStack() as held:
+        # Held until it is another's: nobody may open it here, and write, in between.
+        for one in family:
+            held.enter_context(host.locks.holding(one.uuid))
+        # Descendants first: an ancestor's data is needed as long as they are open.
+        for one in reversed(family):
+            host.close(one.uuid)
+        current = [host.store.volume(one.uuid) for one in family]
+        operations = [put(_handed(one, target)) for one in current if one is not None]
+        try:
+            host.store.commit(*operations)
+        except Conflict as conflict:
+            raise VStorageError(
+                Code.BUSY, what, f"its record changed meanwhile ({conflict})", "try again"
+            ) from conflict
+    return host.again(what, volume)
+
+
+def take_over(host: Host, reference: str, accept_loss: bool) -> Volume:
+    """Have this node go on with a volume whose owner is dead.
+
+    Without ``accept_loss`` only where nothing can be lost. With it, the volume is as the backend
+    has it; the record keeps what may be missing.
+
+    :raises VStorageError: ``unknown_volume``, ``in_use`` while its owner lives, ``not_in_sync``
+        with what would be lost, or an engine code
+    """
+    what = f"take over volume {reference!r}"
+    volume = host.require(what, reference)
+    with host.locks.holding(volume.uuid):
+        volume = host.again(what, volume)
+        me = host.settings.node
+        if volume.node == me:
+            if accept_loss and volume.served not in (None, me):
+                return host.acquire(_force(host, what, volume))
+            return host.open(volume)
+        view = View.of(host.store)
+        if volume.node in view.alive:
+            raise VStorageError(
+                Code.IN_USE,
+                what,
+                f"its owner, node {volume.node!r}, is alive",
+                f"'vstorage volume move {volume.name} {me}' on that node",
+            )
+        fates = {one.volume: one for one in takeovers(view.cluster(), volume.node)}
+        fate = fates.get(volume.uuid)
+        if fate is not None and fate.owner is not None:
+            return host.acquire(volume, chosen=True)
+        if not accept_loss:
+            raise VStorageError(
+                Code.NOT_IN_SYNC,
+                what,
+                _statement(volume),
+                f"bring node {volume.served or volume.node} back; if it is gone for good and that "
+                f"loss is accepted, 'vstorage volume takeover --accept-loss {volume.name}'",
+            )
+        return host.acquire(_force(host, what, volume))
+
+
+def _force(host: Host, what: str, volume: Volume) -> Volume:
+    """Make this node the owner of what the backend has."""
+    forced = replace(
+        volume,
+        node=host.settings.node,
+        served=host.settings.node,
+        epoch=volume.epoch + 1,
+        dtl=Dtl(volume.dtl.mode),
+        forced={"at": host.now(), "from": volume.node, "may_be_lost": _statement(volume)},
+    )
+    operations = [put(forced)]
+    try:
+        if volume.node == host.settings.node:
+            version = host.store.commit(*operations)
+        else:
+            version = host.store.commit(*operations, Absent(ALIVE, volume.node))
+    except Conflict as conflict:
+        raise VStorageError(
+            Code.BUSY, what, f"its record or its owner changed meanwhile ({conflict})", "try again"
+        ) from conflict
+    return replace(forced, version=version)
+
+
+def _statement(volume: Volume) -> str:
+    """What is lost if another node goes on with a volume now."""
+    served = volume.served or volume.node
+    if volume.dtl.mode is DtlMode.NONE or volume.dtl.node is None:
+        return (
+            f"no other node keeps its log: all that node {served} had in its write buffer and not "
+            "on the backend would be lost, acknowledged and flushed writes among it"
+        )
+    if volume.dtl.state is DtlState.IN_SYNC and volume.dtl.mode is DtlMode.ASYNC:
+        return (
+            f"its DTL mode is 'async': the last acknowledged writes may be on node {served} only, "
+            "and would be lost with all that the backend has not"
+        )
+    return (
+        f"its log on node {volume.dtl.node} is {volume.dtl.state.value}: acknowledged writes are "
+        f"on node {served} only, and would be lost with all that the backend has not"
+    )
+
+
+def _check_target(host: Host, what: str, volume: Volume, target: str) -> None:
+    node = View.of(host.store).cluster().node(target)
+    if node is None:
+        raise unknown_node(what, target)
+    if target == volume.node:
+        raise VStorageError(
+            Code.BAD_REQUEST, what, "that node owns it already", "name another node"
+        )
+    if not node.usable:
+        raise VStorageError(
+            Code.BAD_REQUEST,
+            what,
+            "that node is not alive, is in no Domain, is being drained, or has not the role router",
+            f"'vstorage node show {target}' tells which",
+        )
+
+
+def _check_movable(host: Host, what: str, volume: Volume) -> None:
+    if volume.node != host.settings.node:
+        raise VStorageError(
+            Code.NOT_HERE,
+            what,
+            f"node {volume.node!r} owns {volume.name!r}",
+            "ask the daemon of that node",
+        )
+    if volume.state not in (State.AVAILABLE, State.HIDDEN):
+        raise VStorageError(
+            Code.BUSY, what, f"{volume.name!r} is {volume.state.value}", "try again later"
+        )
+    refuse_attached(what, volume)
+
+
+def _relatives(host: Host, volume: Volume) -> list[Volume]:
+    """A volume and all that it shares logs with, ancestors first."""
+    root = _root(volume)
+    return [one for one in host.store.volumes() if _root(one) == root]
+
+
+def _root(volume: Volume) -> str:
+    return volume.ancestors[0] if volume.ancestors else volume.uuid
+
+
+def _handed(volume: Volume, target: str) -> Volume:
+    """All of it is on the backend: whoever served it last has nothing more."""
+    return replace(
+        volume, node=target, served=target, epoch=volume.epoch + 1, dtl=Dtl(volume.dtl.mode)
+    )

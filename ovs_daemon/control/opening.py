@@ -1,0 +1,179 @@
+"""Getting a volume open on this node: performs what `policy.ownership` decides, step by step.
+
+Each step is a swap of the volume's record or a call of the engine; then the record is read again.
+Killed anywhere, the next life begins from the record. The caller holds the volume's lock.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+from ovs_daemon.control.records import Dtl, State, Volume
+from ovs_daemon.control.store import ALIVE, Store, put
+from ovs_daemon.engine import DtlSpec, EngineClient, FetchSpec, OpenSpec
+from ovs_daemon.errors import Code, VStorageError, unknown_volume
+from ovs_daemon.policy.ownership import Decision, Fetch, Knowledge, Record, Step, decide
+from ovs_daemon.registry import Absent, Conflict
+
+LOG = logging.getLogger(__name__)
+
+# Far more than any opening takes; a volume that needs more is being fought over.
+_STEPS_MAX = 64
+_FETCH_FAILURES = {
+    "dtl_unreachable": Fetch.UNREACHABLE,
+    "dtl_suspect": Fetch.INSUFFICIENT,
+    "dtl_damaged": Fetch.INSUFFICIENT,
+    "dtl_fenced": Fetch.FENCED,
+}
+
+
+def record_of(volume: Volume) -> Record:
+    """The part of a volume's record on which ownership rests."""
+    dtl = volume.dtl
+    return Record(
+        volume.node, volume.epoch, volume.served or volume.node, dtl.node, dtl.state, dtl.mode
+    )
+
+
+def with_record(volume: Volume, record: Record) -> Volume:
+    """The volume as that part of it says."""
+    return replace(
+        volume,
+        node=record.owner,
+        epoch=record.epoch,
+        served=record.served,
+        dtl=Dtl(volume.dtl.mode, record.keeper, record.state),
+    )
+
+
+class Opener:
+    """Opens volumes on one node.
+
+    :param node: this one's name
+    """
+
+    def __init__(self, store: Store, engine: EngineClient, node: str) -> None:
+        self._store = store
+        self._engine = engine
+        self._node = node
+
+    def acquire(self, volume: Volume, chosen: bool = False) -> tuple[Volume, dict[str, Any]]:
+        """Open a volume that is not open here; returns its record, and what was recovered.
+
+        :param chosen: take it from its owner, which is dead
+        :raises VStorageError: ``not_here``, ``not_in_sync``, ``dtl_unreachable`` or an engine code
+        """
+        what = f"open volume {volume.name!r}"
+        known = Knowledge()
+        for _ in range(_STEPS_MAX):
+            current = self._store.volume(volume.uuid)
+            if current is None:
+                raise unknown_volume(what, volume.name)
+            decision = decide(self._node, record_of(current), known, chosen)
+            if decision.step is Step.OPEN:
+                return current, self._engine.open_volume(self._spec(current))
+            if decision.step is Step.REST:
+                raise _resting(what, current, decision)
+            if decision.step is Step.FETCH:
+                outcome = self._fetch(current, decision.keep_local)
+                known = replace(known, fetched=(current.epoch, outcome))
+                continue
+            known = self._swap(what, current, decision, known)
+        raise VStorageError(
+            Code.BUSY, what, "its record in the registry changes all the time", "try again"
+        )
+
+    def _swap(self, what: str, volume: Volume, decision: Decision, known: Knowledge) -> Knowledge:
+        assert decision.record is not None, "a swap has a record"
+        changed = with_record(volume, decision.record)
+        operations = [put(changed)]
+        try:
+            if decision.step is Step.TAKE_OVER:
+                # One that came back to life meanwhile keeps what it has.
+                self._store.commit(*operations, Absent(ALIVE, volume.node))
+            else:
+                self._store.commit(*operations)
+        except Conflict as lost:
+            if lost.operation.kind == ALIVE:
+                raise VStorageError(
+                    Code.NOT_HERE,
+                    what,
+                    f"node {volume.node!r}, which owns it, is alive again",
+                    "use it there",
+                ) from lost
+            return known
+        LOG.info(
+            "volume %s (%s): %s: owner %s, epoch %d, served by %s, log on %s, %s",
+            volume.name,
+            volume.uuid,
+            decision.step,
+            changed.node,
+            changed.epoch,
+            changed.served,
+            changed.dtl.node,
+            changed.dtl.state,
+        )
+        if decision.step in (Step.TAKE_OVER, Step.RAISE_EPOCH):
+            return replace(known, raised=changed.epoch)
+        return known
+
+    def _fetch(self, volume: Volume, keep_local: bool) -> Fetch:
+        address = self._address(volume.dtl.node)
+        if address is None:
+            return Fetch.UNREACHABLE
+        request = FetchSpec(volume.uuid, volume.epoch, address, keep_local)
+        try:
+            answer = self._engine.fetch_tail(request)
+        except VStorageError as failure:
+            if failure.code not in _FETCH_FAILURES:
+                raise
+            LOG.warning("volume %s: %s", volume.uuid, failure)
+            return _FETCH_FAILURES[failure.code]
+        LOG.info("fetched the log of volume %s: %s", volume.uuid, answer)
+        return Fetch.DONE
+
+    def _spec(self, volume: Volume) -> OpenSpec:
+        existing = (State.AVAILABLE, State.HIDDEN)
+        snapshots = self._store.snapshots(volume.uuid)
+        return OpenSpec(
+            uuid=volume.uuid,
+            size=volume.size,
+            epoch=volume.epoch,
+            read_only=volume.read_only,
+            ancestors=volume.ancestors,
+            parent=volume.parent,
+            snapshots=tuple(one.uuid for one in snapshots if one.state in existing),
+            sco_size=volume.sco_size,
+            dtl=self.dtl_spec(volume),
+        )
+
+    def dtl_spec(self, volume: Volume) -> DtlSpec | None:
+        """The volume's DTL as the engine needs it; None while nobody keeps its log."""
+        dtl = volume.dtl
+        address = self._address(dtl.node)
+        if dtl.node is None or address is None:
+            return None
+        return DtlSpec(dtl.mode.value, dtl.node, address, dtl.state.value)
+
+    def _address(self, name: str | None) -> str | None:
+        node = None if name is None else self._store.node(name)
+        return None if node is None else node.addresses.get("dtl")
+
+
+def _resting(what: str, volume: Volume, decision: Decision) -> VStorageError:
+    if decision.reason is None:
+        return VStorageError(
+            Code.NOT_HERE,
+            what,
+            f"node {volume.node!r} owns it",
+            f"use it there; 'vstorage node show {volume.node}' tells whether it is alive",
+        )
+    return VStorageError(
+        Code.NOT_IN_SYNC,
+        what,
+        decision.reason,
+        "bring that node back; if it is gone for good, 'vstorage volume takeover' says what would "
+        "be lost",
+    )

@@ -1,0 +1,237 @@
+"""Tends this node's share of the cluster, each time something changes in the registry.
+
+* opens what is this node's and not open: handed over, given back, or stopped when the lease was
+  over;
+* lets go of what was stopped;
+* takes over volumes of dead nodes with which the policy has this node go on;
+* pairs its volumes with the nodes that should keep their logs;
+* gives its volumes away while it is being drained.
+
+Every pass looks at everything and can be cut anywhere; what fails is tried in the next.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from ovs_daemon.control.dtl import DtlEvent, dtl_lock
+from ovs_daemon.control.host import Host
+from ovs_daemon.control.moves import move_volume
+from ovs_daemon.control.records import Dtl, State, Volume
+from ovs_daemon.control.store import put
+from ovs_daemon.control.view import View
+from ovs_daemon.errors import VStorageError
+from ovs_daemon.policy.drain import plan_drain
+from ovs_daemon.policy.model import Cluster, DtlMode, DtlState
+from ovs_daemon.policy.placement import pairings
+from ovs_daemon.policy.takeover import takeovers
+from ovs_daemon.registry import Conflict, Lapsed
+
+LOG = logging.getLogger(__name__)
+
+_WATCH_S = 1.0
+_AGAIN_S, _AGAIN_S_MAX = 0.5, 60.0
+
+
+class Steward:
+    """The thread that tends.
+
+    :param may_pair: whether this node's lease guards what it has open, so that logs may be kept
+        elsewhere and others may take over
+    :param clock: seconds that never go back
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        may_pair: Callable[[], bool],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._host = host
+        self._clock = clock
+        self._may_pair = may_pair
+        self._guard = threading.Lock()
+        self._stopped: set[str] = set()
+        self._former: dict[str, str] = {}
+        # By volume: how often in a row it failed, and when to try again.
+        self._patience: dict[str, tuple[int, float]] = {}
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="steward", daemon=True)
+
+    def start(self) -> None:
+        """Begin to tend."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop tending; returns when the thread has ended."""
+        self._stopping.set()
+        self._thread.join()
+
+    def fenced(self, uuid: str) -> None:
+        """The engine has stopped a volume."""
+        with self._guard:
+            self._stopped.add(uuid)
+
+    def recorded(self, event: DtlEvent) -> None:
+        """A DTL's state was recorded: with a new keeper in sync, the former may forget."""
+        if event.after is not DtlState.IN_SYNC:
+            return
+        with self._guard:
+            address = self._former.pop(event.uuid, None)
+        volume = self._host.store.volume(event.uuid)
+        if address is not None and volume is not None:
+            self._forget(volume, address)
+
+    def tend(self) -> None:
+        """One pass."""
+        self._let_go()
+        view = View.of(self._host.store)
+        self._open_own(view)
+        self._take_over(view)
+        view = View.of(self._host.store)
+        if self._may_pair():
+            self._pair(view)
+        self._drain(view)
+
+    def _run(self) -> None:
+        revision, changed = 0, True
+        while not self._stopping.is_set():
+            try:
+                if changed or self._due():
+                    # Before it looks: what changes while it works shows in the next wait.
+                    revision = self._host.store.registry.revision()
+                    self.tend()
+                changes = self._host.store.registry.watch(revision, _WATCH_S)
+                changed, revision = bool(changes.keys), changes.revision
+            except Lapsed:
+                changed = True
+            except VStorageError as failure:
+                LOG.error("the cluster is tended again in a moment: %s", failure)
+                changed = True
+                self._stopping.wait(_AGAIN_S)
+
+    def _due(self) -> bool:
+        """Whether something is to be tried again although nothing has changed."""
+        now = self._clock()
+        with self._guard:
+            return bool(self._stopped) or any(when <= now for _, when in self._patience.values())
+
+    def _let_go(self) -> None:
+        with self._guard:
+            stopped = sorted(self._stopped)
+        for uuid in stopped:
+            with self._host.locks.holding(uuid):
+                self._host.close(uuid)
+            with self._guard:
+                self._stopped.discard(uuid)
+            LOG.warning("let go of volume %s, which the engine has stopped", uuid)
+
+    def _open_own(self, view: View) -> None:
+        me = self._host.settings.node
+        for volume in view.volumes:
+            there = volume.state in (State.AVAILABLE, State.HIDDEN)
+            if volume.node == me and there and not self._host.is_open(volume.uuid):
+                self._try(volume, self._open)
+
+    def _open(self, volume: Volume) -> None:
+        current = self._host.store.volume(volume.uuid)
+        if current is not None and not self._host.is_open(volume.uuid):
+            self._host.open(current)
+
+    def _take_over(self, view: View) -> None:
+        me = self._host.settings.node
+        cluster = view.cluster()
+        volumes = {volume.uuid: volume for volume in view.volumes}
+        for node in view.nodes:
+            if node.name in view.alive:
+                continue
+            for fate in takeovers(cluster, node.name):
+                if fate.owner == me:
+                    self._try(volumes[fate.volume], self._take)
+
+    def _take(self, volume: Volume) -> None:
+        LOG.warning("node %s is dead: taking over volume %s", volume.node, volume.name)
+        self._host.acquire(volume, chosen=True)
+
+    def _pair(self, view: View) -> None:
+        """Have the logs of this node's open volumes kept where they should be."""
+        me = self._host.settings.node
+        cluster = _with_addresses(view)
+        volumes = {volume.uuid: volume for volume in view.volumes}
+        for pairing in pairings(cluster):
+            volume = volumes[pairing.volume]
+            mine = volume.node == me and self._host.is_open(volume.uuid)
+            # With nobody else there the present one may come back, and then has most of it.
+            waits = pairing.after is None and cluster.node(pairing.before) is not None
+            if mine and not (waits and volume.dtl.mode is not DtlMode.NONE):
+                self._pair_one(volume, pairing.after)
+
+    def _pair_one(self, volume: Volume, keeper: str | None) -> None:
+        with self._host.locks.holding(dtl_lock(volume.uuid)):
+            self._pair_with(volume, keeper)
+
+    def _pair_with(self, volume: Volume, keeper: str | None) -> None:
+        state = DtlState.STANDALONE if keeper is None else DtlState.DEGRADED
+        paired = replace(volume, dtl=Dtl(volume.dtl.mode, keeper, state))
+        try:
+            self._host.store.commit(put(paired))
+        except Conflict:
+            return
+        before = self._host.opener.dtl_spec(volume)
+        if before is not None:
+            with self._guard:
+                self._former[volume.uuid] = before.address
+        LOG.info("volume %s: node %s is to keep its log", volume.name, keeper)
+        try:
+            self._host.engine.set_dtl(volume.uuid, self._host.opener.dtl_spec(paired))
+        except VStorageError as failure:
+            self._host.remember_failure(volume.uuid, failure)
+
+    def _forget(self, volume: Volume, address: str) -> None:
+        try:
+            self._host.engine.drop_tail(volume.uuid, volume.epoch, address)
+        except VStorageError as failure:
+            LOG.warning(
+                "the former log of volume %s stays at %s: %s", volume.name, address, failure
+            )
+
+    def _drain(self, view: View) -> None:
+        me = self._host.settings.node
+        node = next((one for one in view.nodes if one.name == me), None)
+        if node is None or not node.draining:
+            return
+        names = view.names()
+        for move in plan_drain(view.cluster(), me).moves:
+            try:
+                current = self._host.store.volume(move.volume)
+                if current is not None and current.node == me:
+                    move_volume(self._host, names[move.volume], move.after)
+            except VStorageError as failure:
+                LOG.warning("volume %s stays for now: %s", names[move.volume], failure)
+
+    def _try(self, volume: Volume, act: Callable[[Volume], None]) -> None:
+        failures, when = self._patience.get(volume.uuid, (0, 0.0))
+        if failures and self._clock() < when:
+            return
+        try:
+            with self._host.locks.holding(volume.uuid):
+                act(volume)
+            with self._guard:
+                self._patience.pop(volume.uuid, None)
+        except VStorageError as failure:
+            pause = min(_AGAIN_S * 2**failures, _AGAIN_S_MAX)
+            with self._guard:
+                self._patience[volume.uuid] = (failures + 1, self._clock() + pause)
+            LOG.warning("volume %s is tried again in %g s: %s", volume.name, pause, failure)
+
+
+def _with_addresses(view: View) -> Cluster:
+    """The cluster, with those that cannot keep a log made unusable for it."""
+    keeping = {node.name for node in view.nodes if "dtl" in node.addresses}
+    cluster = view.cluster()
+    nodes = (replace(one, router=one.router and one.name in keeping) for one in cluster.nodes)
+    return replace(cluster, nodes=tuple(nodes))

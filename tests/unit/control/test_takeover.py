@@ -1,0 +1,494 @@
+"""Hosts of twins that die, come back, take over and hand over; who serves is always one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from ovs_daemon.control import volumes
+from ovs_daemon.control.dtl import DtlEvent
+from ovs_daemon.control.moves import move_volume, take_over
+from ovs_daemon.control.records import Dtl, Volume
+from ovs_daemon.control.store import put
+from ovs_daemon.control.volumes import Source
+from ovs_daemon.errors import VStorageError
+from ovs_daemon.policy.model import DtlMode, DtlState
+from ovs_daemon.registry.memory import MemoryRegistry
+from tests.support.town import Town
+
+GIB = 1 << 30
+IN_SYNC, DEGRADED = DtlState.IN_SYNC, DtlState.DEGRADED
+
+
+@pytest.fixture
+def town() -> Town:
+    return Town({"a1": ("a", "b"), "a2": ("a", "b"), "b1": ("b", "a"), "b2": ("b", "a")})
+
+
+def make(town: Town, owner: str = "a1", name: str = "web1") -> Volume:
+    """A volume of that node, paired and in sync."""
+    made = volumes.create_volume(town[owner].host, name, GIB, None)
+    town[owner].steward.tend()
+    return town.in_sync(town.volume(made.uuid))
+
+
+def open_at(town: Town, volume: Volume) -> list[str]:
+    """Where the engine has it open."""
+    return [
+        name for name, node in town.nodes.items() if node.up and volume.uuid in node.engine.open
+    ]
+
+
+def refused(call: Callable[[], object], code: str, *words: str) -> None:
+    with pytest.raises(VStorageError) as caught:
+        call()
+    assert caught.value.code == code
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_new_volume_is_paired_with_its_recovery_domain(town: Town) -> None:
+    made = volumes.create_volume(town["a1"].host, "web1", GIB, None)
+    assert made.dtl == Dtl(DtlMode.SYNC, None, DtlState.STANDALONE)
+    town["a1"].steward.tend()
+    volume = town.volume(made.uuid)
+    assert volume.dtl == Dtl(DtlMode.SYNC, "b1", DEGRADED)
+    assert town["a1"].engine.dtl[made.uuid] == {
+        "mode": "sync",
+        "node": "b1",
+        "address": "b1:1",
+        "state": "degraded",
+    }
+    assert town.in_sync(volume).dtl.state is IN_SYNC
+    # The next one goes to the other node.
+    assert make(town, name="web2").dtl.node == "b2"
+
+
+def test_a_dead_owner_is_followed_by_one_node(town: Town) -> None:
+    volume = make(town)
+    town["a1"].kill()
+    town.pass_time()
+    town.tend()
+    taken = town.volume(volume.uuid)
+    assert (taken.node, taken.served) == ("a2", "a2")
+    assert taken.epoch > volume.epoch
+    assert open_at(town, volume) == ["a2"]
+    assert town.keepers.tails["b1:1", volume.uuid].epoch == taken.epoch, "it is fenced"
+    assert taken.dtl == volume.dtl, "the log stays, and is complete still"
+    # The old owner comes back and leaves it alone.
+    town["a1"].start()
+    town.tend()
+    assert open_at(town, volume) == ["a2"]
+    refused(lambda: volumes.resize_volume(town["a1"].host, "web1", 2 * GIB), "not_here", "'a2'")
+    refused(lambda: volumes.delete_volume(town["a1"].host, "web1", False), "not_here", "'a2'")
+
+
+def test_a_whole_domain_dies(town: Town) -> None:
+    volume = make(town)
+    for name in ("a1", "a2"):
+        town[name].kill()
+    town.pass_time()
+    town.tend()
+    assert open_at(town, volume) == ["b2"], "not the node that keeps the log"
+    assert town.volume(volume.uuid).dtl.node == "b1"
+
+
+@pytest.mark.parametrize("state", [DEGRADED, DtlState.CATCHING_UP])
+def test_what_is_not_in_sync_waits_for_its_owner(town: Town, state: DtlState) -> None:
+    volume = make(town)
+    assert town["a1"].says(volume, IN_SYNC, state)
+    town["a1"].kill()
+    town.pass_time()
+    town.tend()
+    assert open_at(town, volume) == []
+    assert town.volume(volume.uuid).node == "a1"
+    town["a1"].start()
+    assert open_at(town, volume) == ["a1"]
+
+
+def test_an_owner_that_came_back_in_time_is_not_robbed(town: Town) -> None:
+    volume = make(town)
+    # a2 has looked at a moment when a1 was silent; before it swaps, a1 is back.
+    town["a1"].kill()
+    town.time_s += 10
+    town["a1"].start()
+    refused(lambda: town["a2"].host.acquire(town.volume(volume.uuid), chosen=True), "not_here")
+    assert town.volume(volume.uuid).node == "a1"
+    assert town["a2"].host.failures() == {}
+
+
+def test_a_restarted_owner_asks_the_keeper_first(town: Town) -> None:
+    volume = make(town)
+    town["a1"].kill()
+    town["a1"].start()
+    again = town.volume(volume.uuid)
+    assert open_at(town, volume) == ["a1"]
+    assert again.dtl == volume.dtl
+    assert town.keepers.tails["b1:1", volume.uuid].epoch == again.epoch
+
+
+def test_a_restarted_owner_goes_on_without_the_keeper(town: Town) -> None:
+    volume = make(town)
+    town["b1"].kill()
+    town["a1"].kill()
+    town["a1"].start()
+    assert open_at(town, volume) == ["a1"]
+    assert town.volume(volume.uuid).dtl == Dtl(DtlMode.SYNC, "b1", DEGRADED)
+    town.pass_time()
+    town.tend()
+    assert town.volume(volume.uuid).dtl == Dtl(DtlMode.SYNC, "b2", DEGRADED)
+
+
+def test_a_successor_without_the_log_waits_for_it(town: Town) -> None:
+    volume = make(town)
+    town["a1"].kill()
+    town.pass_time()
+    # The keeper is alive, but a2 cannot reach it.
+    town.keepers.up.discard("b1:1")
+    town.tend()
+    taken = town.volume(volume.uuid)
+    assert (taken.node, taken.served) == ("a2", "a1")
+    assert open_at(town, volume) == []
+    assert "is not there" in str(town["a2"].host.failures()[volume.uuid])
+    town.keepers.up.add("b1:1")
+    town.time_s += 60
+    town["a2"].liveness.beat()
+    town["a2"].steward.tend()
+    assert open_at(town, volume) == ["a2"]
+    assert town["a2"].host.failures() == {}
+
+
+def test_a_log_that_may_lack_something_gives_the_volume_back(town: Town) -> None:
+    volume = make(town)
+    town.keepers.tails["b1:1", volume.uuid].suspect = True
+    town["a1"].kill()
+    town.pass_time()
+    town["a2"].steward.tend()
+    back = town.volume(volume.uuid)
+    assert (back.node, back.dtl.state) == ("a1", DEGRADED)
+    assert open_at(town, volume) == []
+    town["a1"].start()
+    assert open_at(town, volume) == ["a1"]
+
+
+def test_a_successor_that_dies_before_it_has_the_log_loses_nothing(town: Town) -> None:
+    volume = make(town)
+    town["a1"].kill()
+    town.pass_time()
+    town["a2"].engine.fail.add("fetch_tail")
+    town["a2"].steward.tend()
+    town["a2"].kill()
+    town["a2"].start()
+    assert open_at(town, volume) == ["a2"]
+    assert town.volume(volume.uuid).served == "a2"
+
+
+def test_a_keeper_that_takes_over_keeps_no_log_of_its_own(town: Town) -> None:
+    volume = make(town)
+    for name in ("a1", "a2", "b2"):
+        town[name].kill()
+    town.pass_time()
+    town["b1"].steward.tend()
+    assert open_at(town, volume) == ["b1"]
+    assert town.volume(volume.uuid).dtl == Dtl(DtlMode.SYNC, None, DtlState.STANDALONE)
+    town["a2"].start()
+    town.tend()
+    assert town.volume(volume.uuid).dtl == Dtl(DtlMode.SYNC, "a2", DEGRADED)
+
+
+def test_a_dead_keeper_is_replaced_and_the_former_forgets(town: Town) -> None:
+    volume = make(town)
+    town["b1"].kill()
+    assert town["a1"].says(volume, IN_SYNC, DEGRADED)
+    town.pass_time()
+    town.tend()
+    moved = town.volume(volume.uuid)
+    assert moved.dtl == Dtl(DtlMode.SYNC, "b2", DEGRADED)
+    town["b1"].start()
+    town.in_sync(moved)
+    assert ("b1:1", volume.uuid) not in town.keepers.tails
+
+
+def test_the_only_keeper_is_waited_for(town: Town) -> None:
+    pair = Town({"a1": ("a", None), "a2": ("a", None)})
+    volume = make(pair)
+    pair["a2"].kill()
+    assert pair["a1"].says(volume, IN_SYNC, DEGRADED)
+    pair.pass_time()
+    pair.tend()
+    assert pair.volume(volume.uuid).dtl == Dtl(DtlMode.SYNC, "a2", DEGRADED)
+
+
+def test_relatives_follow_together(town: Town) -> None:
+    base = make(town, name="base")
+    clone = volumes.create_volume(town["a1"].host, "clone", None, Source("base", None))
+    town["a1"].steward.tend()
+    town.in_sync(town.volume(clone.uuid))
+    town["a1"].kill()
+    town.pass_time()
+    town.tend()
+    assert open_at(town, base) == open_at(town, clone) == ["a2"]
+
+
+class TestQuestionsOfTheEngine:
+    """What the desk answers."""
+
+    def test_only_the_owner_of_the_epoch_may_degrade(self, town: Town) -> None:
+        volume = make(town)
+        event = {"id": 9, "kind": "dtl_state", "uuid": volume.uuid, "node": "b1"}
+        change = {"epoch": volume.epoch - 1, "from": "in_sync", "to": "degraded"}
+        town["a1"].desk.handle(event | change)
+        assert town["a1"].engine.answers[9] is False
+        town["a2"].desk.handle(event | change | {"epoch": volume.epoch})
+        assert town["a2"].engine.answers[9] is False
+        assert town.volume(volume.uuid).dtl.state is IN_SYNC
+
+    def test_a_change_that_is_recorded_already_is_accepted(self, town: Town) -> None:
+        volume = make(town)
+        assert town["a1"].says(volume, IN_SYNC, DEGRADED, 7)
+        version = town.volume(volume.uuid).version
+        assert town["a1"].says(volume, IN_SYNC, DEGRADED, 8)
+        assert town.volume(volume.uuid).version == version
+
+    def test_a_keeper_of_before_is_not_believed(self, town: Town) -> None:
+        volume = make(town)
+        town.set_dtl(volume, Dtl(DtlMode.SYNC, "b2", DEGRADED))
+        assert town["a1"].says(volume, DEGRADED, IN_SYNC, 7) is False
+
+    def test_while_the_registry_is_away_the_answer_waits(self) -> None:
+        class Away(MemoryRegistry):
+            """Fails the next reads."""
+
+            failures = 0
+
+            def get(self, kind: str, ident: str):  # type: ignore[no-untyped-def]
+                if self.failures:
+                    self.failures -= 1
+                    raise VStorageError("registry", "read the registry", "it is away", "wait")
+                return super().get(kind, ident)
+
+        registry = Away(clock=lambda: 0.0)
+        town = Town({"a1": ("a", None), "a2": ("a", None)}, registry)
+        volume = make(town)
+        dtl = town["a1"].engine.dtl[volume.uuid]
+        assert dtl is not None
+        registry.failures = 2
+        town["a1"].desk.handle(
+            {
+                "id": 5,
+                "kind": "dtl_state",
+                "uuid": volume.uuid,
+                "epoch": volume.epoch,
+                "node": dtl["node"],
+                "from": "in_sync",
+                "to": "degraded",
+            }
+        )
+        assert town["a1"].engine.answers[5] is True
+        assert town.volume(volume.uuid).dtl.state is DEGRADED
+
+    def test_a_deleted_volume_has_no_state(self, town: Town) -> None:
+        event = {"id": 3, "kind": "dtl_state", "uuid": "none", "epoch": 1, "node": "b1"}
+        town["a1"].desk.handle(event | {"from": "in_sync", "to": "degraded"})
+        assert town["a1"].engine.answers[3] is False
+
+    def test_what_was_stopped_is_opened_again_where_it_belongs(self, town: Town) -> None:
+        volume = make(town)
+        event = {"id": 4, "kind": "fenced", "uuid": volume.uuid, "epoch": volume.epoch}
+        town["a1"].desk.handle(event | {"why": "lease"})
+        assert "lease was over" in str(town["a1"].host.failures()[volume.uuid])
+        town["a1"].steward.tend()
+        assert open_at(town, volume) == ["a1"]
+        assert town.volume(volume.uuid).epoch > volume.epoch
+        assert town["a1"].host.failures() == {}
+
+    def test_changes_are_told(self, town: Town) -> None:
+        told: list[DtlEvent] = []
+        volume = make(town)
+        town["a1"].desk._recorded = told.append
+        town["a1"].says(volume, IN_SYNC, DEGRADED, 6)
+        assert told == [DtlEvent(volume.uuid, "b1", IN_SYNC, DEGRADED)]
+
+    def test_the_thread_answers(self, town: Town) -> None:
+        volume = make(town)
+        engine = town["a1"].engine
+        event = {"id": 11, "kind": "dtl_state", "uuid": volume.uuid, "epoch": volume.epoch}
+        engine.events.put(event | {"node": "b1", "from": "in_sync", "to": "degraded"})
+        after = town.registry.revision()
+        town["a1"].desk.start()
+        assert ("volume", volume.uuid) in changed_after(town, after)
+        town["a1"].desk.stop()
+        assert engine.answers[11] is True
+
+
+def changed_after(town: Town, after: int) -> frozenset[tuple[str, str]]:
+    real = town.registry
+    assert isinstance(real, MemoryRegistry)
+    with real._changed:
+        assert real._changed.wait_for(lambda: real._revision > after, timeout=60)
+    return real.watch(after, 0).keys
+
+
+class TestMoving:
+    """Hand-over, draining, forced takeover."""
+
+    def test_a_volume_is_handed_over(self, town: Town) -> None:
+        volume = make(town)
+        moved = move_volume(town["a1"].host, "web1", "b2")
+        assert (moved.node, moved.served, moved.dtl.node) == ("b2", "b2", None)
+        assert open_at(town, volume) == []
+        town.tend()
+        assert open_at(town, volume) == ["b2"]
+        assert town.volume(volume.uuid).dtl.node in ("a1", "a2")
+
+    def test_relatives_are_handed_over_together(self, town: Town) -> None:
+        make(town, name="base")
+        clone = volumes.create_volume(town["a1"].host, "clone", None, Source("base", None))
+        move_volume(town["a1"].host, "clone", "a2")
+        town.tend()
+        assert {one.node for one in town["a1"].host.store.volumes()} == {"a2"}
+        assert open_at(town, clone) == ["a2"]
+
+    @pytest.mark.parametrize(
+        ("target", "code", "words"),
+        [
+            ("a1", "bad_request", "owns it already"),
+            ("zz", "unknown_node", "no node 'zz'"),
+            ("b1", "bad_request", "not alive"),
+        ],
+    )
+    def test_refused_targets(self, town: Town, target: str, code: str, words: str) -> None:
+        volume = make(town)
+        town["b1"].kill()
+        town.pass_time()
+        refused(lambda: move_volume(town["a1"].host, "web1", target), code, words)
+        assert open_at(town, volume) == ["a1"]
+
+    def test_only_the_owner_hands_over(self, town: Town) -> None:
+        make(town)
+        refused(lambda: move_volume(town["a2"].host, "web1", "b1"), "not_here", "'a1'")
+
+    def test_one_that_cannot_be_closed_stays(self, town: Town) -> None:
+        volume = make(town)
+        town["a1"].engine.fail.add("close_volume")
+        refused(lambda: move_volume(town["a1"].host, "web1", "a2"), "io")
+        assert town.volume(volume.uuid).node == "a1"
+        assert open_at(town, volume) == ["a1"]
+
+    def test_draining_gives_everything_away(self, town: Town) -> None:
+        volume, log = make(town), make(town, "b1", "web2")
+        assert log.dtl.node == "a1"
+        store = town["a1"].host.store
+        node = store.node("a1")
+        assert node is not None
+        store.commit(put(replace(node, draining=True)))
+        town.tend()
+        assert open_at(town, volume) == ["a2"]
+        assert town.volume(log.uuid).dtl.node == "a2"
+
+    def test_takeover_by_hand_where_nothing_can_be_lost(self, town: Town) -> None:
+        volume = make(town)
+        town["a1"].kill()
+        town.pass_time()
+        taken = take_over(town["b2"].host, "web1", accept_loss=False)
+        assert (taken.node, taken.forced) == ("b2", None)
+        assert open_at(town, volume) == ["b2"]
+
+    def test_takeover_says_what_may_be_lost(self, town: Town) -> None:
+        volume = make(town)
+        assert town["a1"].says(volume, IN_SYNC, DEGRADED)
+        host = town["a2"].host
+        refused(lambda: take_over(host, "web1", accept_loss=True), "in_use", "is alive")
+        town["a1"].kill()
+        town.pass_time()
+        refused(
+            lambda: take_over(host, "web1", accept_loss=False),
+            "not_in_sync",
+            "its log on node b1 is degraded",
+            "acknowledged writes are on node a1 only",
+            "--accept-loss",
+        )
+        assert town.volume(volume.uuid).node == "a1"
+        taken = take_over(host, "web1", accept_loss=True)
+        assert (taken.node, taken.served) == ("a2", "a2")
+        assert taken.forced is not None
+        assert "acknowledged writes are on node a1 only" in taken.forced["may_be_lost"]
+        assert open_at(town, volume) == ["a2"]
+        town["a1"].start()
+        town.tend()
+        assert open_at(town, volume) == ["a2"]
+
+    @pytest.mark.parametrize(
+        ("dtl", "words"),
+        [
+            (Dtl(DtlMode.NONE), "no other node keeps its log"),
+            (Dtl(DtlMode.ASYNC, "b1", IN_SYNC), "its DTL mode is 'async'"),
+        ],
+    )
+    def test_what_may_be_lost_depends_on_the_log(self, town: Town, dtl: Dtl, words: str) -> None:
+        town.set_dtl(make(town), dtl)
+        town["a1"].kill()
+        town.pass_time()
+        refused(lambda: take_over(town["a2"].host, "web1", accept_loss=False), "not_in_sync", words)
+
+    def test_a_successor_without_any_log_can_be_forced(self, town: Town) -> None:
+        volume = make(town)
+        town["a1"].kill()
+        town.pass_time()
+        town.keepers.up.discard("b1:1")
+        town["a2"].steward.tend()
+        refused(lambda: take_over(town["a2"].host, "web1", accept_loss=False), "not_in_sync")
+        taken = take_over(town["a2"].host, "web1", accept_loss=True)
+        assert taken.forced is not None
+        assert open_at(town, volume) == ["a2"]
+
+
+def test_an_asynchronous_log_never_replaces_what_its_owner_has(town: Town) -> None:
+    volume = make(town)
+    town.set_dtl(volume, Dtl(DtlMode.ASYNC, "b1", IN_SYNC))
+    town["a1"].kill()
+    town["a1"].start()
+    assert town.volume(volume.uuid).dtl == Dtl(DtlMode.ASYNC, "b1", DEGRADED)
+    assert open_at(town, volume) == ["a1"]
+
+
+def test_a_deleted_volume_leaves_no_log(town: Town) -> None:
+    volume = make(town)
+    volumes.delete_volume(town["a1"].host, "web1", False)
+    assert ("b1:1", volume.uuid) not in town.keepers.tails
+
+
+def test_a_verb_and_the_desk_do_not_undo_each_other(town: Town) -> None:
+    """The keeper goes while a volume grows."""
+    volume = make(town)
+    engine = town["a1"].engine
+    resize = engine.resize_volume
+
+    def resize_slowly(uuid: str, size: int) -> None:
+        assert town["a1"].says(volume, IN_SYNC, DEGRADED, 77)
+        resize(uuid, size)
+
+    engine.resize_volume = resize_slowly  # type: ignore[method-assign]
+    volumes.resize_volume(town["a1"].host, "web1", 2 * GIB)
+    volumes.set_template(town["a1"].host, "web1", True)
+    found = town.volume(volume.uuid)
+    assert (found.size, found.dtl.state, found.template) == (2 * GIB, DEGRADED, True)
+
+
+def test_what_keeps_failing_is_tried_less_and_less(town: Town) -> None:
+    volume = make(town)
+    town["a1"].kill()
+    town.disk.volumes[volume.uuid].corrupt = True
+    town["a1"].start()
+    first = town.volume(volume.uuid).epoch
+    for _ in range(5):
+        town["a1"].steward.tend()
+    assert town.volume(volume.uuid).epoch == first + 1, "one try, then it waits"
+    assert not town["a1"].steward._due()
+    town.time_s += 1
+    assert town["a1"].steward._due()
+    town.disk.volumes[volume.uuid].corrupt = False
+    town["a1"].steward.tend()
+    assert open_at(town, volume) == ["a1"]
