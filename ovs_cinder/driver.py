@@ -202,10 +202,6 @@ class OVSVolumeDriver(ManageVerbs, GroupVerbs, AttachVerbs, driver.VolumeDriver)
             "pools": [pool],
         }
 
-    def get_default_filter_function(self) -> str:
-        """A Domain that nobody serves takes no volumes."""
-        return "capabilities.total_capacity_gb > 0"
-
     def get_default_goodness_function(self) -> str:
         """The emptier the better."""
         return "100 * capabilities.free_capacity_gb / capabilities.total_capacity_gb"

@@ -76,6 +76,8 @@ def test_statistics(cloud: Cloud) -> None:
     assert (pool["total_capacity_gb"], pool["free_capacity_gb"]) == (100, 60)
     assert (pool["provisioned_capacity_gb"], pool["total_volumes"]) == (7, 2)
     assert pool["max_over_subscription_ratio"] == 20
+    assert pool["filter_function"] is None
+    assert "free_capacity_gb / capabilities.total_capacity_gb" in pool["goodness_function"]
     real = {name for name, value in pool.items() if value is True}
     assert real == {
         "QoS_support",
