@@ -88,6 +88,11 @@ impl MemoryTargets {
         self.completions.clear();
     }
 
+    /// There are completions to take; nothing rings for them.
+    pub fn has_completions(&self) -> bool {
+        !self.completions.is_empty()
+    }
+
     /// Moves the completions since the last call to `out`.
     pub fn take_completions(&mut self, out: &mut Vec<Completion>) {
         out.append(&mut self.completions);

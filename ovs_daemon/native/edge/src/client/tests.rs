@@ -80,7 +80,10 @@ impl Bench {
     /// One turn of both loops.
     fn turn(&mut self) {
         let idle = self.targets.shared.completions.is_empty();
-        let polling = self.engine.as_ref().is_some_and(|e| e.server.wants_polling());
+        let polling = self
+            .engine
+            .as_ref()
+            .is_some_and(|e| e.volumes.has_completions() || e.server.wants_polling());
         let wait = match self.targets.patience(net::clock::monotonic_ns()) {
             _ if polling || !idle || self.targets.wants_polling() => Wait::No,
             Some(time) => Wait::AtMost(time),
