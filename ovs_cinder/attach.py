@@ -85,15 +85,8 @@ class AttachVerbs(VolumeVerbs):
 
     def remove_export_snapshot(self, context: Any, snapshot: Any) -> None:
         """Delete the clone by which a snapshot was attached."""
-        view = _view(snapshot.name)
         with reported():
-            try:
-                self.api.delete_volume(view)
-            except VStorageError as failure:
-                if failure.code != Code.IN_USE:
-                    raise
-                self.api.detach_everybody(view)
-                self.api.delete_volume(view)
+            self._delete_own(_view(snapshot.name))
 
 
 def _view(snapshot_name: str) -> str:

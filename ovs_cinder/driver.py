@@ -148,7 +148,7 @@ class OVSVolumeDriver(ManageVerbs, GroupVerbs, AttachVerbs, driver.VolumeDriver)
         """Store a volume in Glance from a clone, so that it may be attached and written to."""
         clone = f"{volume.name}.upload"
         with reported():
-            self.api.delete_volume(clone)
+            self._delete_own(clone)
             self.api.create_volume(clone, None, volume.name)
             try:
                 with self._served(clone, read_only=True) as uri:
@@ -156,7 +156,7 @@ class OVSVolumeDriver(ManageVerbs, GroupVerbs, AttachVerbs, driver.VolumeDriver)
                         images.upload_as_image(context, image_service, image_meta, uri, volume)
                         return
             finally:
-                self.api.delete_volume(clone)
+                self._delete_own(clone)
         super().copy_volume_to_image(context, volume, image_service, image_meta)
 
     @contextlib.contextmanager

@@ -104,6 +104,16 @@ class VolumeVerbs:
             self.api.detach_everybody(volume.name)
         act()
 
+    def _delete_own(self, name: str) -> None:
+        """Delete a clone that the driver made for itself, and of which nobody else knows."""
+        try:
+            self.api.delete_volume(name)
+        except VStorageError as failure:
+            if failure.code != Code.IN_USE:
+                raise
+            self.api.detach_everybody(name)
+            self.api.delete_volume(name)
+
     # Snapshots
 
     def create_snapshot(self, snapshot: Any) -> None:

@@ -163,7 +163,9 @@ def test_upload(served: Served, image: Path, disk_format: str) -> None:
     fill(served, volume, image)
     # A guest goes on using it; and an upload that was killed has left its clone.
     served.cloud.verbs.attach_volume(volume.name, "edge", "nova@compute1")
-    served.cloud.verbs.create_volume(f"{volume.name}.upload", None, {"volume": volume.name})
+    leftover = f"{volume.name}.upload"
+    served.cloud.verbs.create_volume(leftover, None, {"volume": volume.name})
+    served.cloud.verbs.attach_volume(leftover, "direct", "image@dead", read_only=True)
     upload = served.folder / "upload"
     glance = Glance(upload, disk_format)
     create = served.cloud.house.engine.create_volume
