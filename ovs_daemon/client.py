@@ -248,6 +248,22 @@ class Client:
         """What would empty a node."""
         return self._call("GET", _named("nodes", name) + "/drain")
 
+    def drain_node(self, name: str) -> dict[str, Any]:
+        """Have a node emptied; answers with the plan."""
+        return self._call("PUT", _named("nodes", name) + "/drain")
+
+    def resume_node(self, name: str) -> dict[str, Any]:
+        """Let a drained node get new things again."""
+        return self._call("DELETE", _named("nodes", name) + "/drain")
+
+    def move_volume(self, volume: str, node: str) -> dict[str, Any]:
+        """Hand a volume to another node."""
+        return self._call("POST", _volume(volume) + "/move", {"node": node})
+
+    def take_over_volume(self, volume: str, accept_loss: bool = False) -> dict[str, Any]:
+        """Have this node go on with a volume whose owner is dead."""
+        return self._call("POST", _volume(volume) + "/takeover", {"accept_loss": accept_loss})
+
     def what_if(self, lost: str) -> dict[str, Any]:
         """What the loss of a node or a Domain would do."""
         return self._call("GET", f"/v1/what-if?{urlencode({'lose': lost})}")

@@ -24,11 +24,13 @@ from oslo_log import log
 from ovs_daemon import options
 from ovs_daemon.control.api import Api
 from ovs_daemon.control.domains import domain_of
+from ovs_daemon.control.dtl import DtlDesk
 from ovs_daemon.control.edge_link import EdgeLink
 from ovs_daemon.control.host import Host, Membership, Settings
 from ovs_daemon.control.liveness import Liveness
 from ovs_daemon.control.recovery import recover
 from ovs_daemon.control.server import ControlServer
+from ovs_daemon.control.steward import Steward
 from ovs_daemon.control.store import Store
 from ovs_daemon.control.topology import Alive
 from ovs_daemon.control.verbs import Verbs
@@ -82,8 +84,9 @@ def _run(conf: cfg.ConfigOpts) -> None:
     state_dir, run_dir = Path(conf.state_dir), options.run_dir(conf)
     _make_folders(state_dir, run_dir)
     lock = _claim(state_dir)
-    engine = start_engine(conf)
     registry = open_registry(conf.registry.url)
+    store = Store(registry)
+    engine = start_engine(conf, store.cluster_id())
     edge = EdgeClient(run_dir / "edge.sock")
     settings = Settings(
         node=conf.host,
@@ -93,15 +96,23 @@ def _run(conf: cfg.ConfigOpts) -> None:
         socket_mode=options.socket_mode(conf),
         domain=conf.domain,
         availability_zone=conf.availability_zone,
-        membership=_membership(conf, state_dir),
+        membership=_membership(conf, state_dir, engine),
         dtl_mode=DtlMode(conf.dtl.mode),
     )
-    host = Host(Store(registry), engine, edge, settings)
+    host = Host(store, engine, edge, settings)
     me = Alive(conf.host, settings.membership.instance, host.now())
-    liveness = Liveness(host.store, me, conf.registry.lease_ttl)
+    # Nobody takes over what has no log elsewhere, so that a node for itself needs no lease.
+    shared = conf.dtl.listen is not None
+    renewed = engine.extend_lease if shared else None
+    liveness = Liveness(store, me, conf.registry.lease_ttl, renewed)
     # Before anything is changed: another host may live under this name.
     liveness.begin()
     liveness.start()
+    steward = Steward(host, may_pair=lambda: shared)
+    desk = DtlDesk(host, steward.fenced, steward.recorded) if shared else None
+    if desk is not None:
+        # An engine that opens volumes may ask at once.
+        desk.start()
     recover(host)
     mutable = _Mutable(conf)
     link = EdgeLink(host, lambda: mutable.check_interval_s)
@@ -115,6 +126,7 @@ def _run(conf: cfg.ConfigOpts) -> None:
     server.start()
     if rpc is not None:
         rpc.start()
+    steward.start()
     LOG.info("ready: version %s on %s", _release(), run_dir)
     notify("READY=1")
     _wait(mutable)
@@ -124,7 +136,10 @@ def _run(conf: cfg.ConfigOpts) -> None:
         rpc.stop()
     server.stop()
     link.stop()
+    steward.stop()
     engine.shutdown(drain=True)
+    if desk is not None:
+        desk.stop()
     # Last: until here nobody else may believe that this node is gone.
     liveness.stop()
     edge.close()
@@ -133,9 +148,10 @@ def _run(conf: cfg.ConfigOpts) -> None:
     LOG.info("stopped")
 
 
-def start_engine(conf: cfg.ConfigOpts) -> EngineClient:
+def start_engine(conf: cfg.ConfigOpts, cluster: str) -> EngineClient:
     """Start the native engine.
 
+    :param cluster: UUID of the cluster
     :raises VStorageError: the extension is missing, or an engine code
     """
     what = "start the engine"
@@ -145,7 +161,7 @@ def start_engine(conf: cfg.ConfigOpts) -> EngineClient:
         raise VStorageError(
             Code.INTERNAL, what, str(missing), "install the built wheel, or run 'make build'"
         ) from missing
-    configuration = json.dumps(options.engine_config(conf))
+    configuration = json.dumps(options.engine_config(conf, cluster))
     try:
         return EngineClient(_native.Engine(configuration), _native.EngineError)
     except _native.EngineError as failure:
@@ -167,12 +183,17 @@ def _make_folders(state_dir: Path, run_dir: Path) -> None:
         ) from failure
 
 
-def _membership(conf: cfg.ConfigOpts, state_dir: Path) -> Membership:
+def _membership(conf: cfg.ConfigOpts, state_dir: Path, engine: EngineClient) -> Membership:
+    addresses = dict(conf.addresses)
+    if conf.dtl.listen is not None:
+        # The engine knows the port that it took; an address that others can use may be given.
+        listening = engine.status().get("dtl_server") or {}
+        addresses.setdefault("dtl", str(listening.get("address", conf.dtl.listen)))
     return Membership(
         domain_configured=options.domain_configured(conf),
         recovery_domain=conf.recovery_domain,
         roles=tuple(Role(role) for role in conf.roles),
-        addresses=tuple(sorted(conf.addresses.items())),
+        addresses=tuple(sorted(addresses.items())),
         release=_release(),
         instance=_instance(state_dir),
     )

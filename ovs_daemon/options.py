@@ -179,6 +179,17 @@ ENGINE_OPTS = [
 
 DTL_OPTS = [
     cfg.StrOpt(
+        "listen",
+        help="ADDRESS:PORT at which this node keeps logs for others, and by which it takes part: "
+        "its own volumes' logs are kept by others, and others go on with them when it dies. "
+        "Set it on all nodes or on none. Not set: every node for itself.",
+    ),
+    cfg.StrOpt(
+        "dir",
+        default="$state_dir/dtl",
+        help="Folder of the logs that this node keeps for others, on a fast local disk.",
+    ),
+    cfg.StrOpt(
         "mode",
         default=DtlMode.SYNC.value,
         choices=[mode.value for mode in DtlMode],
@@ -280,9 +291,10 @@ def domain_configured(conf: cfg.ConfigOpts) -> bool:
     return location is not None and location.location is not cfg.Locations.opt_default
 
 
-def engine_config(conf: cfg.ConfigOpts) -> dict[str, Any]:
+def engine_config(conf: cfg.ConfigOpts, cluster: str | None = None) -> dict[str, Any]:
     """What the engine is started with; keys, units as in `ovs_daemon/_native.pyi`.
 
+    :param cluster: UUID of the cluster; needed when logs are kept for other nodes
     :raises VStorageError: ``bad_request``
     """
     engine = conf.engine
@@ -297,7 +309,11 @@ def engine_config(conf: cfg.ConfigOpts) -> dict[str, Any]:
             "use the option [engine] buffer_size",
             f"{format_size(engine.buffer_size)} is less than four SCOs",
         )
+    dtl = {}
+    if conf.dtl.listen is not None:
+        dtl = {"dtl_listen": conf.dtl.listen, "dtl_dir": conf.dtl.dir, "cluster": cluster}
     return {
+        **dtl,
         "buffer_dir": engine.buffer_dir,
         "backend_dir": engine.backend_dir,
         "run_dir": str(run_dir(conf)),

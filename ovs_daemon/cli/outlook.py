@@ -1,4 +1,4 @@
-"""`vstorage what-if lose` and `vstorage node drain`."""
+"""`vstorage what-if lose` and `vstorage node drain | resume`."""
 
 from __future__ import annotations
 
@@ -47,26 +47,30 @@ class Lose(base.Say):
 
 
 class Drain(base.Say):
-    """Tell how a node would be emptied: where its volumes, logs and maps would go."""
+    """Have a node emptied: its volumes, and the logs that it keeps for others, go elsewhere."""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         """Arguments."""
         parser = super().get_parser(prog_name)
         parser.add_argument("name", metavar="NODE")
-        parser.add_argument(
-            "--dry-run", action="store_true", required=True, help="show the plan, change nothing"
-        )
+        parser.add_argument("--dry-run", action="store_true", help="show the plan, change nothing")
         return parser
 
     def ask(self, parsed: argparse.Namespace) -> dict[str, Any]:
-        """Ask the daemon's policy."""
-        return self.client.plan_drain(parsed.name)
+        """Ask the daemon's policy, and have it done."""
+        if parsed.dry_run:
+            return self.client.plan_drain(parsed.name)
+        return self.client.drain_node(parsed.name)
 
     def sentence(self, answer: Any) -> str:
         """Worst first, then step by step."""
         lines = [f"plan to drain node {answer['node']}:"]
         lines += [
             f"  STUCK      volume {name}: there is no other node for it" for name in answer["stuck"]
+        ]
+        lines += [
+            f"  WAITS      volume {name}: it is attached and stays until it is not"
+            for name in answer["attached"]
         ]
         lines += [
             f"  UNGUARDED  volume {name}: no node would keep its log" for name in answer["exposed"]
@@ -84,3 +88,17 @@ class Drain(base.Say):
         if len(lines) == 1:
             lines.append("  nothing to do: it is empty")
         return "\n".join(lines)
+
+
+class Resume(base.Show):
+    """Let a node that was drained own volumes and keep logs again."""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """Arguments."""
+        parser = super().get_parser(prog_name)
+        parser.add_argument("name", metavar="NODE")
+        return parser
+
+    def ask(self, parsed: argparse.Namespace) -> dict[str, Any]:
+        """Resume it."""
+        return self.client.resume_node(parsed.name)

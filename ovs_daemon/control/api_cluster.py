@@ -10,7 +10,11 @@
     PATCH  /v1/nodes/NAME                       {"domain"?, "recovery_domain"?, "roles"?}; "": none
     DELETE /v1/nodes/NAME                       {"deleted": true}
     GET    /v1/nodes/NAME/drain                 what would empty it
+    PUT    /v1/nodes/NAME/drain                 have it emptied; answers the same
+    DELETE /v1/nodes/NAME/drain                 let it get new things again
     GET    /v1/what-if?lose=NAME                what the loss of a node or a Domain would do
+    POST   /v1/volumes/REF/move                 {"node"}; ask its owner
+    POST   /v1/volumes/REF/takeover             {"accept_loss"?}; ask the node that is to have it
 
 Domains and nodes are described as in `domains.py` and `nodes.py`, what could happen to them as in
 `outlook.py`.
@@ -41,6 +45,10 @@ def cluster_routes(verbs: ClusterVerbs) -> list[Rule]:
         Rule("/v1/nodes/<name>", methods=["PATCH"], endpoint=routes.set_node),
         Rule("/v1/nodes/<name>", methods=["DELETE"], endpoint=routes.delete_node),
         Rule("/v1/nodes/<name>/drain", methods=["GET"], endpoint=routes.plan_drain),
+        Rule("/v1/nodes/<name>/drain", methods=["PUT"], endpoint=routes.drain_node),
+        Rule("/v1/nodes/<name>/drain", methods=["DELETE"], endpoint=routes.resume_node),
+        Rule("/v1/volumes/<ref>/move", methods=["POST"], endpoint=routes.move_volume),
+        Rule("/v1/volumes/<ref>/takeover", methods=["POST"], endpoint=routes.take_over_volume),
         Rule("/v1/what-if", methods=["GET"], endpoint=routes.what_if),
     ]
 
@@ -105,3 +113,17 @@ class _Routes:
         if not lost:
             raise bad(f"{request.method} {request.path}", "'lose' names no node and no Domain")
         return self._verbs.what_if(lost)
+
+    def drain_node(self, request: Request, name: str) -> dict[str, Any]:
+        return self._verbs.drain_node(name)
+
+    def resume_node(self, request: Request, name: str) -> dict[str, Any]:
+        return self._verbs.resume_node(name)
+
+    def move_volume(self, request: Request, ref: str) -> dict[str, Any]:
+        return self._verbs.move_volume(ref, Fields(request, "node").text("node"))
+
+    def take_over_volume(self, request: Request, ref: str) -> dict[str, Any]:
+        fields = Fields(request, "accept_loss")
+        accept_loss = fields.has("accept_loss") and fields.flag("accept_loss")
+        return self._verbs.take_over_volume(ref, accept_loss)

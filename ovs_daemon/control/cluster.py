@@ -1,4 +1,4 @@
-"""What any node can be asked about the cluster: Domains and nodes, plain values in and out.
+"""What any node can be asked about the cluster: Domains, nodes, and who owns a volume.
 
 The twin of `verbs.py` for what is not a volume; the control API carries it.
 """
@@ -8,16 +8,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ovs_daemon.control import domains, nodes
+from ovs_daemon.control import domains, moves, nodes
 from ovs_daemon.control.domains import describe_domain, require_domain
 from ovs_daemon.control.host import Host
 from ovs_daemon.control.nodes import Change, describe_node, parse_roles, require_node
 from ovs_daemon.control.outlook import describe_drain, describe_loss
+from ovs_daemon.control.status import describe_volume
 from ovs_daemon.control.view import View
 
 
 class ClusterVerbs:
-    """The verbs on Domains and nodes. Each raises :class:`VStorageError`."""
+    """The verbs on the cluster. Each raises :class:`VStorageError`."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
@@ -88,3 +89,21 @@ class ClusterVerbs:
 
     def _view(self) -> View:
         return View.of(self._host.store)
+
+    def drain_node(self, name: str) -> dict[str, Any]:
+        """Have a node give away what it has; answers with the plan."""
+        plan = self.plan_drain(name)
+        nodes.set_draining(self._host, name, True)
+        return plan
+
+    def resume_node(self, name: str) -> dict[str, Any]:
+        """Let a node that was drained get new things again."""
+        return describe_node(self._view(), nodes.set_draining(self._host, name, False))
+
+    def move_volume(self, volume: str, node: str) -> dict[str, Any]:
+        """Hand a volume of this node, with its relatives, to another one."""
+        return describe_volume(self._host, moves.move_volume(self._host, volume, node))
+
+    def take_over_volume(self, volume: str, accept_loss: bool = False) -> dict[str, Any]:
+        """Have this node go on with a volume whose owner is dead."""
+        return describe_volume(self._host, moves.take_over(self._host, volume, accept_loss))

@@ -27,7 +27,7 @@ class Liveness:
     """One node's sign of life.
 
     :param ttl_s: how long after its last sign a node counts as dead, seconds
-    :param now: the time of day, for people
+    :param renewed: told after every sign for how many seconds more this node counts as alive
     :param clock: seconds that never go back
     """
 
@@ -36,11 +36,13 @@ class Liveness:
         store: Store,
         me: Alive,
         ttl_s: float,
+        renewed: Callable[[float], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._me = me
         self._ttl_s = ttl_s
+        self._renewed = renewed
         self._clock = clock
         self._lease: Lease | None = None
         self._held_until = float("-inf")
@@ -89,7 +91,7 @@ class Liveness:
     def _sign(self) -> None:
         asked = self._clock()
         if self._lease is not None and self._store.registry.keep_alive(self._lease):
-            self._held_until = asked + self._lease.ttl_s
+            self._hold(asked + self._lease.ttl_s)
             return
         LOG.warning("the lease was over; others may have taken this node for dead")
         self._announce()
@@ -112,7 +114,13 @@ class Liveness:
                     "make the registry faster, or [registry] lease_ttl longer",
                 ) from late
         self._lease = lease
-        self._held_until = asked + lease.ttl_s
+        self._hold(asked + lease.ttl_s)
+
+    def _hold(self, until: float) -> None:
+        self._held_until = until
+        if self._renewed is not None:
+            # Less what the answer took: it counts from before the question.
+            self._renewed(until - self._clock())
 
     def _claim(self, lease: Lease) -> Operation:
         found = self._store.alive().get(self._me.node)

@@ -12,6 +12,7 @@ from ovs_daemon.control.store import Store, drop, put
 from ovs_daemon.control.topology import Node
 from ovs_daemon.control.view import View
 from ovs_daemon.errors import Code, VStorageError, unknown_node
+from ovs_daemon.policy.drain import plan_drain
 from ovs_daemon.policy.model import Role
 from ovs_daemon.registry import Operation, retry
 
@@ -70,6 +71,39 @@ def delete_node(host: Host, name: str) -> None:
         host.store.commit(drop(node), *operations)
 
     retry(what, attempt)
+
+
+def set_draining(host: Host, name: str, draining: bool) -> Node:
+    """Have a node give away all that it has, or let it get new things again.
+
+    The node itself does it, bit by bit; `steward.py`.
+
+    :raises VStorageError: ``unknown_node``, ``in_use`` when there is no other node for its volumes
+    """
+    what = f"{'drain' if draining else 'resume'} node {name!r}"
+
+    def attempt() -> Node:
+        node = require_node(host.store, what, name)
+        if draining:
+            _check_drain(host.store, what, name)
+        changed = replace(node, draining=draining)
+        return replace(changed, version=host.store.commit(put(changed)))
+
+    return retry(what, attempt)
+
+
+def _check_drain(store: Store, what: str, name: str) -> None:
+    view = View.of(store)
+    plan = plan_drain(view.cluster(), name)
+    if plan.stuck:
+        names = view.names()
+        stuck = ", ".join(names[uuid] for uuid in plan.stuck)
+        raise VStorageError(
+            Code.IN_USE,
+            what,
+            f"there is no other node for {stuck}: it is the last one that could own volumes",
+            "start another node with the role router first",
+        )
 
 
 def require_node(store: Store, what: str, name: str) -> Node:

@@ -155,4 +155,5 @@ def _plan(view: View, plan: Plan) -> dict[str, Any]:
         ],
         "stuck": [names[uuid] for uuid in plan.stuck],
         "exposed": [names[uuid] for uuid in plan.exposed],
+        "attached": [one.name for one in view.volumes if one.node == plan.node and one.attachments],
     }

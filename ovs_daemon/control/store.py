@@ -1,17 +1,19 @@
 """What the registry holds, typed; volumes and snapshots also found by name.
 
 Kinds of records: ``volume`` and ``snapshot`` by UUID; ``domain``, ``preset`` and ``node`` by name,
-and ``alive``, by the node's name, as long as it lives; and ``name``, whose identity is
-``volume/NAME`` or ``snapshot/VOLUME-UUID/NAME`` and whose body holds the UUID. The name is a record
-of its own because creating it is what makes names unique, in one transaction with the record it
-names.
+and ``alive``, by the node's name, as long as it lives; one ``cluster``; and ``name``, whose
+identity is ``volume/NAME`` or ``snapshot/VOLUME-UUID/NAME`` and whose body holds the UUID. The name
+is a record of its own because creating it is what makes names unique, in one transaction with the
+record it names.
 """
 
 from __future__ import annotations
 
+import uuid
+
 from ovs_daemon.control.records import Snapshot, Volume
 from ovs_daemon.control.topology import Alive, Domain, Node, Preset
-from ovs_daemon.registry import Conflict, Create, Delete, Operation, Registry, Update
+from ovs_daemon.registry import Conflict, Create, Delete, Operation, Registry, Update, retry
 
 VOLUME = "volume"
 SNAPSHOT = "snapshot"
@@ -20,6 +22,7 @@ DOMAIN = "domain"
 NODE = "node"
 PRESET = "preset"
 ALIVE = "alive"
+CLUSTER = "cluster"
 
 Stored = Volume | Snapshot | Domain | Node | Preset
 
@@ -72,6 +75,19 @@ class Store:
     def commit(self, *operations: Operation) -> int:
         """Perform all operations or none; raises :class:`Conflict`."""
         return self._registry.commit(operations)
+
+    def cluster_id(self) -> str:
+        """The UUID of everything that shares this registry; made when first asked for."""
+
+        def attempt() -> str:
+            record = self._registry.get(CLUSTER, CLUSTER)
+            if record is not None:
+                return str(record.body["uuid"])
+            made = str(uuid.uuid4())
+            self.commit(Create(CLUSTER, CLUSTER, {"uuid": made}))
+            return made
+
+        return retry("name the cluster", attempt)
 
     def domain(self, name: str) -> Domain | None:
         """The Domain with this name."""

@@ -13,6 +13,7 @@ from ovs_daemon.cli.app import main
 from ovs_daemon.control.nodes import Change, set_node
 from ovs_daemon.control.store import put
 from ovs_daemon.control.topology import Node
+from ovs_daemon.registry import Create, Delete
 from tests.support.api_server import serving
 from tests.support.house import House
 
@@ -148,6 +149,37 @@ def test_what_if_and_drain_plan(run: Run, house: House) -> None:
     assert answer(run, "node", "drain", "node1", "--dry-run")["feasible"] is False
     status, _, err = run("--json", "what-if", "lose", "nope")
     assert (status, json.loads(err)["error"]["code"]) == (1, "unknown_node")
-    with pytest.raises(SystemExit) as caught:
-        run("node", "drain", "node1")
-    assert caught.value.code == 2
+    status, _, err = run("--json", "node", "drain", "node1")
+    assert (status, json.loads(err)["error"]["code"]) == (1, "in_use")
+    assert "it is the last one that could own volumes" in err
+
+
+def test_drain_and_resume(run: Run, house: House) -> None:
+    store = house.host.store
+    answer(run, "volume", "create", "web1", "1GiB")
+    store.commit(put(Node("node2", "default")))
+    store.registry.commit([Create("alive", "node2", {"instance": "x", "since": "now"})])
+    answered = answer(run, "node", "drain", "node1")
+    assert [(one["volume"], one["to"]) for one in answered["moves"]] == [("web1", "node2")]
+    assert answer(run, "node", "show", "node1")["draining"] is True
+    assert answer(run, "node", "resume", "node1")["draining"] is False
+    moved = answer(run, "volume", "move", "web1", "node2")
+    assert (moved["node"], moved["dtl"]["node"]) == ("node2", None)
+    for words, code in (
+        (["volume", "move", "web1", "node1"], "not_here"),
+        (["volume", "move", "nope", "node1"], "unknown_volume"),
+        (["volume", "takeover", "web1"], "in_use"),
+        (["node", "drain", "nope"], "unknown_node"),
+        (["node", "resume", "nope"], "unknown_node"),
+    ):
+        status, _, err = run("--json", *words)
+        assert (status, json.loads(err)["error"]["code"]) == (1, code), words
+    alive = store.registry.get("alive", "node2")
+    assert alive is not None
+    store.registry.commit([Delete("alive", "node2", alive.version)])
+    status, _, err = run("volume", "takeover", "web1")
+    assert status == 1
+    assert "acknowledged and flushed writes among it" in err
+    taken = answer(run, "volume", "takeover", "--accept-loss", "web1")
+    assert taken["node"] == "node1"
+    assert "would be lost" in taken["forced"]["may_be_lost"]
