@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -111,3 +112,27 @@ def test_a_failure_leaves_nothing(cloud: Cloud) -> None:
     assert cloud.verbs.list_volumes(everything=True) == {"volumes": []}
     cloud.house.engine.fail.clear()
     cloud.driver.create_volume(volume)
+
+
+def test_many_at_once(cloud: Cloud) -> None:
+    """As from several cinder-volumes of one cluster: no error, nothing left behind."""
+    source = cloud.make.volume()
+    cloud.driver.create_volume(source)
+
+    def live(_: int) -> None:
+        volume = cloud.make.volume()
+        snapshot, clone = cloud.make.snapshot(volume), cloud.make.volume(size=2)
+        cloud.driver.create_cloned_volume(volume, source)
+        cloud.driver.create_snapshot(snapshot)
+        cloud.driver.create_volume_from_snapshot(clone, snapshot)
+        cloud.driver.initialize_connection(clone, cloud.make.connector("node1"))
+        cloud.driver.delete_snapshot(snapshot)
+        cloud.driver.delete_volume(volume)
+        cloud.driver.terminate_connection(clone, None)
+        cloud.driver.delete_volume(clone)
+
+    with ThreadPoolExecutor(12) as pool:
+        list(pool.map(live, range(24)))
+    cloud.driver.delete_volume(source)
+    assert cloud.verbs.list_volumes(everything=True) == {"volumes": []}
+    assert cloud.verbs.list_snapshots() == {"snapshots": []}
