@@ -5,6 +5,7 @@ use format::edge::{
     Attached, COMMAND_LEN, CloseReason, Command, DONE_LEN, Done, FLAG_FUA, FRAME_HEADER_LEN, Frame,
     Hello, Refusal, Verb,
 };
+use format::fuse::{self, Ask, Asked};
 use format::nbd;
 use machines::nbd::{Action, Catalogue, Export, Feeder, PAYLOAD_BYTES_MAX, Verb as NbdVerb};
 
@@ -16,6 +17,7 @@ pub(super) fn targets() -> Vec<Target> {
         Target { name: "nbd_session", run: nbd_session, seeds: nbd_streams, seal: |_| {} },
         Target { name: "edge_frame", run: edge_frames, seeds: edge_streams, seal: seal_frame },
         Target { name: "edge_ring", run: edge_ring, seeds: edge_entries, seal: |_| {} },
+        Target { name: "fuse_request", run: fuse_request, seeds: fuse_requests, seal: seal_fuse },
     ]
 }
 
@@ -240,4 +242,45 @@ fn edge_ring(bytes: &[u8]) -> bool {
         assert_eq!(Done::from_words(&done.to_words()), Ok(done));
     }
     command.is_ok()
+}
+
+/// A request says how long it is.
+fn seal_fuse(bytes: &mut [u8]) {
+    if let Ok(len) = u32::try_from(bytes.len())
+        && let Some(place) = bytes.first_chunk_mut::<4>()
+    {
+        *place = len.to_le_bytes();
+    }
+}
+
+fn fuse_requests() -> Vec<Vec<u8>> {
+    let request = |opcode: u32, len: usize, words: &[(usize, u32)]| {
+        let mut bytes = vec![0; fuse::REQUEST_BYTES + len];
+        bytes[4..8].copy_from_slice(&opcode.to_le_bytes());
+        for (at, word) in words {
+            let at = fuse::REQUEST_BYTES + at;
+            bytes[at..at + 4].copy_from_slice(&word.to_le_bytes());
+        }
+        seal_fuse(&mut bytes);
+        bytes
+    };
+    vec![
+        request(3, 16, &[]),
+        request(4, 88, &[(0, 15), (16, 4096)]),
+        request(15, 40, &[(8, 8192), (16, 512)]),
+        request(16, 40 + 512, &[(8, 8192), (16, 512)]),
+        request(26, 16, &[(0, 7), (4, 40), (12, u32::MAX)]),
+        request(43, 32, &[(8, 4096), (16, 4096), (24, 3)]),
+        request(46, 24, &[(8, 4096), (16, 3)]),
+    ]
+}
+
+/// A request of the kernel's to a file system in user space.
+fn fuse_request(bytes: &[u8]) -> bool {
+    let head = &bytes[..bytes.len().min(fuse::ARGUMENTS_MAX)];
+    let Ok(asked) = Asked::parse(head, bytes.len()) else { return false };
+    if let Ask::Write { len, .. } = asked.ask {
+        assert_eq!(bytes.len(), fuse::WRITE_BYTES + len as usize, "its payload is there");
+    }
+    true
 }
