@@ -1,10 +1,14 @@
-"""The vstorage daemons of this host: one in production, several where one machine plays several."""
+"""The vstorage daemons of this host: one in production, several where one machine plays several.
+
+A daemon may restart at any time. Its node counts as reachable meanwhile, and a call waits for it.
+"""
 
 from __future__ import annotations
 
 import logging
 import socket as unix
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,22 +22,30 @@ LOG = logging.getLogger(__name__)
 # Somebody else's attach must not wait long for a daemon of ours that hangs.
 _LOOK_TIMEOUT_S = 5.0
 
+# How long a call waits for a daemon that restarts.
+_RESTART_S = 30.0
+_PAUSE_S = 0.1
+
 _guard = threading.Lock()
 #: names by control socket; a daemon that starts makes a new one, and may have a new name
 _names: dict[tuple[Path, int, int], str] = {}
+#: the last name of the daemon of each control socket
+_last: dict[Path, str] = {}
 
 
 def nodes() -> dict[str, Path]:
-    """The daemons that answer on this host: control sockets by the names of their nodes."""
+    """This host's daemons that answer, or have answered this process: control sockets by the names
+    of their nodes."""
     found: dict[str, Path] = {}
     for folder in options.run_dirs():
         socket = folder / "control.sock"
         try:
             found[_name(socket)] = socket
-        except FileNotFoundError:
-            LOG.debug("no vstorage daemon in %s", folder)
         except (OSError, VStorageError) as failure:
-            LOG.warning("the vstorage daemon in %s cannot be used: %s", folder, failure)
+            if socket in _last:
+                found[_last[socket]] = socket
+            unused = LOG.debug if isinstance(failure, FileNotFoundError) else LOG.warning
+            unused("the vstorage daemon in %s does not answer: %s", folder, failure)
     return found
 
 
@@ -53,6 +65,7 @@ def client(node: str, what: str) -> Iterator[Client]:
             f"node {node!r} has it, and of the daemons in {where} these answer: {names}",
             "start vstorage-daemon, or correct run_dirs in section [ovs]",
         )
+    _wait_for(found[node])
     connection = Client(found[node])
     try:
         yield connection
@@ -60,18 +73,36 @@ def client(node: str, what: str) -> Iterator[Client]:
         connection.close()
 
 
-def _name(socket: Path) -> str:
-    """The name of the node whose daemon listens on a socket."""
+def _wait_for(socket: Path) -> None:
+    """Return when somebody listens, or when it has taken too long."""
+    deadline = time.monotonic() + _RESTART_S
+    while time.monotonic() < deadline:
+        try:
+            _knock(socket)
+        except (FileNotFoundError, ConnectionRefusedError):
+            time.sleep(_PAUSE_S)
+        else:
+            return
+
+
+def _knock(socket: Path) -> None:
+    """Raises OSError if nobody listens."""
     with unix.socket(unix.AF_UNIX, unix.SOCK_STREAM) as probe:
         probe.setblocking(False)
         # So many knock that this one would have to wait: somebody listens.
         with suppress(BlockingIOError):
             probe.connect(str(socket))
+
+
+def _name(socket: Path) -> str:
+    """The name of the node whose daemon listens on a socket."""
+    _knock(socket)
     state = socket.stat()
     key = (socket, state.st_ino, state.st_ctime_ns)
     with _guard:
         known = _names.get(key)
     if known is not None:
+        _last[socket] = known
         return known
     connection = Client(socket, _LOOK_TIMEOUT_S)
     try:
@@ -79,5 +110,5 @@ def _name(socket: Path) -> str:
     finally:
         connection.close()
     with _guard:
-        _names[key] = name
+        _names[key] = _last[socket] = name
     return name

@@ -15,6 +15,7 @@ from os_brick import exception
 from os_brick.initiator import connector as brick
 
 from ovs_nova import registration
+from ovs_nova.connector import OvsConnector
 from ovs_nova.options import RUN_DIRS_VARIABLE
 from tests.support.attaching import MIB, client, create
 from tests.support.node import Node
@@ -119,3 +120,16 @@ def test_a_process_killed_while_others_attach(node: Node, victim: str) -> None:
         mine.connect_volume(data)
         mine.disconnect_volume(data)
     assert left(node) == before
+
+
+def test_a_daemon_that_restarts_is_waited_for(node: Node) -> None:
+    data = create(node, "web1")
+    known = OvsConnector.get_connector_properties(None)
+    assert known == {"ovs": {"nodes": [data["node"]]}}
+    node.kill9_daemon()
+    assert OvsConnector.get_connector_properties(None) == known
+    with ThreadPoolExecutor(1) as pool:
+        attached = pool.submit(make().connect_volume, data)
+        node.start_daemon()
+        device = attached.result()
+    make().disconnect_volume(data, device)
