@@ -396,7 +396,7 @@ impl Desk {
         let served = &mut self.served[at];
         let title = served.title();
         match notice {
-            Notice::Opened { .. } if served.leaving => {}
+            Notice::Opened { .. } | Notice::Waiting { .. } if served.leaving => {}
             Notice::Opened { first, .. } => {
                 let info = room.targets.info(served.volume);
                 served.size = info.map_or(served.size, |info| info.size);
