@@ -44,24 +44,38 @@ class CliError(Exception):
 class Node:
     """A daemon and an Edge process that share ``root``.
 
-    ``engine`` overrides options of the [engine] section; ``base`` is the directory in which the
-    node's directory is made (default: the system's temporary one).
+    ``engine`` overrides options of the [engine] section, ``options`` gives those of others;
+    ``base`` is the directory in which the node's directory is made (default: the system's
+    temporary one).
     """
 
-    def __init__(self, engine: Mapping[str, str] | None = None, base: Path | None = None) -> None:
+    def __init__(
+        self,
+        engine: Mapping[str, str] | None = None,
+        base: Path | None = None,
+        options: Mapping[str, Mapping[str, str]] | None = None,
+    ) -> None:
         self.root = Path(tempfile.mkdtemp(prefix="ovs-", dir=base))
         self.run_dir = self.root / "run"
         self.config = self.root / "vstorage.conf"
         for folder in ("run", "state", "buffer", "backend"):
             (self.root / folder).mkdir()
-        options = {
+        given = {section: dict(values) for section, values in (options or {}).items()}
+        engine_options = {
             "buffer_dir": str(self.root / "buffer"),
             "backend_dir": str(self.root / "backend"),
             **DEFAULT_ENGINE_OPTIONS,
             **(engine or {}),
         }
-        lines = ["[DEFAULT]", f"state_dir = {self.root / 'state'}", f"run_dir = {self.run_dir}"]
-        lines += ["[engine]", *(f"{key} = {value}" for key, value in options.items())]
+        folders = {"state_dir": str(self.root / "state"), "run_dir": str(self.run_dir)}
+        sections = {
+            **given,
+            "DEFAULT": {**folders, **given.get("DEFAULT", {})},
+            "engine": engine_options,
+        }
+        lines: list[str] = []
+        for section, values in sections.items():
+            lines += [f"[{section}]", *(f"{key} = {value}" for key, value in values.items())]
         self.config.write_text("\n".join(lines) + "\n")
         self.daemon: Process | None = None
         self.edge: Process | None = None
