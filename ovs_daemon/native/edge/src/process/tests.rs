@@ -351,3 +351,35 @@ fn a_new_size_is_kept() {
     host.restart_edge();
     assert_eq!(host.volumes()[0]["size"], 2 * MIB);
 }
+
+#[test]
+fn guests_are_told_to_connect_again() {
+    let mut host = Host::new("drop");
+    host.start_engine();
+    let ask = json!({"op": "drop", "volume": UUID});
+    assert_eq!(host.refusal(&ask).0, "unknown_volume");
+    assert_eq!(host.ask(&attach()), OK());
+    assert!(host.greeting().starts_with(b"NBDMAGIC"));
+    assert_eq!(host.ask(&ask), OK());
+    assert_eq!(host.state(), "serving");
+    assert!(host.greeting().starts_with(b"NBDMAGIC"), "they may");
+}
+
+#[test]
+fn what_can_change_under_guests_is_changed_and_kept() {
+    let mut host = Host::new("change");
+    host.start_engine();
+    assert_eq!(host.ask(&attach()), OK());
+    let mut request = attach();
+    request["drop_on_resize"] = json!(true);
+    assert_eq!(host.ask(&request), OK());
+    host.restart_edge();
+    assert_eq!(host.ask(&request), OK());
+    request["socket"] = json!(host.run_dir.join("nbd").join("elsewhere.sock"));
+    assert_eq!(host.refusal(&request).0, "in_use", "its guests are on the old one");
+    request["socket"] = json!(null);
+    request["file"] = json!(host.run_dir.join("missing").join("web"));
+    let (code, why) = host.refusal(&request);
+    assert!(code == "mount" && why.contains("missing"), "{code}: {why}");
+    assert!(host.greeting().starts_with(b"NBDMAGIC"), "what was served still is");
+}
