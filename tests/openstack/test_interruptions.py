@@ -96,7 +96,10 @@ class Interruption:
         storage = self._user.cloud.block_storage
         settled = self.settled()
         if self.listed_by_nova():
-            if not settled:
+            # Cinder may have finished what Nova has not written down: Nova then refuses to go on
+            # until Cinder calls the volume attached again. No driver can change that.
+            status = storage.get_volume(self.volume).status
+            if not settled or status != "in-use":
                 storage.reset_volume_status(
                     self.volume, "in-use", attach_status="attached", migration_status="none"
                 )
