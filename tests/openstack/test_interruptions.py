@@ -24,7 +24,8 @@ from tests.openstack.user import Unexpected, User
 
 ZONE = ZONES[0]
 DAEMON, COMPUTE = f"vstorage-daemon-{ZONE.name}", f"nova-{ZONE.hypervisor}"
-VICTIMS = (DAEMON, COMPUTE, "cinder-volume", "rabbitmq")
+#: after a broker's end its clients take their time: not in CI
+VICTIMS = (DAEMON, COMPUTE, "cinder-volume", pytest.param("rabbitmq", marks=pytest.mark.slow))
 #: how long OpenStack may try by itself before the operator steps in: its calls end after 60 s
 _SETTLE_SECONDS = 75.0
 _MOMENT_SECONDS_MAX = 60.0
