@@ -8,6 +8,7 @@ extern crate alloc;
 pub mod bytes;
 pub mod checkpoint;
 pub mod chunk;
+pub mod dtl;
 pub mod edge;
 pub mod entry;
 pub mod fragment;

@@ -177,6 +177,48 @@ pub fn peek_batch_pages(page: &[u8]) -> Result<usize, Malformed> {
     }
 }
 
+/// A batch header that was read and whose checksum matched, where it lies. What its entries say was
+/// not looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchView<'a> {
+    /// Identity and chain.
+    pub link: Link,
+    /// Pages of the header; the data clusters follow.
+    pub pages: usize,
+    /// CRC of the header.
+    pub crc: u32,
+    crcs: &'a [u8],
+}
+
+impl BatchView<'_> {
+    /// Data clusters.
+    pub fn clusters(&self) -> usize {
+        self.crcs.len() / 4
+    }
+
+    /// CRC32C of a data cluster.
+    pub fn cluster_crc(&self, index: usize) -> u32 {
+        get_u32(self.crcs, index * 4)
+    }
+}
+
+/// Looks at a batch header of [`peek_batch_pages`] pages without taking it apart.
+pub fn view_batch_header(bytes: &[u8]) -> Result<BatchView<'_>, Malformed> {
+    let pages = peek_batch_pages(bytes)?;
+    let header = bytes.get(..pages * PAGE).ok_or(Malformed::Short)?;
+    let crc = get_u32(header, CRC_AT);
+    if crc != header_crc(header) {
+        return Err(Malformed::Checksum);
+    }
+    let (slots, clusters) = (get_u32(header, 64) as usize, get_u32(header, 68) as usize);
+    if slots > header.len() / SLOT || clusters > header.len() / 4 {
+        return Err(Malformed::Field("slots"));
+    }
+    let at = ENTRIES_AT + slots * SLOT;
+    let crcs = header.get(at..at + clusters * 4).ok_or(Malformed::Field("data clusters"))?;
+    Ok(BatchView { link: Link::get(header), pages, crc, crcs })
+}
+
 /// Decodes a batch header of [`peek_batch_pages`] pages.
 pub fn decode_batch_header(bytes: &[u8]) -> Result<BatchHeader, Malformed> {
     let pages = peek_batch_pages(bytes)?;
@@ -238,6 +280,9 @@ mod tests {
         let crc = encode_batch_header(&link(), &entries, &crcs, &mut out);
         assert_eq!(out.len(), 2 * PAGE);
         let back = decode_batch_header(&out).unwrap();
+        let view = view_batch_header(&out).unwrap();
+        assert_eq!((view.link, view.pages, view.crc, view.clusters()), (link(), 2, crc, 1200));
+        assert!((0..1200).all(|index| view.cluster_crc(index) == index as u32));
         assert_eq!(back, BatchHeader { link: link(), pages: 2, crc, entries, crcs });
     }
 

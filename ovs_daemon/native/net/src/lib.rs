@@ -12,8 +12,10 @@ mod listen;
 pub mod pass;
 pub mod shm;
 mod signal;
+mod stream;
 
 pub use bell::Bell;
 pub use fuse::FuseDevice;
 pub use listen::{ListenError, UnixSocket, listen_tcp, peer_name, send_now, tune_stream};
 pub use signal::Signals;
+pub use stream::{Stream, send_parts_now};

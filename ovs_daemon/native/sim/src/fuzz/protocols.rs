@@ -6,7 +6,7 @@ use format::edge::{
     Hello, Refusal, Verb,
 };
 use format::fuse::{self, Ask, Asked};
-use format::nbd;
+use format::{dtl, nbd};
 use machines::nbd::{Action, Catalogue, Export, Feeder, PAYLOAD_BYTES_MAX, Verb as NbdVerb};
 
 use super::Target;
@@ -16,6 +16,7 @@ pub(super) fn targets() -> Vec<Target> {
     vec![
         Target { name: "nbd_session", run: nbd_session, seeds: nbd_streams, seal: |_| {} },
         Target { name: "edge_frame", run: edge_frames, seeds: edge_streams, seal: seal_frame },
+        Target { name: "dtl_frame", run: dtl_frames, seeds: dtl_streams, seal: seal_dtl },
         Target { name: "edge_ring", run: edge_ring, seeds: edge_entries, seal: |_| {} },
         Target { name: "fuse_request", run: fuse_request, seeds: fuse_requests, seal: seal_fuse },
     ]
@@ -205,6 +206,62 @@ fn edge_frames(bytes: &[u8]) -> bool {
         frames += 1;
     }
     frames > 0
+}
+
+/// What an owner and its DTL node may say to each other.
+fn dtl_streams() -> Vec<Vec<u8>> {
+    let hello = dtl::Hello {
+        version: dtl::VERSION,
+        role: dtl::Role::Successor,
+        volume: [7; 16],
+        cluster: [0; 16],
+        epoch: 3,
+        generation: 1,
+    };
+    let greeted = dtl::Greeted { begin: 0, end: Some((5, 77)), suspect: true, fence: 3 };
+    let frames = [
+        dtl::Frame::Hello(hello),
+        dtl::Frame::Greeted(greeted),
+        dtl::Frame::Refused { fence: 4 },
+        dtl::Frame::Append { payload: 8192 },
+        dtl::Frame::Acknowledged { sequence: 9 },
+        dtl::Frame::Trim { below: 3 },
+        dtl::Frame::File { sco: 1, offset: 4096, payload: 4096 },
+        dtl::Frame::End { files: 1 },
+        dtl::Frame::Rejected(dtl::Rejection::Failed),
+        dtl::Frame::Done,
+    ];
+    let mut streams: Vec<Vec<u8>> = frames.iter().map(|frame| frame.encode().to_vec()).collect();
+    streams.push(streams.concat());
+    streams.push(dtl::Fence { volume: [7; 16], epoch: 3, suspect: false }.encode().to_vec());
+    streams
+}
+
+/// Puts magic and checksum of the first frame or fence right.
+fn seal_dtl(bytes: &mut [u8]) {
+    let Some(frame) = bytes.first_chunk_mut::<{ dtl::FRAME }>() else { return };
+    let magic = if frame[3] == b'F' { b"OVSFENCE" } else { b"OVSDTL01" };
+    frame[..8].copy_from_slice(magic);
+    let crc = crc32c(&frame[..60]);
+    frame[60..].copy_from_slice(&crc.to_le_bytes());
+}
+
+/// Takes frames until one makes no sense; each must survive being written again.
+fn dtl_frames(bytes: &[u8]) -> bool {
+    if let Ok(fence) = dtl::Fence::decode(bytes) {
+        assert_eq!(fence.encode()[..], bytes[..dtl::FENCE]);
+        return true;
+    }
+    let (frames, _) = bytes.as_chunks::<{ dtl::FRAME }>();
+    let sense = frames.iter().take_while(|bytes| match dtl::Frame::decode(bytes) {
+        Ok(frame) => {
+            assert_eq!(frame.encode(), **bytes);
+            assert!(frame.payload() <= dtl::PAYLOAD_MAX);
+            true
+        }
+        Err(_) => false,
+    });
+    sense.count() > 0
 }
 
 fn edge_entries() -> Vec<Vec<u8>> {
