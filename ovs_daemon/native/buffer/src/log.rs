@@ -196,6 +196,30 @@ impl LogBuffer {
         Ok(())
     }
 
+    /// The headers of the batch that was appended last, as they lie in front of its data.
+    pub fn header(&self) -> &[u8] {
+        &self.header
+    }
+
+    /// The end of the log.
+    pub fn tail(&self) -> Tail {
+        self.tail
+    }
+
+    /// The first SCO from this number on that is in the buffer and holds a batch.
+    pub fn first_from(&self, sco: u32) -> Option<u32> {
+        let closed = self.closed.range(sco..).next().map(|(number, _)| *number);
+        let open = self.open.iter().filter(|(number, f)| *number >= sco && f.index.end_page > 0);
+        closed.or(open.map(|(number, _)| *number).next())
+    }
+
+    /// Pages of the SCOs from this number on.
+    pub fn pages_from(&self, sco: u32) -> u64 {
+        let closed = self.closed.range(sco..).map(|(_, file)| file.index.end_page);
+        let open = self.open.iter().filter(|(number, _)| *number >= sco);
+        closed.chain(open.map(|(_, file)| file.index.end_page)).map(u64::from).sum()
+    }
+
     /// The open SCO takes no more batches. Returns it for sharing.
     pub fn close(&mut self) -> Option<(u32, Arc<ScoFile>)> {
         let (sco, file) = self.open.take()?;

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use format::entry::Uuid;
 use format::log::PAGE;
 use machines::volume::Limits;
 use serde::Deserialize;
@@ -35,6 +36,12 @@ pub struct Config {
     pub socket_mode: u32,
     #[serde(default)]
     pub nbd_tcp: Option<SocketAddr>,
+    #[serde(default)]
+    pub cluster: Option<String>,
+    #[serde(default)]
+    pub dtl_listen: Option<SocketAddr>,
+    #[serde(default)]
+    pub dtl_dir: Option<PathBuf>,
 }
 
 fn one() -> usize {
@@ -81,7 +88,13 @@ impl Config {
             return Err(bad(format!("shards is {}, not 1 to 256", config.shards)));
         }
         config.owner()?;
+        config.cluster()?;
         Ok(config)
+    }
+
+    /// The cluster's UUID; all zero when there is none.
+    pub(crate) fn cluster(&self) -> Result<Uuid> {
+        self.cluster.as_deref().map_or(Ok([0; 16]), crate::spec::uuid)
     }
 
     /// Uid and gid that own the sockets of guests.

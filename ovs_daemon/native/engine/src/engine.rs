@@ -1,8 +1,10 @@
 //! The control calls. They block, may come from any thread, and never touch the data path: each
 //! sends a message to the volume's shard and waits for the answer.
 
+use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -19,8 +21,10 @@ use volume::{
 
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::events::Events;
 use crate::mailbox::{Command, Mailbox, Reply};
 use crate::places::{Place, Places};
+use crate::replication::{prepare_dtl_dir, undo_leftovers};
 use crate::shard::{self, CLASS_VOLUME, Setup};
 use crate::spec::{CreateSpec, OpenVolume, Parent, QosSpec, check_size, parse, uuid};
 use crate::workers::Workers;
@@ -30,16 +34,22 @@ const CLUSTER: u64 = format::log::PAGE as u64;
 
 /// A running engine.
 pub struct Engine {
-    config: Config,
+    pub(crate) config: Config,
     backend: Arc<dyn Backend>,
-    mailboxes: Vec<Arc<Mailbox>>,
-    places: Arc<Places>,
+    pub(crate) mailboxes: Vec<Arc<Mailbox>>,
+    pub(crate) places: Arc<Places>,
     shared: Arc<SharedScos>,
     workers: Workers,
     threads: Mutex<Vec<JoinHandle<()>>>,
     next_shard: AtomicUsize,
     /// Creating, opening and deleting volumes happens one at a time.
     changing: Mutex<()>,
+    pub(crate) events: Arc<Events>,
+    /// End of this node's lease, in nanoseconds of the monotonic clock.
+    pub(crate) lease: Arc<AtomicU64>,
+    pub(crate) dtl_address: Option<SocketAddr>,
+    /// Tails that were fetched and not opened yet: the epoch.
+    fetched: Mutex<HashMap<Uuid, u64>>,
     /// No other engine may use the same write buffers.
     _lock: FileLock,
 }
@@ -101,6 +111,13 @@ impl Engine {
         }
         let (workers, mut threads) = Workers::start(&backend, &mailboxes).map_err(failed)?;
         let places = Arc::new(Places::default());
+        undo_leftovers(&config).map_err(|e| store_error(what, &e))?;
+        if config.dtl_listen.is_some() {
+            prepare_dtl_dir(&config)?;
+        }
+        let events = Arc::new(Events::default());
+        let lease = Arc::new(AtomicU64::new(u64::MAX));
+        let mut dtl_address = None;
         for number in 0..config.shards {
             let setup = Setup {
                 number,
@@ -114,15 +131,20 @@ impl Engine {
                 }),
                 owner: config.owner()?,
                 mode: config.socket_mode,
+                dtl: config.dtl_listen.and(config.dtl_dir.clone()).zip(config.cluster().ok()),
+                dtl_listen: config.dtl_listen.filter(|_| number == 0),
+                events: events.clone(),
+                lease: lease.clone(),
             };
             let (started, hear) = sync_channel(1);
             let name = format!("vs-shard-{number}");
             let thread = std::thread::Builder::new().name(name);
             threads.push(thread.spawn(move || shard::run(setup, started)).map_err(failed)?);
-            hear.recv().unwrap_or_else(|_| {
+            let bound = hear.recv().unwrap_or_else(|_| {
                 let fix = "look at the log of this process";
                 Err(Error::new("ENGINE_START", what, "a shard died at its start", fix))
             })?;
+            dtl_address = dtl_address.or(bound);
         }
         Ok(Self {
             config,
@@ -134,11 +156,19 @@ impl Engine {
             threads: Mutex::new(threads),
             next_shard: AtomicUsize::new(0),
             changing: Mutex::new(()),
+            events,
+            lease,
+            dtl_address,
+            fetched: Mutex::default(),
             _lock: lock,
         })
     }
 
-    fn changing(&self) -> std::sync::MutexGuard<'_, ()> {
+    pub(crate) fn fetched(&self) -> std::sync::MutexGuard<'_, HashMap<Uuid, u64>> {
+        self.fetched.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    pub(crate) fn changing(&self) -> std::sync::MutexGuard<'_, ()> {
         self.changing.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
@@ -256,7 +286,13 @@ impl Engine {
             let fix = "close it first";
             return Err(Error::new("ALREADY_OPEN", what, "it is open in this engine", fix));
         }
+        self.check_lease(&what)?;
         let limits = spec.qos.clone().unwrap_or_default().limits(&what)?;
+        let cluster = self.config.cluster()?;
+        let pair = spec.dtl.as_ref().map(|dtl| dtl.pair(&what, cluster)).transpose()?;
+        if let Some(pair) = &pair {
+            self.check_fetched(&what, &id, spec.epoch, pair)?;
+        }
         let opened = self.recover(&what, &spec, id)?;
         let recovered = json!({
             "replayed_scos": opened.replayed_scos,
@@ -274,7 +310,8 @@ impl Engine {
             Ok(volume)
         });
         let epoch = spec.epoch;
-        let volume = self.ask(shard, |reply| Command::Add { uuid: id, epoch, make, reply })?;
+        let volume =
+            self.ask(shard, |reply| Command::Add { uuid: id, epoch, make, pair, reply })?;
         self.forget_unlisted(shard, volume, &spec)?;
         Ok(json!({"size": spec.size, "recovered": recovered}).to_string())
     }
@@ -338,8 +375,13 @@ impl Engine {
         let (uuid, place) = self.place(format!("cannot close volume {text}"), text)?;
         let volume = place.volume;
         self.ask(place.shard, |reply| Command::Quiesce { volume, reply })?;
-        let control = Control::Drain;
-        self.ask(place.shard, |reply| Command::Control { volume, control, reply })?;
+        let stopped = || self.places.get(&uuid).is_some_and(|place| place.stopped);
+        if !stopped() {
+            let control = Control::Drain;
+            let drain = self.ask(place.shard, |reply| Command::Control { volume, control, reply });
+            // One that stops meanwhile has nothing to bring to the backend any more.
+            drain.or_else(|error| if stopped() { Ok(()) } else { Err(error) })?;
+        }
         self.ask(place.shard, |reply| Command::Remove { volume, uuid, deleted: false, reply })
     }
 
@@ -501,6 +543,7 @@ impl Engine {
             "buffer_free_bytes": space.free,
             "buffer_total_bytes": space.total,
             "shards": self.mailboxes.len(),
+            "dtl_server": self.dtl_server()?,
         });
         Ok(status.to_string())
     }

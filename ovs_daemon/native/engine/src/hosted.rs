@@ -87,6 +87,21 @@ impl Hosted {
         Some(&self.entries.get(number.0 as usize)?.as_ref()?.volume)
     }
 
+    /// The lease has ended: every volume stops.
+    pub(crate) fn expire(&mut self, ring: &mut Ring) {
+        for entry in self.entries.iter_mut().flatten() {
+            entry.volume.expire(ring, &mut self.out);
+        }
+    }
+
+    pub(crate) fn entry(&self, number: VolumeId) -> Option<&Entry> {
+        self.entries.get(number.0 as usize)?.as_deref()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.iter().all(Option::is_none)
+    }
+
     pub(crate) fn all(&self) -> impl Iterator<Item = &Entry> {
         self.entries.iter().flatten().map(|entry| &**entry)
     }
@@ -167,6 +182,7 @@ impl Host for Hosted {
     fn find(&self, volume: &Uuid) -> Found {
         match self.places.get(volume) {
             None => Found::Missing,
+            Some(place) if place.stopped => Found::Missing,
             Some(place) if place.shard == self.shard => {
                 Found::Here { volume: place.volume, epoch: place.epoch }
             }

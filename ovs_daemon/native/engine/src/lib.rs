@@ -5,10 +5,12 @@
 mod config;
 mod engine;
 mod error;
+mod events;
 mod group;
 mod hosted;
 mod mailbox;
 mod places;
+mod replication;
 mod shard;
 mod spec;
 mod status;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::mpsc::SyncSender;
 
+use dtl::{Guest, TaskDone};
 use edge::server::Adopted;
 use edge::target::VolumeId;
 use format::entry::Uuid;
@@ -13,7 +14,7 @@ use machines::map::Map;
 use machines::qos::Limits;
 use media::Ring;
 use net::Bell;
-use volume::{Control, JobDone, Volume};
+use volume::{Control, JobDone, Pair, Volume};
 
 use crate::error::Result;
 
@@ -29,8 +30,26 @@ pub(crate) enum Command {
         uuid: Uuid,
         epoch: u64,
         make: MakeVolume,
+        pair: Option<Pair>,
         reply: Reply<VolumeId>,
     },
+    Pair {
+        volume: VolumeId,
+        pair: Pair,
+        reply: Reply<()>,
+    },
+    DtlAnswer {
+        volume: VolumeId,
+        proposal: u32,
+        accepted: bool,
+    },
+    DtlDone(TaskDone),
+    DtlGuest(Box<Guest>),
+    DtlUsage {
+        reply: Reply<(usize, u64)>,
+    },
+    /// The lease has another end.
+    Lease,
     Remove {
         volume: VolumeId,
         uuid: Uuid,

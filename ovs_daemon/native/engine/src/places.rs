@@ -12,6 +12,8 @@ pub(crate) struct Place {
     pub(crate) shard: usize,
     pub(crate) volume: VolumeId,
     pub(crate) epoch: u64,
+    /// It answers nobody any more, and has to be let go.
+    pub(crate) stopped: bool,
 }
 
 /// All open volumes of an engine.
@@ -27,6 +29,12 @@ impl Places {
 
     pub(crate) fn put(&self, uuid: Uuid, place: Place) {
         self.by_uuid.write().expect("no holder panics").insert(uuid, place);
+    }
+
+    pub(crate) fn stop(&self, uuid: &Uuid) {
+        if let Some(place) = self.by_uuid.write().expect("no holder panics").get_mut(uuid) {
+            place.stopped = true;
+        }
     }
 
     pub(crate) fn remove(&self, uuid: &Uuid) {

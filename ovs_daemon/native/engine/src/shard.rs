@@ -8,19 +8,23 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
+use dtl::Server;
 use edge::class_of;
 use edge::nbd::{NbdServer, Offer};
 use edge::server::EdgeServer;
 use edge::target::{Completion, VolumeId};
 use format::edge::CloseReason;
+use format::entry::Uuid;
 use media::{Arena, Event, Ring, Wait};
 use net::clock::monotonic_ns;
-use volume::{ControlDone, Job, Volume};
+use volume::{ControlDone, DtlNews, Job, Outputs, Volume};
 
 use crate::error::{Error, Result};
+use crate::events::Events;
 use crate::hosted::Hosted;
 use crate::mailbox::{Command, Mailbox, Reply};
 use crate::places::{Place, Places};
@@ -31,6 +35,7 @@ const CLASS_NBD: u8 = 2;
 const CLASS_EDGE: u8 = 3;
 /// Class of the ring tokens of volumes.
 pub(crate) const CLASS_VOLUME: u8 = 4;
+const CLASS_DTL: u8 = 5;
 
 /// Memory for requests and replies of NBD guests; pages never used cost nothing.
 const NBD_ARENA: usize = 512 << 20;
@@ -46,6 +51,13 @@ pub(crate) struct Setup {
     pub(crate) nbd_tcp: Option<SocketAddr>,
     pub(crate) owner: Option<(u32, u32)>,
     pub(crate) mode: u32,
+    /// Folder of the tails of other nodes' volumes, and the cluster.
+    pub(crate) dtl: Option<(PathBuf, Uuid)>,
+    /// One shard listens for all.
+    pub(crate) dtl_listen: Option<SocketAddr>,
+    pub(crate) events: Arc<Events>,
+    /// End of this node's lease, in nanoseconds of the monotonic clock.
+    pub(crate) lease: Arc<AtomicU64>,
 }
 
 struct Shard {
@@ -54,6 +66,9 @@ struct Shard {
     hosted: Hosted,
     nbd: NbdServer,
     edge: EdgeServer,
+    dtl: Option<Server>,
+    /// The end of a lease that volumes were stopped at.
+    expired: u64,
     /// Jobs that worker threads have, by volume number.
     jobs: HashMap<u32, usize>,
     /// Who waits for the last job of a volume that is gone: only then may its files be deleted,
@@ -63,10 +78,10 @@ struct Shard {
 }
 
 /// Body of a shard's thread. `started` hears whether its sockets could be made.
-pub(crate) fn run(setup: Setup, started: SyncSender<Result<()>>) {
+pub(crate) fn run(setup: Setup, started: SyncSender<Result<Option<SocketAddr>>>) {
     match Shard::start(setup) {
-        Ok(mut shard) => {
-            let _ = started.send(Ok(()));
+        Ok((mut shard, dtl_address)) => {
+            let _ = started.send(Ok(dtl_address));
             shard.work();
         }
         Err(error) => {
@@ -76,7 +91,7 @@ pub(crate) fn run(setup: Setup, started: SyncSender<Result<()>>) {
 }
 
 impl Shard {
-    fn start(setup: Setup) -> Result<Self> {
+    fn start(setup: Setup) -> Result<(Self, Option<SocketAddr>)> {
         let failed = |why: String| {
             let fix = "check the kernel (5.19 or newer with io_uring) and the run directory";
             Error::new("ENGINE_START", "cannot start a shard of the engine", why, fix)
@@ -91,9 +106,21 @@ impl Shard {
         if let Some(address) = setup.nbd_tcp {
             nbd.listen_tcp(&mut ring, address).map_err(|e| failed(e.to_string()))?;
         }
+        let shards = setup.mailboxes.len();
+        let mut dtl = setup
+            .dtl
+            .as_ref()
+            .map(|(root, cluster)| Server::new(CLASS_DTL, root, *cluster, setup.number, shards));
+        let mut dtl_address = None;
+        if let (Some(server), Some(address)) = (&mut dtl, setup.dtl_listen) {
+            let bound = server.listen(address, &mut ring).map_err(|e| failed(e.to_string()))?;
+            dtl_address = Some(bound);
+        }
         let hosted = Hosted::new(setup.number, setup.places.clone());
         let (jobs, removals) = (HashMap::new(), Vec::new());
-        Ok(Self { setup, ring, hosted, nbd, edge, jobs, removals, stopping: false })
+        let (expired, stopping) = (0, false);
+        let shard = Self { setup, ring, hosted, nbd, edge, dtl, expired, jobs, removals, stopping };
+        Ok((shard, dtl_address))
     }
 
     fn work(&mut self) {
@@ -112,6 +139,7 @@ impl Shard {
                 );
                 std::process::abort();
             }
+            self.check_lease();
             for event in &events {
                 self.on_event(*event, mail);
             }
@@ -125,10 +153,41 @@ impl Shard {
             }
             self.edge.end_turn(&mut self.ring);
             self.hand_over();
+            self.serve_dtl();
             self.say();
+        }
+        if let Some(server) = &mut self.dtl {
+            server.close(&mut self.ring);
         }
         self.nbd.close(&mut self.ring);
         self.edge.stop_listening(&mut self.ring);
+    }
+
+    /// What was asked before the lease ended may still be answered, nothing after.
+    fn check_lease(&mut self) {
+        let end = self.setup.lease.load(Ordering::Acquire);
+        if end != u64::MAX && end != self.expired && monotonic_ns() >= end {
+            self.expired = end;
+            self.hosted.expire(&mut self.ring);
+            self.deliver();
+        }
+    }
+
+    fn lease_end(&self) -> Option<u64> {
+        let end = self.setup.lease.load(Ordering::Acquire);
+        let matters = end != u64::MAX && end != self.expired && !self.hosted.is_empty();
+        matters.then_some(end)
+    }
+
+    /// Hands the DTL node's work to threads, and connections to their shards.
+    fn serve_dtl(&mut self) {
+        let Some(server) = &mut self.dtl else { return };
+        for task in server.take_tasks() {
+            self.setup.workers.give_task(self.setup.number, task);
+        }
+        for (shard, guest) in server.take_guests() {
+            self.setup.mailboxes[shard].send(Command::DtlGuest(Box::new(guest)));
+        }
     }
 
     fn mailbox(&self) -> Arc<Mailbox> {
@@ -139,7 +198,7 @@ impl Shard {
         if self.edge.wants_polling() {
             return Wait::No;
         }
-        match self.hosted.wakes_at() {
+        match self.hosted.wakes_at().into_iter().chain(self.lease_end()).min() {
             None => Wait::Forever,
             Some(at) => match at.saturating_sub(monotonic_ns()) {
                 0 => Wait::No,
@@ -152,6 +211,11 @@ impl Shard {
         match class_of(event.token) {
             CLASS_NBD => self.nbd.on_event(event, &mut self.ring, &mut self.hosted),
             CLASS_EDGE => self.edge.on_event(event, &mut self.ring, &mut self.hosted),
+            CLASS_DTL => {
+                if let Some(server) = &mut self.dtl {
+                    server.on_event(event, &mut self.ring);
+                }
+            }
             CLASS_VOLUME => {
                 let number = VolumeId(Volume::number_of(event.token));
                 let ring = &mut self.ring;
@@ -176,6 +240,19 @@ impl Shard {
                 let _ = reply.send(Ok(()));
             }
         }
+        for event in std::mem::take(&mut self.hosted.out.events) {
+            let volume = VolumeId(event.volume);
+            let Some(entry) = self.hosted.entry(volume) else { continue };
+            let (uuid, epoch) = (entry.uuid, entry.volume.epoch());
+            if matches!(event.what, DtlNews::Stopped(_)) {
+                self.setup.places.stop(&uuid);
+                let why = "another node may own the volume by now";
+                self.edge.close_volume(volume, CloseReason::Stopping, why);
+                // Whoever waits for one of its control requests hears that it was closed.
+                self.hosted.tickets.retain(|_, (number, _)| *number != volume.0);
+            }
+            self.setup.events.push(self.setup.number, volume, &uuid, epoch, &event.what);
+        }
         for job in self.hosted.out.jobs.drain(..) {
             let job: Job = job;
             *self.jobs.entry(job.volume).or_default() += 1;
@@ -192,6 +269,9 @@ impl Shard {
     fn say(&mut self) {
         for line in self.nbd.take_log() {
             eprintln!("vstorage nbd: {}", line.text);
+        }
+        for line in self.dtl.as_mut().map(Server::take_log).unwrap_or_default() {
+            eprintln!("vstorage dtl: {line}");
         }
         for line in self.edge.take_log() {
             eprintln!("vstorage engine: {line}");
@@ -222,8 +302,34 @@ impl Shard {
                 self.hosted.with(number, |volume, out| volume.on_job(outcome, ring, out));
                 self.answer_removals();
             }
+            Command::Pair { volume, pair, reply } => {
+                if self.hosted.with(volume, |v, out| v.pair(pair, ring, out)).is_some() {
+                    let _ = reply.send(Ok(()));
+                }
+            }
+            Command::DtlAnswer { volume, proposal, accepted } => {
+                let answer = |v: &mut Volume, out: &mut Outputs| {
+                    v.dtl_answer(proposal, accepted, ring, out);
+                };
+                self.hosted.with(volume, answer);
+            }
+            Command::DtlDone(done) => {
+                if let Some(server) = &mut self.dtl {
+                    server.on_task(done, ring);
+                }
+            }
+            Command::DtlGuest(guest) => {
+                if let Some(server) = &mut self.dtl {
+                    server.adopt(*guest, ring);
+                }
+            }
+            Command::DtlUsage { reply } => {
+                let usage = self.dtl.as_ref().map(Server::usage).unwrap_or_default();
+                let _ = reply.send(Ok(usage));
+            }
+            Command::Lease => {}
             Command::Adopt(adopted) => self.edge.adopt(*adopted, ring, &mut self.hosted),
-            Command::Add { uuid, epoch, make, reply } => {
+            Command::Add { uuid, epoch, make, pair, reply } => {
                 let Some(number) = self.hosted.free_number() else {
                     let what = "cannot host the volume";
                     let fix = "configure more shards";
@@ -234,8 +340,11 @@ impl Shard {
                 let added = make(number).map(|volume| {
                     self.hosted.put(number, uuid, volume);
                     let volume = VolumeId(number);
-                    let place = Place { shard: self.setup.number, volume, epoch };
-                    self.setup.places.put(uuid, place);
+                    let (shard, stopped) = (self.setup.number, false);
+                    self.setup.places.put(uuid, Place { shard, volume, epoch, stopped });
+                    if let Some(pair) = pair {
+                        self.hosted.with(volume, |v, out| v.pair(pair, ring, out));
+                    }
                     volume
                 });
                 let _ = reply.send(added.map_err(|e| {

@@ -5,6 +5,7 @@ use machines::qos::Limits;
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
+use crate::replication::DtlSpec;
 
 /// The snapshot that a clone starts from.
 #[derive(Clone, Debug, Deserialize, serde::Serialize)]
@@ -38,6 +39,8 @@ pub(crate) struct OpenVolume {
     pub(crate) sco_size: Option<u64>,
     #[serde(default)]
     pub(crate) qos: Option<QosSpec>,
+    #[serde(default)]
+    pub(crate) dtl: Option<DtlSpec>,
 }
 
 /// Limits on the requests of a volume, per second; nothing given: no limit.

@@ -2,10 +2,13 @@
 
 use format::entry::Uuid;
 use format::log::PAGE;
+use machines::dtl::link::Mode;
 use machines::qos::{Limits, NAMES};
 use machines::volume::Stage;
 use serde_json::{Value, json};
-use volume::{Volume, uuid_text};
+use volume::{DtlStatus, Volume, uuid_text};
+
+use crate::events::state_name;
 
 /// One volume: figures, and what an operator should know.
 pub(crate) fn volume(uuid: &Uuid, volume: &Volume, now: u64) -> Value {
@@ -23,6 +26,7 @@ pub(crate) fn volume(uuid: &Uuid, volume: &Volume, now: u64) -> Value {
         })
         .collect();
     let state = match machine.stall() {
+        _ if volume.stopped().is_some() => "fenced",
         Some(_) => "writes_wait",
         None if volume.throttle_ns() > 0 => "throttled",
         None => "ok",
@@ -53,6 +57,7 @@ pub(crate) fn volume(uuid: &Uuid, volume: &Volume, now: u64) -> Value {
         "requests_waiting": qos.waiting,
         "requests_delayed": qos.delayed_requests,
         "state": state,
+        "dtl": volume.dtl_status().map(|dtl| self::dtl(&dtl)),
         "findings": findings,
     })
 }
@@ -67,4 +72,22 @@ fn limits(limits: &Limits) -> Value {
         rates.map(|(name, rate)| ((*name).to_owned(), json!(rate))).collect();
     object.insert("burst_s".to_owned(), json!(limits.burst_ns as f64 / 1e9));
     Value::Object(object)
+}
+
+/// The DTL of a volume.
+fn dtl(status: &DtlStatus) -> Value {
+    let mode = match status.mode {
+        Mode::Sync => "sync",
+        Mode::Async => "async",
+        Mode::None => "none",
+    };
+    json!({
+        "mode": mode,
+        "state": state_name(status.state),
+        "node": status.node,
+        "address": status.address,
+        "connected": status.connected,
+        "lag_batches": status.lag_batches,
+        "lag_bytes": status.lag_bytes,
+    })
 }

@@ -5,23 +5,30 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 
 use alba::Backend;
+use dtl::Task;
 use volume::Job;
 
 use crate::mailbox::{Command, Mailbox};
 
+/// What a thread does.
+enum Errand {
+    Job(Job),
+    Dtl(Task),
+}
+
 struct Queue {
-    jobs: Mutex<(VecDeque<(usize, Job)>, bool)>,
+    jobs: Mutex<(VecDeque<(usize, Errand)>, bool)>,
     ready: Condvar,
 }
 
 impl Queue {
-    fn push(&self, shard: usize, job: Job) {
+    fn push(&self, shard: usize, job: Errand) {
         self.jobs.lock().expect("no holder panics").0.push_back((shard, job));
         self.ready.notify_one();
     }
 
     /// The next job; `None` when there will be no more.
-    fn next(&self) -> Option<(usize, Job)> {
+    fn next(&self) -> Option<(usize, Errand)> {
         let mut jobs = self.jobs.lock().expect("no holder panics");
         loop {
             if let Some(job) = jobs.0.pop_front() {
@@ -45,10 +52,13 @@ impl Queue {
 pub(crate) struct Workers {
     urgent: Arc<Queue>,
     background: Arc<Queue>,
+    /// What waits for other nodes, or serves them.
+    remote: Arc<Queue>,
 }
 
 const URGENT_THREADS: usize = 4;
 const BACKGROUND_THREADS: usize = 2;
+const REMOTE_THREADS: usize = 4;
 
 impl Workers {
     /// Starts the threads; answers go to the mailbox of the job's shard.
@@ -60,18 +70,22 @@ impl Workers {
             let jobs = Mutex::new((VecDeque::new(), false));
             Arc::new(Queue { jobs, ready: Condvar::new() })
         };
-        let workers = Self { urgent: queue(), background: queue() };
+        let workers = Self { urgent: queue(), background: queue(), remote: queue() };
         let mut threads = Vec::new();
         for (name, queue, count) in [
             ("vs-read", &workers.urgent, URGENT_THREADS),
             ("vs-background", &workers.background, BACKGROUND_THREADS),
+            ("vs-remote", &workers.remote, REMOTE_THREADS),
         ] {
             for _ in 0..count {
                 let (queue, backend) = (queue.clone(), backend.clone());
                 let mailboxes = mailboxes.to_vec();
                 let work = move || {
-                    while let Some((shard, job)) = queue.next() {
-                        mailboxes[shard].send(Command::JobDone(job.run(&*backend)));
+                    while let Some((shard, errand)) = queue.next() {
+                        mailboxes[shard].send(match errand {
+                            Errand::Job(job) => Command::JobDone(job.run(&*backend)),
+                            Errand::Dtl(task) => Command::DtlDone(task.run()),
+                        });
                     }
                 };
                 threads.push(std::thread::Builder::new().name(name.to_owned()).spawn(work)?);
@@ -81,13 +95,22 @@ impl Workers {
     }
 
     pub(crate) fn give(&self, shard: usize, job: Job) {
-        let queue = if job.work.is_urgent() { &self.urgent } else { &self.background };
-        queue.push(shard, job);
+        let queue = match &job.work {
+            work if work.is_urgent() => &self.urgent,
+            work if work.is_remote() => &self.remote,
+            _ => &self.background,
+        };
+        queue.push(shard, Errand::Job(job));
+    }
+
+    pub(crate) fn give_task(&self, shard: usize, task: Task) {
+        self.remote.push(shard, Errand::Dtl(task));
     }
 
     /// Threads end when their queues are empty.
     pub(crate) fn stop(&self) {
         self.urgent.stop();
         self.background.stop();
+        self.remote.stop();
     }
 }

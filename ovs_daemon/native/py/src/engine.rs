@@ -115,6 +115,36 @@ impl Engine {
         alba::preset::shipped_json()
     }
 
+    fn set_dtl(&self, py: Python<'_>, uuid: &str, dtl_json: &str) -> PyResult<()> {
+        self.perform(py, |engine| engine.set_dtl(uuid, dtl_json))
+    }
+
+    fn next_event(&self, py: Python<'_>, timeout_s: f64) -> PyResult<Option<String>> {
+        self.run(py, |engine| Ok(engine.next_event(timeout_s)))
+    }
+
+    fn answer_event(&self, py: Python<'_>, id: u64, accepted: bool) -> PyResult<()> {
+        self.perform(py, |engine| {
+            engine.answer_event(id, accepted);
+            Ok(())
+        })
+    }
+
+    fn fetch_tail(&self, py: Python<'_>, request_json: &str) -> PyResult<String> {
+        self.run(py, |engine| engine.fetch_tail(request_json))
+    }
+
+    fn drop_tail(&self, py: Python<'_>, request_json: &str) -> PyResult<()> {
+        self.perform(py, |engine| engine.drop_tail(request_json))
+    }
+
+    fn extend_lease(&self, py: Python<'_>, seconds: f64) -> PyResult<()> {
+        self.perform(py, |engine| {
+            engine.extend_lease(seconds);
+            Ok(())
+        })
+    }
+
     fn status(&self, py: Python<'_>) -> PyResult<String> {
         self.run(py, engine::Engine::status)
     }

@@ -6,13 +6,16 @@ use std::sync::Arc;
 
 use alba::{Backend, BackendError, Cause, Put, read_clusters, read_header, read_index, sco_name};
 use buffer::{ScoFile, file_name};
+use dtl::Caller;
 use format::crc32c;
 use format::entry::{Entry, Uuid};
 use format::log::PAGE;
 use format::object::{ObjectHeader, ObjectIndex};
-use media::{Dir, File, Slice, StoreError};
+use machines::dtl::Held;
+use media::{Dir, Fd, File, Slice, StoreError};
 
 use crate::checkpoint::{NewCheckpoint, StoredCheckpoint, store};
+use crate::dtl::{connect, read_batches};
 
 /// Why a job failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,6 +96,10 @@ pub enum Work {
         ordinal: u32,
         into: Slice,
     },
+    /// Connect to the DTL node.
+    Connect { caller: Caller },
+    /// Read whole batches from a page of a SCO file, for the DTL node.
+    Batches { generation: u32, file: File, from: u32, end: u32 },
     /// Read the index of an object.
     Index { log: Uuid, log_text: String, sco: u32 },
 }
@@ -101,6 +108,11 @@ impl Work {
     /// A guest waits for it: it must not queue behind uploads.
     pub fn is_urgent(&self) -> bool {
         matches!(self, Work::Fetch { .. } | Work::Open { .. })
+    }
+
+    /// It is about the DTL node, whose silence must keep nothing else waiting.
+    pub fn is_remote(&self) -> bool {
+        matches!(self, Work::Connect { .. } | Work::Batches { .. })
     }
 }
 
@@ -128,6 +140,10 @@ pub enum Outcome {
     Deleted { sco: u32, result: Result<(), JobFailure> },
     /// [`Work::Fetch`]; the object's clusters.
     Fetched { part: u32, log: Uuid, sco: u32, result: Result<u32, JobFailure> },
+    /// [`Work::Connect`]; without a reason: refused, a newer epoch is known.
+    Connected { generation: u32, result: Result<(Fd, Held), Option<String>> },
+    /// [`Work::Batches`]; the batches, their pages, and the last sequence.
+    BatchesRead { generation: u32, result: Result<(Slice, u32, u64), JobFailure> },
     /// [`Work::Index`].
     Indexed { sco: u32, result: Result<ObjectIndex, JobFailure> },
 }
@@ -155,6 +171,13 @@ impl Job {
                 let name = sco_name(&log_text, sco);
                 let result = fetch(backend, &name, &log, sco, clusters, ordinal, &into);
                 Outcome::Fetched { part, log, sco, result }
+            }
+            Work::Connect { caller } => {
+                let generation = caller.generation;
+                Outcome::Connected { generation, result: connect(&caller) }
+            }
+            Work::Batches { generation, file, from, end } => {
+                Outcome::BatchesRead { generation, result: read_batches(&file, from, end) }
             }
             Work::Index { log, log_text, sco } => {
                 let name = sco_name(&log_text, sco);

@@ -6,6 +6,7 @@
 //!   threads as [`Job`]s.
 
 mod checkpoint;
+mod dtl;
 mod gate;
 mod items;
 mod jobs;
@@ -18,6 +19,7 @@ mod shell;
 mod slab;
 
 pub use checkpoint::{checkpoint_folder, load as load_checkpoint};
+pub use dtl::{DtlEvent, DtlNews, DtlStatus, Pair};
 pub use gate::QosState;
 pub use jobs::{Job, JobDone, JobFailure, Outcome, Work};
 pub use open::{OpenError, OpenSpec, Opened, open, uuid_text};

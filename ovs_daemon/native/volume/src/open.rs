@@ -11,6 +11,7 @@ use std::sync::Arc;
 use alba::{Backend, BackendError, read_header, read_index, sco_name};
 use buffer::{ChainEnd, DiskFiles, LogBuffer, RecoverError, RecoveredLog, Tail, recover};
 use format::entry::{Entry, Uuid};
+use machines::dtl::link::Saved;
 use machines::map::{Loc, Map};
 use machines::volume::{Limits, Recovered, Sco, Snapshot, Stage, Volume as Machine};
 use media::StoreError;
@@ -85,6 +86,8 @@ pub struct Opened {
     pub(crate) log: LogBuffer,
     pub(crate) ancestors: Vec<(Uuid, String)>,
     pub(crate) epoch: u64,
+    /// How much of the log is on the backend.
+    pub(crate) saved: Saved,
     pub(crate) checkpoints: BTreeSet<u64>,
     pub(crate) next_checkpoint: u64,
     /// Header CRC at the end of each SCO that a checkpoint may still be taken at.
@@ -209,6 +212,7 @@ pub fn open(
         end = ChainEnd { sco, sequence: header.last_sequence, crc: header.last_crc };
         last_crcs.insert(sco, end.crc);
     }
+    let saved = Saved { below: end.sco + 1, sequence: end.sequence };
     let files = DiskFiles::new(&spec.buffer_dir);
     let found: RecoveredLog = recover(&files, &text, &log, end)?;
     let mut tail = Tail { log, epoch: spec.epoch, sequence: end.sequence, crc: end.crc };
@@ -239,7 +243,8 @@ pub fn open(
         log: log_buffer,
         ancestors,
         epoch: spec.epoch,
-        next_checkpoint: checkpoints.last().copied().unwrap_or(0) + 1,
+        saved,
+        next_checkpoint: first_checkpoint(spec.epoch, checkpoints.last().copied()),
         checkpoints,
         replayed_scos: objects.range(position + 1..).count() + found.scos.len(),
         last_crcs,
@@ -256,6 +261,12 @@ fn adopt_unlisted(replay: &mut Replay, objects: &BTreeSet<u32>, position: u32) {
             replay.add(*sco, Stage::Evicted, 0, 0);
         }
     }
+}
+
+/// Numbers of checkpoints start with the epoch: what a former owner stores late neither takes a
+/// number of this one's checkpoints nor comes after them.
+fn first_checkpoint(epoch: u64, last: Option<u64>) -> u64 {
+    last.map_or(1, |last| last + 1).max(epoch << 32)
 }
 
 /// Drops SCOs that were deleted after the checkpoint was stored. One that a map still refers to

@@ -4,10 +4,13 @@ use std::mem;
 
 use buffer::file_name;
 use format::log::PAGE;
+use machines::dtl::Mark;
+use machines::dtl::link::{Message as DtlMessage, Saved};
 use machines::volume::{Action, Message};
-use media::{Event, Ring};
+use media::{Event, Ring, Slice};
 
 use crate::checkpoint::NewCheckpoint;
+use crate::dtl::{TOKEN_DTL_RECEIVE, TOKEN_DTL_SEND};
 use crate::items::Owner;
 use crate::jobs::{JobFailure, Outcome, Work};
 use crate::shell::{Outputs, SyncState, Volume};
@@ -34,6 +37,9 @@ impl Volume {
 
     /// Gives the machine a message and does what follows from it, to the end.
     pub(crate) fn run(&mut self, message: Message, ring: &mut Ring, out: &mut Outputs) {
+        if self.stopped().is_some() {
+            return;
+        }
         let mut actions = mem::take(&mut self.actions);
         self.machine.step(message, &mut actions);
         let mut next = 0;
@@ -51,7 +57,7 @@ impl Volume {
     /// Does one thing; `Some`: it is done already, and this came of it.
     fn perform(&mut self, action: Action, ring: &mut Ring, out: &mut Outputs) -> Option<Message> {
         match action {
-            Action::Append => return Some(self.append()),
+            Action::Append => return self.append(ring, out),
             Action::Complete(id) => {
                 if let Some(op) = self.ops.remove(id) {
                     self.finish(op.owner, None, out);
@@ -99,25 +105,46 @@ impl Volume {
         }
     }
 
-    fn append(&mut self) -> Message {
-        let Some(batch) = self.machine.batch() else {
-            return Message::AppendFailed { no_space: false };
-        };
-        if let Some(file) = self.spares.remove(&batch.sco) {
-            self.log.add_empty(batch.sco, file);
-        }
-        let mut data = mem::take(&mut self.append_data);
-        for part in &batch.parts {
+    /// The data of the batch in flight, in slices of whole clusters.
+    pub(crate) fn gather(&self, data: &mut Vec<Slice>) {
+        for part in self.machine.batch().iter().flat_map(|batch| &batch.parts) {
             if let Some(slice) = self.ops.get(part.op).and_then(|op| op.data.as_ref()) {
                 let (from, len) = (part.skip as usize * PAGE, part.clusters as usize * PAGE);
                 let whole = from == 0 && len == slice.len();
                 data.push(if whole { slice.clone() } else { slice.sub(from, len) });
             }
         }
-        let durable = self.machine.durable();
-        let appended = self.log.append(batch.sequence, durable, &batch.entries, &data);
+    }
+
+    /// `None`: the batch is appended and waits for the DTL.
+    fn append(&mut self, ring: &mut Ring, out: &mut Outputs) -> Option<Message> {
+        let mut data = mem::take(&mut self.append_data);
         data.clear();
+        self.gather(&mut data);
+        let appended = self.append_locally(&data);
         self.append_data = data;
+        let answer = match appended {
+            Message::Appended if self.dtl.is_some() => {
+                let tail = self.log.tail();
+                let mark = Mark { sequence: tail.sequence, crc: tail.crc };
+                let message = Some(DtlMessage::Appended(mark));
+                self.dtl_released(message, ring, out).then_some(Message::Appended)
+            }
+            answer => Some(answer),
+        };
+        self.append_data.clear();
+        answer
+    }
+
+    fn append_locally(&mut self, data: &[Slice]) -> Message {
+        let Some(batch) = self.machine.batch() else {
+            return Message::AppendFailed { no_space: false };
+        };
+        if let Some(file) = self.spares.remove(&batch.sco) {
+            self.log.add_empty(batch.sco, file);
+        }
+        let durable = self.machine.durable();
+        let appended = self.log.append(batch.sequence, durable, &batch.entries, data);
         match appended {
             Ok(()) => {
                 let (closes, sco) = (batch.closes, batch.sco);
@@ -205,7 +232,12 @@ impl Volume {
 
     /// An operation on the ring has completed.
     pub fn on_event(&mut self, event: Event, ring: &mut Ring, out: &mut Outputs) {
-        if event.token & TOKEN_SYNC != 0 {
+        if self.stopped().is_some() {
+            return;
+        }
+        if event.token & (TOKEN_DTL_RECEIVE | TOKEN_DTL_SEND) != 0 {
+            self.dtl_event(event.token, event.result, ring, out);
+        } else if event.token & TOKEN_SYNC != 0 {
             if let Some(message) = self.sync_done(event.result) {
                 self.run(message, ring, out);
             }
@@ -216,6 +248,9 @@ impl Volume {
 
     /// A worker thread has done a job.
     pub fn on_job(&mut self, outcome: Outcome, ring: &mut Ring, out: &mut Outputs) {
+        if self.stopped().is_some() {
+            return;
+        }
         let message = match outcome {
             Outcome::Opened { sco, result: Ok(file) } => {
                 self.trouble.remove("open");
@@ -229,6 +264,8 @@ impl Volume {
             }
             Outcome::Uploaded { sco, result: Ok(()) } => {
                 self.trouble.remove("upload");
+                let last = self.machine.scos().get(&sco).map_or(0, |sco| sco.last_sequence);
+                self.note_saved(Saved { below: sco + 1, sequence: last }, ring, out);
                 Message::Uploaded { sco }
             }
             Outcome::Uploaded { sco, result: Err(error) } => {
@@ -263,6 +300,14 @@ impl Volume {
             }
             Outcome::Fetched { part, log, sco, result } => {
                 self.fetched(part, log, sco, result, ring, out);
+                return;
+            }
+            Outcome::Connected { generation, result } => {
+                self.dtl_connected(generation, result, ring, out);
+                return;
+            }
+            Outcome::BatchesRead { generation, result } => {
+                self.batches_read(generation, result, ring, out);
                 return;
             }
             Outcome::Indexed { sco, result } => {

@@ -9,12 +9,14 @@ use buffer::LogBuffer;
 use edge::target::{Completion, Extent, Outcome, Request, RequestId, Verb};
 use format::entry::Uuid;
 use format::log::PAGE;
+use machines::dtl::link::{Reason, Saved};
 use machines::map::Map;
 use machines::volume::{
     Action, Message, OpId, Stall, Verb as LogVerb, Volume as Machine, throttle_ns,
 };
 use media::{File, Ring, Slice};
 
+use crate::dtl::{Dtl, DtlEvent};
 use crate::gate::Gate;
 use crate::items::{Item, Owner, covering, cut_write, cut_zeroes, is_aligned, length};
 use crate::jobs::{Job, Work};
@@ -90,6 +92,8 @@ pub struct Outputs {
     pub control: Vec<ControlDone>,
     /// Work for worker threads.
     pub jobs: Vec<Job>,
+    /// What the daemon has to decide or to know.
+    pub events: Vec<DtlEvent>,
 }
 
 /// An operation that the machine has.
@@ -157,6 +161,9 @@ pub struct Volume {
     pub(crate) pins: Vec<u64>,
     pub(crate) storing_checkpoint: bool,
     quiesced: bool,
+    pub(crate) stopped: Option<Reason>,
+    pub(crate) saved: Saved,
+    pub(crate) dtl: Option<Box<Dtl>>,
     pub(crate) moves: Moves,
     pub(crate) retry_at: Option<u64>,
     pub(crate) drains: Vec<u64>,
@@ -211,6 +218,9 @@ impl Volume {
             pins: Vec::new(),
             storing_checkpoint: false,
             quiesced: false,
+            stopped: None,
+            saved: opened.saved,
+            dtl: None,
             moves: Moves::default(),
             retry_at: None,
             drains: Vec::new(),
@@ -225,6 +235,11 @@ impl Volume {
     /// Bytes.
     pub fn size(&self) -> u64 {
         self.size
+    }
+
+    /// The owner's epoch.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
     }
 
     /// Writes are refused.
@@ -448,6 +463,9 @@ impl Volume {
 
     /// Something waits to be done in a turn.
     pub fn has_work(&self) -> bool {
+        if self.stopped.is_some() {
+            return false;
+        }
         !self.items.is_empty()
             || !self.incoming_reads.is_empty()
             || !self.statuses.is_empty()
@@ -457,14 +475,24 @@ impl Volume {
 
     /// When the next turn has to come even if nothing happens; nanoseconds of the shard's clock.
     pub fn wakes_at(&self) -> Option<u64> {
-        let held_back = (!self.items.is_empty() && self.patch.is_none()).then_some(self.not_before);
-        let moments = [self.retry_at, held_back, self.moves_at(), self.gate.wakes_at()];
+        if self.stopped.is_some() {
+            return None;
+        }
+        let dtl = self.dtl.as_ref();
+        // What the DTL holds up goes on with its answer.
+        let waits = self.patch.is_some() || dtl.is_some_and(|dtl| dtl.is_waiting());
+        let held_back = (!self.items.is_empty() && !waits).then_some(self.not_before);
+        let dtl_at = dtl.and_then(|dtl| dtl.wakes_at());
+        let moments = [self.retry_at, held_back, self.moves_at(), self.gate.wakes_at(), dtl_at];
         moments.into_iter().flatten().min()
     }
 
     /// One turn of the shard's loop: everything submitted is put into the log or read, as far as
     /// that goes without waiting. `now`: nanoseconds of a monotonic clock.
     pub fn turn(&mut self, now: u64, ring: &mut Ring, out: &mut Outputs) {
+        if self.stopped.is_some() {
+            return;
+        }
         if self.retry_at.is_some_and(|at| at <= now) {
             self.retry_at = None;
             self.run(Message::Retry, ring, out);
@@ -486,6 +514,10 @@ impl Volume {
         self.run(Message::Turn, ring, out);
         self.continue_moves(now, ring, out);
         self.set_retry(now);
+        self.dtl_turn(now, ring, out);
+        if self.stopped.is_some() {
+            return;
+        }
         self.start_reads(ring, out);
         self.answer_statuses(out);
     }

@@ -157,6 +157,11 @@ impl Guest {
         u64::from_be_bytes(reply[8..].try_into().unwrap())
     }
 
+    /// Waits for the end of the connection; whether anything came before it.
+    pub(crate) fn hears_something(&mut self) -> bool {
+        self.stream.read(&mut [0]).is_ok_and(|bytes| bytes > 0)
+    }
+
     /// The bytes of a read after its answer.
     pub(crate) fn bytes(&mut self, length: usize) -> Vec<u8> {
         let mut bytes = vec![0; length];
