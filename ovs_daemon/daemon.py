@@ -108,6 +108,7 @@ def _run(conf: cfg.ConfigOpts) -> None:
     # Before anything is changed: another host may live under this name.
     liveness.begin()
     liveness.start()
+    host.guard = liveness
     steward = Steward(host, may_pair=lambda: shared)
     desk = DtlDesk(host, steward.fenced, steward.recorded) if shared else None
     if desk is not None:

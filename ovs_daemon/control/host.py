@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ovs_daemon.control.locks import Locks
-from ovs_daemon.control.opening import Opener
+from ovs_daemon.control.opening import Guard, Opener, Unguarded
 from ovs_daemon.control.records import State, Volume
 from ovs_daemon.control.store import Store, put
 from ovs_daemon.control.topology import ALL_ROLES
@@ -97,6 +97,7 @@ class Host:
         self.settings = settings
         self.now = now
         self.new_uuid = new_uuid
+        self.guard: Guard = Unguarded()
         self.locks = Locks()
         # Attaching, detaching and telling a restarted Edge what it should serve take turns.
         self.edge_lock = threading.RLock()
@@ -127,7 +128,7 @@ class Host:
     @property
     def opener(self) -> Opener:
         """What opens volumes here."""
-        return Opener(self.store, self.engine, self.settings.node)
+        return Opener(self.store, self.engine, self.settings.node, self.guard)
 
     def require_own(self, what: str, volume: Volume) -> None:
         """Refuse what only a volume's owner may do.

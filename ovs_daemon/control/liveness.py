@@ -47,8 +47,16 @@ class Liveness:
         self._lease: Lease | None = None
         self._held_until = float("-inf")
         self._silent = False
+        # Held where something is done that rests on the lease from beginning to end.
+        self.gate = threading.RLock()
+        self._generation = 0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="liveness", daemon=True)
+
+    @property
+    def generation(self) -> int:
+        """Changes when the lease was over: what was begun before must be begun again."""
+        return self._generation
 
     @property
     def held(self) -> bool:
@@ -94,7 +102,9 @@ class Liveness:
             self._hold(asked + self._lease.ttl_s)
             return
         LOG.warning("the lease was over; others may have taken this node for dead")
-        self._announce()
+        with self.gate:
+            self._generation += 1
+            self._announce()
 
     def _announce(self) -> None:
         asked = self._clock()

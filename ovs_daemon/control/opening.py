@@ -7,8 +7,10 @@ Killed anywhere, the next life begins from the record. The caller holds the volu
 from __future__ import annotations
 
 import logging
+import threading
+from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 from ovs_daemon.control.records import Dtl, State, Volume
 from ovs_daemon.control.store import ALIVE, Store, put
@@ -48,16 +50,39 @@ def with_record(volume: Volume, record: Record) -> Volume:
     )
 
 
+class Guard(Protocol):
+    """This node's lease: what it is about to open may be another's when it was over.
+
+    ``gate`` is held while a volume is opened; ``generation`` changes, under it, when the lease was
+    over and has begun anew.
+    """
+
+    @property
+    def gate(self) -> AbstractContextManager[Any]: ...
+
+    @property
+    def generation(self) -> int: ...
+
+
+class Unguarded:
+    """A node that nobody takes anything from."""
+
+    def __init__(self) -> None:
+        self.gate = threading.RLock()
+        self.generation = 0
+
+
 class Opener:
     """Opens volumes on one node.
 
     :param node: this one's name
     """
 
-    def __init__(self, store: Store, engine: EngineClient, node: str) -> None:
+    def __init__(self, store: Store, engine: EngineClient, node: str, guard: Guard) -> None:
         self._store = store
         self._engine = engine
         self._node = node
+        self._guard = guard
 
     def acquire(self, volume: Volume, chosen: bool = False) -> tuple[Volume, dict[str, Any]]:
         """Open a volume that is not open here; returns its record, and what was recovered.
@@ -66,14 +91,20 @@ class Opener:
         :raises VStorageError: ``not_here``, ``not_in_sync``, ``dtl_unreachable`` or an engine code
         """
         what = f"open volume {volume.name!r}"
-        known = Knowledge()
+        known, generation = Knowledge(), self._guard.generation
         for _ in range(_STEPS_MAX):
+            if generation != self._guard.generation:
+                # The lease was over meanwhile, and with it all that was known.
+                known, generation = Knowledge(), self._guard.generation
             current = self._store.volume(volume.uuid)
             if current is None:
                 raise unknown_volume(what, volume.name)
             decision = decide(self._node, record_of(current), known, chosen)
             if decision.step is Step.OPEN:
-                return current, self._engine.open_volume(self._spec(current))
+                with self._guard.gate:
+                    if generation == self._guard.generation:
+                        return current, self._engine.open_volume(self._spec(current))
+                continue
             if decision.step is Step.REST:
                 raise _resting(what, current, decision)
             if decision.step is Step.FETCH:

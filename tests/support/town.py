@@ -61,6 +61,7 @@ class Inhabitant:
         me = Alive(self.name, self.name, "now")
         self.liveness = Liveness(self.host.store, me, TTL_S, clock=lambda: town.time_s)
         self.liveness.begin()
+        self.host.guard = self.liveness
         town.keepers.up.add(f"{self.name}:1")
         self.up = True
         recover(self.host)

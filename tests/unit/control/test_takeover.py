@@ -445,6 +445,31 @@ class TestMoving:
         assert open_at(town, volume) == ["a2"]
 
 
+def test_what_was_begun_before_the_lease_was_over_is_begun_again(town: Town) -> None:
+    """a2 is paused while it takes over; a1 comes back and takes the volume from it."""
+    volume = make(town)
+    town["a1"].kill()
+    town.pass_time()
+    fetch = town["a2"].engine.fetch_tail
+
+    def fetch_slowly(request: str) -> str:
+        town["a2"].engine.fetch_tail = fetch  # type: ignore[method-assign]
+        answer = fetch(request)
+        town.time_s += 10
+        for keeper in ("b1", "b2"):
+            town[keeper].liveness.beat()
+        town["a1"].start()
+        town["a1"].steward.tend()
+        assert open_at(town, volume) == ["a1"]
+        town["a2"].liveness.beat()
+        return answer
+
+    town["a2"].engine.fetch_tail = fetch_slowly  # type: ignore[method-assign]
+    town["a2"].steward.tend()
+    assert open_at(town, volume) == ["a1"]
+    assert town.volume(volume.uuid).node == "a1"
+
+
 def test_an_asynchronous_log_never_replaces_what_its_owner_has(town: Town) -> None:
     volume = make(town)
     town.set_dtl(volume, Dtl(DtlMode.ASYNC, "b1", IN_SYNC))

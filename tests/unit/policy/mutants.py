@@ -17,6 +17,7 @@ from tests.unit.policy.invariants import (
     what_if_is_what_happens,
 )
 from tests.unit.policy.loading import Mutant
+from tests.unit.policy.ownership_world import Bounds
 
 MUTANTS = (
     Mutant(
@@ -193,5 +194,66 @@ MUTANTS = (
         "if volume.mode is DtlMode.NONE or volume.dtl_node is None:",
         "if volume.dtl_node is None or volume.dtl_node[0] != volume.owner[0]:",
         one_failure_is_survived.__name__,
+    ),
+)
+
+# Which world shows what; each is explored in about a second.
+OWNERSHIP_WORLDS = {
+    "owners": Bounds(writes=1, crashes=1, pauses=1, cuts=1),
+    "owners-power": Bounds(writes=1, crashes=2, pauses=0, cuts=1, power=1),
+    "owners-clock": Bounds(writes=1, crashes=1, pauses=1, cuts=1, aware=False),
+    "owners-answers": Bounds(writes=1, crashes=1, pauses=0, cuts=1, lost_answers=1),
+}
+
+OWNERSHIP_MUTANTS = (
+    (
+        "owners",
+        Mutant(
+            "a new owner does not fetch the log",
+            "ownership",
+            "return Decision(Step.FETCH, keep_local=last)",
+            "return Decision(Step.OPEN)",
+            "who serves has every acknowledged write",
+        ),
+    ),
+    (
+        "owners-power",
+        Mutant(
+            "what is here counts more than the log, whoever served last",
+            "ownership",
+            "return Decision(Step.FETCH, keep_local=last)",
+            "return Decision(Step.FETCH, keep_local=True)",
+            "who serves has every acknowledged write",
+        ),
+    ),
+    (
+        "owners",
+        Mutant(
+            "nobody records who served last",
+            "ownership",
+            "return Decision(Step.OPEN) if last else Decision(Step.ADOPT, _adopted(me, record))",
+            "return Decision(Step.OPEN)",
+            "who serves has every acknowledged write",
+        ),
+    ),
+    (
+        "owners-clock",
+        Mutant(
+            "a former owner may record that its log is degraded",
+            "ownership",
+            "if (record.owner, record.epoch, record.keeper) != (me, epoch, keeper):",
+            "if record.keeper != keeper:",
+            "who serves has every acknowledged write",
+        ),
+    ),
+    (
+        "owners",
+        Mutant(
+            "a node opens what another one owns",
+            "ownership",
+            "    if record.owner != me:\n        if not chosen",
+            "    if False:\n        if not chosen",
+            "one node serves",
+        ),
     ),
 )

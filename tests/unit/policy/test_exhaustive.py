@@ -7,10 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.unit.policy import worlds
+from tests.unit.policy import ownership_world, worlds
 from tests.unit.policy.invariants import INVARIANTS
 from tests.unit.policy.loading import Mutant, load
-from tests.unit.policy.mutants import MUTANTS
+from tests.unit.policy.mutants import MUTANTS, OWNERSHIP_MUTANTS, OWNERSHIP_WORLDS
 
 NAMES = {invariant.__name__: invariant for invariant in INVARIANTS.values()}
 
@@ -58,3 +58,22 @@ def test_a_mutant_is_caught(mutant: Mutant) -> None:
 
 def test_every_invariant_catches_a_mutant() -> None:
     assert {mutant.caught_by for mutant in MUTANTS} == NAMES.keys()
+    caught = {mutant.caught_by for _, mutant in OWNERSHIP_MUTANTS}
+    assert caught == set(ownership_world.INVARIANTS)
+
+
+def test_who_owns_a_volume_in_every_order_of_events() -> None:
+    policy = load()
+    happened: set[str] = set()
+    for bounds in OWNERSHIP_WORLDS.values():
+        happened |= ownership_world.explore(ownership_world.World(policy, bounds)).happened
+    assert happened == ownership_world.HAPPENS.keys()
+
+
+@pytest.mark.parametrize(
+    ("world", "mutant"), OWNERSHIP_MUTANTS, ids=[one.says for _, one in OWNERSHIP_MUTANTS]
+)
+def test_a_mutant_of_ownership_is_caught(world: str, mutant: Mutant) -> None:
+    explored = ownership_world.World(load(mutant), OWNERSHIP_WORLDS[world])
+    with pytest.raises(ownership_world.Violation, match=mutant.caught_by):
+        ownership_world.explore(explored)
