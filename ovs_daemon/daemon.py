@@ -40,6 +40,7 @@ from ovs_daemon.errors import Code, VStorageError
 from ovs_daemon.notify import notify
 from ovs_daemon.policy.model import DtlMode, Role
 from ovs_daemon.registry import open_registry
+from ovs_daemon.rpc.events import make_events
 from ovs_daemon.rpc.server import make_server
 
 LOG = logging.getLogger(__name__)
@@ -109,7 +110,8 @@ def _run(conf: cfg.ConfigOpts) -> None:
     liveness.begin()
     liveness.start()
     host.guard = liveness
-    steward = Steward(host, may_pair=lambda: shared)
+    events = make_events(conf)
+    steward = Steward(host, lambda: shared, None if events is None else events.tell)
     desk = DtlDesk(host, steward.fenced, steward.recorded) if shared else None
     if desk is not None:
         # An engine that opens volumes may ask at once.
@@ -141,6 +143,8 @@ def _run(conf: cfg.ConfigOpts) -> None:
     engine.shutdown(drain=True)
     if desk is not None:
         desk.stop()
+    if events is not None:
+        events.stop()
     # Last: until here nobody else may believe that this node is gone.
     liveness.stop()
     edge.close()

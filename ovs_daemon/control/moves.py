@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from ovs_daemon.control.checks import refuse_attached
 from ovs_daemon.control.host import Host
+from ovs_daemon.control.opening import without_dead_sockets
 from ovs_daemon.control.records import Dtl, State, Volume
 from ovs_daemon.control.store import ALIVE, put
 from ovs_daemon.control.view import View
@@ -92,7 +93,7 @@ def take_over(host: Host, reference: str, accept_loss: bool) -> Volume:
 def _force(host: Host, what: str, volume: Volume) -> Volume:
     """Make this node the owner of what the backend has."""
     forced = replace(
-        volume,
+        without_dead_sockets(volume),
         node=host.settings.node,
         served=host.settings.node,
         epoch=volume.epoch + 1,

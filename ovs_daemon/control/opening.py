@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, Protocol
 
-from ovs_daemon.control.records import Dtl, State, Volume
+from ovs_daemon.control.records import Dtl, Mode, State, Volume
 from ovs_daemon.control.store import ALIVE, Store, put
 from ovs_daemon.engine import DtlSpec, EngineClient, FetchSpec, OpenSpec
 from ovs_daemon.errors import Code, VStorageError, unknown_volume
@@ -48,6 +48,12 @@ def with_record(volume: Volume, record: Record) -> Volume:
         served=record.served,
         dtl=Dtl(volume.dtl.mode, record.keeper, record.state),
     )
+
+
+def without_dead_sockets(volume: Volume) -> Volume:
+    """The volume without what its owner's own process served, which died with it."""
+    served = tuple(one for one in volume.attachments if one.mode is not Mode.DIRECT)
+    return replace(volume, attachments=served)
 
 
 class Guard(Protocol):
@@ -119,6 +125,8 @@ class Opener:
     def _swap(self, what: str, volume: Volume, decision: Decision, known: Knowledge) -> Knowledge:
         assert decision.record is not None, "a swap has a record"
         changed = with_record(volume, decision.record)
+        if decision.step is Step.TAKE_OVER:
+            changed = without_dead_sockets(changed)
         operations = [put(changed)]
         try:
             if decision.step is Step.TAKE_OVER:

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from ovs_daemon.control.dtl import DtlEvent, dtl_lock
 from ovs_daemon.control.host import Host
@@ -42,6 +43,7 @@ class Steward:
 
     :param may_pair: whether this node's lease guards what it has open, so that logs may be kept
         elsewhere and others may take over
+    :param tell: told what happens, and about what; see `ovs_daemon/rpc/events.py`
     :param clock: seconds that never go back
     """
 
@@ -49,9 +51,11 @@ class Steward:
         self,
         host: Host,
         may_pair: Callable[[], bool],
+        tell: Callable[[str, dict[str, Any]], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._host = host
+        self._tell = tell or _tell_nobody
         self._clock = clock
         self._may_pair = may_pair
         self._guard = threading.Lock()
@@ -75,9 +79,12 @@ class Steward:
         """The engine has stopped a volume."""
         with self._guard:
             self._stopped.add(uuid)
+        self._tell("volume.stopped", {"volume": uuid})
 
     def recorded(self, event: DtlEvent) -> None:
         """A DTL's state was recorded: with a new keeper in sync, the former may forget."""
+        told = {"volume": event.uuid, "node": event.node, "before": event.before.value}
+        self._tell(f"dtl.{event.after.value}", told)
         if event.after is not DtlState.IN_SYNC:
             return
         with self._guard:
@@ -155,7 +162,9 @@ class Steward:
 
     def _take(self, volume: Volume) -> None:
         LOG.warning("node %s is dead: taking over volume %s", volume.node, volume.name)
-        self._host.acquire(volume, chosen=True)
+        taken = self._host.acquire(volume, chosen=True)
+        told = {"volume": volume.uuid, "name": volume.name, "from": volume.node, "to": taken.node}
+        self._tell("volume.taken_over", told)
 
     def _pair(self, view: View) -> None:
         """Have the logs of this node's open volumes kept where they should be."""
@@ -227,6 +236,10 @@ class Steward:
             with self._guard:
                 self._patience[volume.uuid] = (failures + 1, self._clock() + pause)
             LOG.warning("volume %s is tried again in %g s: %s", volume.name, pause, failure)
+
+
+def _tell_nobody(what: str, about: dict[str, Any]) -> None:
+    """No bus is configured."""
 
 
 def _with_addresses(view: View) -> Cluster:

@@ -29,7 +29,10 @@ class Engine(FakeEngine):
         with open(sys.argv[1], "w") as file:
             json.dump({"drained": drain}, file)
 
-daemon.start_engine = lambda conf, cluster: EngineClient(Engine(run_dir=conf.run_dir), FakeEngineError)
+def start_engine(conf, cluster):
+    return EngineClient(Engine(run_dir=conf.run_dir), FakeEngineError)
+
+daemon.start_engine = start_engine
 sys.exit(daemon.main(sys.argv[2:]))
 """
 ROOT = Path(__file__).resolve().parents[2]

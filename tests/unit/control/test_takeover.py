@@ -85,6 +85,24 @@ def test_a_dead_owner_is_followed_by_one_node(town: Town) -> None:
     refused(lambda: volumes.delete_volume(town["a1"].host, "web1", False), "not_here", "'a2'")
 
 
+def test_what_happens_is_told(town: Town) -> None:
+    told: list[tuple[str, dict[str, object]]] = []
+    town["a2"].steward._tell = lambda what, about: told.append((what, about))
+    volume = make(town)
+    town["a1"].kill()
+    town.pass_time()
+    town.tend()
+    about = {"volume": volume.uuid, "name": "web1", "from": "a1", "to": "a2"}
+    assert told == [("volume.taken_over", about)]
+    town["a2"].says(town.volume(volume.uuid), IN_SYNC, DEGRADED, 99)
+    assert told[1] == (
+        "dtl.degraded",
+        {"volume": volume.uuid, "node": "b1", "before": "in_sync"},
+    )
+    town["a2"].steward.fenced(volume.uuid)
+    assert told[2] == ("volume.stopped", {"volume": volume.uuid})
+
+
 def test_a_whole_domain_dies(town: Town) -> None:
     volume = make(town)
     for name in ("a1", "a2"):
