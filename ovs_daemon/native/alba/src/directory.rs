@@ -3,11 +3,13 @@
 //! A put writes a hidden file, syncs it, gives it its name by a hard link (which fails when the
 //! name is taken, and is atomic) and syncs the folder. So an object is there wholly or not at all.
 
+use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use media::Dir;
 
@@ -22,6 +24,8 @@ pub struct Directory {
     root: PathBuf,
     puts: AtomicU64,
     descriptors: Descriptors,
+    /// Folders that a power loss cannot take: their entries were synced by this process.
+    durable: Mutex<HashSet<PathBuf>>,
 }
 
 impl Directory {
@@ -29,14 +33,36 @@ impl Directory {
     /// the folder can't be written.
     pub fn open(root: &Path) -> Result<Self> {
         let failed = |e| error("open", &root.display().to_string(), e);
-        fs::create_dir_all(root).map_err(failed)?;
+        Dir::create(root).and_then(|dir| dir.sync_entry()).map_err(|e| failed(e.source))?;
         let probe = root.join(format!("{TEMPORARY}probe-{}", std::process::id()));
         File::create(&probe).and_then(|_| fs::remove_file(&probe)).map_err(failed)?;
         Ok(Self {
             root: root.to_owned(),
             puts: AtomicU64::new(0),
             descriptors: Descriptors::default(),
+            durable: Mutex::default(),
         })
+    }
+
+    fn durable(&self) -> MutexGuard<'_, HashSet<PathBuf>> {
+        self.durable.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Creates a folder and its parents and makes their entries durable. One that is there already
+    /// may have been made a moment ago, by somebody who was killed before he could sync it or has
+    /// not come to that yet; so nobody relies on what he has not synced himself.
+    fn create_folder(&self, folder: &Path) -> io::Result<()> {
+        if folder == self.root || (self.durable().contains(folder) && folder.is_dir()) {
+            return Ok(());
+        }
+        let parent = folder.parent().ok_or(io::ErrorKind::InvalidInput)?;
+        self.create_folder(parent)?;
+        match fs::create_dir(folder) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+            _ => sync_folder(parent)?,
+        }
+        self.durable().insert(folder.to_owned());
+        Ok(())
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -82,16 +108,11 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// Creates a folder and its parents and makes their entries durable.
-fn create_folder(folder: &Path) -> io::Result<()> {
-    if folder.is_dir() {
-        return Ok(());
-    }
-    let parent = folder.parent().ok_or(io::ErrorKind::InvalidInput)?;
-    create_folder(parent)?;
-    match fs::create_dir(folder) {
-        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
-        _ => sync_folder(parent),
+/// Makes what was removed from a folder stay removed; from one that is missing nothing can return.
+fn settle(folder: &Path) -> io::Result<()> {
+    match sync_folder(folder) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
     }
 }
 
@@ -100,7 +121,7 @@ impl Backend for Directory {
         let failed = |e| error("store", name, e);
         let path = self.path(name);
         let folder = path.parent().unwrap_or(&self.root);
-        create_folder(folder).map_err(failed)?;
+        self.create_folder(folder).map_err(failed)?;
         if path.exists() {
             // Its name may not be durable yet: the put that made it may have been interrupted.
             sync_folder(folder).map_err(failed)?;
@@ -108,6 +129,8 @@ impl Backend for Directory {
         }
         let count = self.puts.fetch_add(1, Ordering::Relaxed);
         let temporary = folder.join(format!("{TEMPORARY}{}-{count}", std::process::id()));
+        // In a container every life of a process has the same number: this one is a dead one's.
+        let _ = fs::remove_file(&temporary);
         let outcome =
             self.write_temporary(name, &temporary, fill).and_then(|()| {
                 match fs::hard_link(&temporary, &path) {
@@ -167,12 +190,21 @@ impl Backend for Directory {
     }
 
     fn delete_folder(&self, folder: &str) -> Result<()> {
-        let removed = fs::remove_dir_all(self.path(folder));
+        let path = self.path(folder);
+        let removed = fs::remove_dir_all(&path);
         self.descriptors.close_folder(folder);
+        self.durable().retain(|other| !other.starts_with(&path));
         match removed {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(error("delete", folder, e)),
-            _ => Ok(()),
+            // Also of one that is missing: who deleted it may have been killed before the sync.
+            _ => {
+                settle(path.parent().unwrap_or(&self.root)).map_err(|e| error("delete", folder, e))
+            }
         }
+    }
+
+    fn settle(&self, folder: &str) -> Result<()> {
+        settle(&self.path(folder)).map_err(|e| error("settle", folder, e))
     }
 
     fn distrust(&self, name: &str) {
@@ -267,6 +299,29 @@ mod tests {
         assert!(backend.put("a/b", &mut fill).is_err());
         assert_eq!(backend.len("a/b"), Ok(None));
         assert_eq!(fs::read_dir(root.join("a")).unwrap().count(), 0);
+        fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    fn what_an_earlier_life_left_under_the_same_process_number_is_in_nobodys_way() {
+        let root = scratch("same-number");
+        fs::create_dir_all(root.join("a")).unwrap();
+        fs::write(root.join(format!("a/.put-{}-0", std::process::id())), b"half").unwrap();
+        let backend = Directory::open(&root).unwrap();
+        assert_eq!(backend.put("a/b", &mut |s| s.write(b"x")), Ok(Put::Created));
+        fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    fn a_folder_that_was_deleted_can_be_used_again() {
+        let root = scratch("again");
+        let backend = Directory::open(&root).unwrap();
+        for _ in 0..2 {
+            assert_eq!(backend.put("a/b/c", &mut |s| s.write(b"x")), Ok(Put::Created));
+            backend.delete_folder("a").unwrap();
+            backend.delete_folder("a").unwrap();
+            backend.settle("a/b").unwrap();
+        }
         fs::remove_dir_all(root).unwrap();
     }
 

@@ -93,10 +93,17 @@ pub trait Backend: Send + Sync {
     /// Names in a folder (`a/b`), without the folder, sorted; a missing folder is empty.
     fn list(&self, folder: &str) -> Result<Vec<String>>;
 
-    /// Deletes an object; a missing one is fine.
+    /// Deletes an object; a missing one is fine. A power loss may bring it back, until
+    /// [`Backend::settle`]: SCOs and checkpoints are deleted by the thousand, and whoever opens a
+    /// volume can tell the ones that came back.
     fn delete(&self, name: &str) -> Result<()>;
 
-    /// Deletes everything below a folder; a missing one is fine.
+    /// From the return on what was deleted from a folder stays deleted.
+    fn settle(&self, _folder: &str) -> Result<()> {
+        Ok(())
+    }
+
+    /// Deletes everything below a folder; a missing one is fine. Durable on return.
     fn delete_folder(&self, folder: &str) -> Result<()>;
 
     /// What was read of an object is damaged: it is read anew the next time, since somebody may put

@@ -127,6 +127,7 @@ impl LogBuffer {
         remove: &[String],
     ) -> Result<Self, StoreError> {
         let dir = Dir::create(dir)?;
+        dir.sync_entry()?;
         let mut closed = BTreeMap::new();
         for sco in recovered {
             let file = File::open(&dir.join(&file_name(sco.sco)))?;

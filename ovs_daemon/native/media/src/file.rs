@@ -266,17 +266,19 @@ pub struct Dir {
 }
 
 impl Dir {
-    /// The directory at `path`, created with its parents when missing (and its entry made durable).
+    /// The directory at `path`, created with its parents when missing (and their entries made
+    /// durable, each before anything is put into it).
     pub fn create(path: &Path) -> Result<Self, StoreError> {
-        let dir = Self { path: path.to_owned() };
-        if !path.is_dir() {
-            std::fs::create_dir_all(path)
-                .map_err(|e| StoreError::new("create the directory", path, e))?;
-            if let Some(parent) = path.parent() {
-                Self { path: parent.to_owned() }.sync()?;
+        let missing: Vec<&Path> = path.ancestors().take_while(|level| !level.is_dir()).collect();
+        for level in missing.into_iter().rev().filter(|level| !level.as_os_str().is_empty()) {
+            match std::fs::create_dir(level) {
+                Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(StoreError::new("create the directory", level, e));
+                }
+                _ => Self::at(level).sync_entry()?,
             }
         }
-        Ok(dir)
+        Ok(Self::at(path))
     }
 
     /// The directory at `path`, which may be missing.
@@ -298,6 +300,16 @@ impl Dir {
     pub fn sync(&self) -> Result<(), StoreError> {
         let done = std::fs::File::open(&self.path).and_then(|f| f.sync_all());
         done.map_err(|e| StoreError::new("sync the directory", &self.path, e))
+    }
+
+    /// Makes this directory's own name durable. Also of one that was there: whoever made it may
+    /// have been killed before he came to it.
+    pub fn sync_entry(&self) -> Result<(), StoreError> {
+        match self.path.parent() {
+            None => Ok(()),
+            Some(parent) if parent.as_os_str().is_empty() => Self::at(Path::new(".")).sync(),
+            Some(parent) => Self::at(parent).sync(),
+        }
     }
 
     /// Names of the entries, in no particular order; a missing directory is an empty one.
@@ -338,13 +350,16 @@ impl Dir {
         Ok(true)
     }
 
-    /// Removes the directory and everything in it; a missing one is fine.
+    /// Removes the directory and everything in it, for good; a missing one is fine.
     pub fn remove_all(&self) -> Result<(), StoreError> {
         match std::fs::remove_dir_all(&self.path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
                 Err(StoreError::new("remove the directory", &self.path, e))
             }
-            _ => Ok(()),
+            _ => match self.sync_entry() {
+                Err(e) if !e.is_not_found() => Err(e),
+                _ => Ok(()),
+            },
         }
     }
 
@@ -442,6 +457,24 @@ mod tests {
         let mut text = [0];
         File::open_read(&dir.join("object")).unwrap().read_bytes_at(0, &mut text).unwrap();
         assert_eq!(&text, b"1");
+        dir.remove_all().unwrap();
+    }
+
+    #[test]
+    fn a_directory_is_made_with_its_parents_and_removed_as_often_as_wanted() {
+        let dir = scratch("parents");
+        let deep = dir.join("a/b/c");
+        for _ in 0..2 {
+            assert!(Dir::create(&deep).unwrap().path().is_dir());
+        }
+        for _ in 0..2 {
+            Dir::at(&dir.join("a")).remove_all().unwrap();
+        }
+        Dir::at(&deep).remove_all().unwrap();
+        assert_eq!(dir.list().unwrap(), [""; 0]);
+        File::create_new(&dir.join("file")).unwrap();
+        let error = Dir::create(&dir.join("file/a")).unwrap_err();
+        assert!(error.to_string().contains("create the directory"), "{error}");
         dir.remove_all().unwrap();
     }
 
