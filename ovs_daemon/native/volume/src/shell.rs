@@ -145,6 +145,8 @@ pub struct Volume {
     pub(crate) gate: Gate,
     items: VecDeque<Item>,
     patch: Option<Patch>,
+    /// A partial write is first and waits until all before it is in the map.
+    behind_log: bool,
     zero: Slice,
     pub(crate) incoming_reads: VecDeque<(RequestId, u64, Slice)>,
     statuses: Vec<(RequestId, u64, u32)>,
@@ -203,6 +205,7 @@ impl Volume {
             gate: Gate::default(),
             items: VecDeque::new(),
             patch: None,
+            behind_log: false,
             zero: Slice::zeroed(PAGE)?,
             incoming_reads: VecDeque::new(),
             statuses: Vec::new(),
@@ -479,8 +482,10 @@ impl Volume {
             return None;
         }
         let dtl = self.dtl.as_ref();
-        // What the DTL holds up goes on with its answer.
-        let waits = self.patch.is_some() || dtl.is_some_and(|dtl| dtl.is_waiting());
+        // What waits for the machine or the DTL goes on when something has happened, not at some
+        // moment.
+        let waits =
+            self.patch.is_some() || self.behind_log || dtl.is_some_and(|dtl| dtl.is_waiting());
         let held_back = (!self.items.is_empty() && !waits).then_some(self.not_before);
         let dtl_at = dtl.and_then(|dtl| dtl.wakes_at());
         let moments = [self.retry_at, held_back, self.moves_at(), self.gate.wakes_at(), dtl_at];
@@ -498,10 +503,6 @@ impl Volume {
             self.run(Message::Retry, ring, out);
             self.retry_reads(ring, out);
         }
-        for ticket in std::mem::take(&mut self.drains) {
-            self.moves.drains.push(ticket);
-            self.run(Message::Drain, ring, out);
-        }
         if !self.storing_checkpoint {
             for ticket in std::mem::take(&mut self.pins) {
                 self.finish(Owner::Control(ticket), None, out);
@@ -511,8 +512,9 @@ impl Volume {
             self.accept(request, out);
         }
         self.admit(now, ring, out);
-        self.run(Message::Turn, ring, out);
+        self.start_drains(ring, out);
         self.continue_moves(now, ring, out);
+        self.run(Message::Turn, ring, out);
         self.set_retry(now);
         self.dtl_turn(now, ring, out);
         if self.stopped.is_some() {
@@ -522,10 +524,23 @@ impl Volume {
         self.answer_statuses(out);
     }
 
+    /// Drained is what the machine has, so it has to have everything: a write that waits here would
+    /// be answered after the volume was called drained, and stay in the write buffer.
+    fn start_drains(&mut self, ring: &mut Ring, out: &mut Outputs) {
+        if !self.items.is_empty() || self.patch.is_some() {
+            return;
+        }
+        for ticket in std::mem::take(&mut self.drains) {
+            self.moves.drains.push(ticket);
+            self.run(Message::Drain, ring, out);
+        }
+    }
+
     /// Passes items to the machine while the throttle lets it.
     fn admit(&mut self, now: u64, ring: &mut Ring, out: &mut Outputs) {
         self.throttle_ns = throttle_ns(self.machine.fill());
         self.not_before = self.not_before.max(now.saturating_sub(1_000_000));
+        self.behind_log = false;
         while self.patch.is_none() && (self.throttle_ns == 0 || self.not_before <= now) {
             let Some(item) = self.items.pop_front() else { return };
             match item {
@@ -538,6 +553,7 @@ impl Volume {
                     self.run(Message::Turn, ring, out);
                     if self.machine.queued() > 0 || self.machine.batch().is_some() {
                         self.items.push_front(Item::Write { owner, offset, data, fua });
+                        self.behind_log = true;
                         return;
                     }
                     self.start_patch(owner, offset, data, fua, ring, out);

@@ -1,0 +1,181 @@
+//! One volume, turn by turn: when it wants a turn, and what it does before it calls itself drained.
+#![allow(clippy::disallowed_methods)]
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use alba::Directory;
+use edge::target::{Outcome, Request, RequestId, Verb};
+use format::log::PAGE;
+use machines::volume::Limits;
+use media::{Event, Ring, Slice, Wait};
+use volume::{Control, Job, OpenSpec, Outputs, SharedScos, Tuning, Volume, open};
+
+const LOG: [u8; 16] = [7; 16];
+
+struct Bench {
+    root: PathBuf,
+    backend: Directory,
+    ring: Ring,
+    volume: Volume,
+    out: Outputs,
+    now: u64,
+    requests: u64,
+}
+
+fn opened(root: &std::path::Path, backend: &Directory, epoch: u64) -> Volume {
+    let limits = Limits {
+        sco_clusters: 24,
+        buffer_scos: 8,
+        keep_scos: 4,
+        checkpoint_scos: 1,
+        batch_clusters: 16,
+        op_clusters: 8,
+        compact_percent: 50,
+    };
+    let buffer_dir = root.join("buffer");
+    let spec = OpenSpec { ancestors: vec![LOG], epoch, base: None, buffer_dir, limits };
+    let shared: Arc<SharedScos> = Arc::default();
+    let found = open(spec, backend, &shared).unwrap();
+    let tuning = Tuning { buffer_reserve: 0, compaction_bytes_per_s: 1 << 30 };
+    Volume::new(found, 0, 9, 300 * PAGE as u64, false, shared, tuning).unwrap()
+}
+
+impl Bench {
+    fn new(name: &str) -> Self {
+        let root = std::env::temp_dir().join(format!("ovs-turns-{}-{name}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&root);
+        let backend = Directory::open(&root.join("backend")).unwrap();
+        let (ring, volume) = (Ring::new(64).unwrap(), opened(&root, &backend, 1));
+        let (out, now, requests) = (Outputs::default(), 1_000_000_000, 0);
+        Self { root, backend, ring, volume, out, now, requests }
+    }
+
+    /// Closes the volume without a word and opens it again.
+    fn reopen(&mut self) {
+        self.out = Outputs::default();
+        self.volume = opened(&self.root, &self.backend, 2);
+    }
+
+    fn submit(&mut self, offset: u64, verb: Verb) -> u64 {
+        self.requests += 1;
+        let request = Request { id: RequestId(self.requests), offset, verb };
+        self.volume.submit(request, &mut self.out);
+        self.requests
+    }
+
+    fn write(&mut self, offset: usize, len: usize, fill: u8) -> u64 {
+        let data = Slice::copy_of(&vec![fill; len]).unwrap();
+        self.submit(offset as u64, Verb::Write { data, fua: false })
+    }
+
+    fn turn(&mut self) {
+        self.volume.turn(self.now, &mut self.ring, &mut self.out);
+    }
+
+    fn perform(&mut self, jobs: Vec<Job>) {
+        for job in jobs {
+            let done = job.run(&self.backend);
+            self.volume.on_job(done.outcome, &mut self.ring, &mut self.out);
+        }
+    }
+
+    /// As a shard does it: a turn after whatever happened, or when the volume has asked for one.
+    fn run_until_idle(&mut self) {
+        self.turn();
+        loop {
+            let jobs = std::mem::take(&mut self.out.jobs);
+            if !jobs.is_empty() {
+                self.perform(jobs);
+            } else if self.ring.in_flight() > 0 {
+                let mut events: Vec<Event> = Vec::new();
+                self.ring.turn(Wait::Forever, &mut events).unwrap();
+                for event in events {
+                    self.volume.on_event(event, &mut self.ring, &mut self.out);
+                }
+            } else if let Some(at) = self.volume.wakes_at() {
+                self.now = self.now.max(at);
+            } else {
+                return;
+            }
+            self.turn();
+        }
+    }
+
+    fn answered(&self, id: u64) -> Option<&Outcome> {
+        self.out.completions.iter().find(|one| one.id.0 == id).map(|one| &one.outcome)
+    }
+
+    fn drained(&self, ticket: u64) -> bool {
+        self.out.control.iter().any(|done| done.ticket == ticket)
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.root);
+    }
+}
+
+#[test]
+fn what_was_taken_before_a_drain_is_drained_too() {
+    let mut bench = Bench::new("drain");
+    bench.write(0, PAGE, 1);
+    bench.volume.control(1, Control::Drain);
+    bench.run_until_idle();
+    assert!(bench.drained(1));
+    bench.reopen();
+    // A part of a cluster that only the backend has: it waits for the rest of the cluster.
+    let id = bench.write(100, 10, 2);
+    bench.turn();
+    let slow = std::mem::take(&mut bench.out.jobs);
+    assert!(!slow.is_empty(), "it has to be read from the backend");
+    bench.volume.quiesce();
+    bench.volume.control(2, Control::Drain);
+    bench.run_until_idle();
+    assert!(!bench.drained(2) && bench.answered(id).is_none());
+    bench.perform(slow);
+    bench.run_until_idle();
+    assert!(bench.drained(2) && bench.answered(id) == Some(&Outcome::Done));
+    // Another host has the backend only.
+    std::fs::remove_dir_all(bench.root.join("buffer")).unwrap();
+    bench.reopen();
+    let into = Slice::zeroed(PAGE).unwrap();
+    bench.submit(0, Verb::Read(into.clone()));
+    bench.run_until_idle();
+    assert_eq!(into.to_vec()[99..111], [1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 1]);
+}
+
+#[test]
+fn a_partial_write_behind_a_stalled_log_asks_for_no_turn() {
+    let mut bench = Bench::new("stalled");
+    bench.write(0, PAGE, 1);
+    bench.turn();
+    // Nobody makes a file for the first SCO.
+    let jobs = std::mem::take(&mut bench.out.jobs);
+    let id = bench.write(100, 10, 2);
+    bench.turn();
+    bench.turn();
+    assert_eq!(bench.volume.wakes_at(), None, "a shard would take one turn after the other");
+    bench.perform(jobs);
+    bench.run_until_idle();
+    assert_eq!(bench.answered(id), Some(&Outcome::Done));
+}
+
+#[test]
+fn a_volume_at_rest_is_compacted_to_the_end() {
+    let mut bench = Bench::new("rest");
+    // Every second run of two clusters stays live in the first SCO, which the buffer still has.
+    for at in 0..3 {
+        bench.write(at * 8 * PAGE, 8 * PAGE, 1);
+    }
+    bench.run_until_idle();
+    for at in [1, 2, 4, 5, 7, 8, 10, 11] {
+        bench.write(at * 2 * PAGE, 2 * PAGE, 2);
+    }
+    bench.write(30 * PAGE, 8 * PAGE, 3);
+    bench.run_until_idle();
+    assert!(bench.volume.stats().moved_clusters >= 8, "{:?}", bench.volume.stats());
+    let scos = bench.volume.machine().scos();
+    assert!(!scos.contains_key(&1), "what the first SCO held was moved: {scos:?}");
+}
