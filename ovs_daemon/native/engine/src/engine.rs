@@ -95,7 +95,8 @@ impl Engine {
             Directory::open(&config.backend_dir).map_err(|e| backend_error(what, &e))?;
         let backend: Arc<dyn Backend> = Arc::new(directory);
         for dir in [&config.buffer_dir, &config.run_dir, &config.run_dir.join("direct")] {
-            Dir::create(dir).map_err(|e| store_error(what, &e))?;
+            let made = Dir::create(dir).and_then(|dir| dir.sync_entry());
+            made.map_err(|e| store_error(what, &e))?;
         }
         let lock_path = config.buffer_dir.join(".lock");
         let lock = FileLock::take(&lock_path).map_err(|e| {
@@ -193,8 +194,11 @@ impl Engine {
         command: impl FnOnce(Reply<T>) -> Command,
     ) -> Asked<T> {
         let (reply, hear) = sync_channel(1);
-        self.tell(shard, command(reply));
-        Asked(hear)
+        if self.mailboxes[shard].send(command(reply)) {
+            return Asked(hear);
+        }
+        let (what, why) = ("cannot complete the call", "the engine was shut down");
+        Asked::failed(Error::new("STOPPED", what, why, "start vstorage-daemon again"))
     }
 
     pub(crate) fn tell(&self, shard: usize, command: Command) {
@@ -219,14 +223,10 @@ impl Engine {
     }
 
     fn pin(&self, what: &str, parent: &Parent, clone: &str) -> Result<()> {
-        let failed = |e: BackendError| backend_error(what, &e);
         let parent_id = uuid(&parent.volume)?;
         let text = serde_json::to_string(parent).unwrap_or_default();
-        let mark = |name: &str| {
-            self.backend.put(name, &mut |sink| sink.write(text.as_bytes())).map(|_| ())
-        };
-        mark(&format!("{clone}/parent")).map_err(failed)?;
-        mark(&pin_name(&uuid_text(&parent_id), clone)).map_err(failed)?;
+        volume::pin(&*self.backend, clone, &uuid_text(&parent_id), text.as_bytes())
+            .map_err(|e| backend_error(what, &e))?;
         if let Some(place) = self.places.get(&parent_id) {
             let (volume, control) = (place.volume, Control::Pin);
             self.ask(place.shard, |reply| Command::Control { volume, control, reply })?;
@@ -367,7 +367,7 @@ impl Engine {
     }
 
     fn pins(&self, log: &str) -> alba::Result<Vec<String>> {
-        self.backend.list(&format!("{log}/pins"))
+        self.backend.list(&volume::pins_folder(log))
     }
 
     /// Brings everything of a volume to the backend, takes a checkpoint and stops serving it.
@@ -382,6 +382,8 @@ impl Engine {
             // One that stops meanwhile has nothing to bring to the backend any more.
             drain.or_else(|error| if stopped() { Ok(()) } else { Err(error) })?;
         }
+        // Nobody may open it before its last job has ended.
+        let _one = self.changing();
         self.ask(place.shard, |reply| Command::Remove { volume, uuid, deleted: false, reply })
     }
 
@@ -408,26 +410,20 @@ impl Engine {
         }
         let dir = Dir::at(&self.config.buffer_dir.join(&name));
         dir.remove_all().map_err(|e| store_error(&what, &e))?;
-        // Checkpoints first: a crash in between must not leave one that refers to missing data.
-        self.backend.delete_folder(&checkpoint_folder(&name)).map_err(failed)?;
-        self.backend.delete_folder(&format!("{name}/sco")).map_err(failed)?;
-        self.unpin(&name).map_err(failed)?;
-        self.backend.delete_folder(&name).map_err(failed)
+        let parent = self.read_mark(&volume::parent_name(&name)).map_err(failed)?;
+        let parent = parent.map(|parent| parent.volume.to_ascii_lowercase());
+        volume::remove(&*self.backend, &name, parent.as_deref()).map_err(failed)
     }
 
-    fn read_parent(&self, clone: &str) -> alba::Result<Option<Parent>> {
-        let name = format!("{clone}/parent");
-        let Some(len) = self.backend.len(&name)? else { return Ok(None) };
+    /// What the mark of a clone says; `None`: there is none.
+    fn read_mark(&self, name: &str) -> alba::Result<Option<Parent>> {
+        let Some(len) = self.backend.len(name)? else { return Ok(None) };
         let mut bytes = vec![0; len as usize];
-        self.backend.read(&name, 0, &mut bytes)?;
-        Ok(serde_json::from_slice(&bytes).ok())
-    }
-
-    fn unpin(&self, clone: &str) -> alba::Result<()> {
-        if let Some(parent) = self.read_parent(clone)? {
-            self.backend.delete(&pin_name(&parent.volume.to_ascii_lowercase(), clone))?;
-        }
-        Ok(())
+        self.backend.read(name, 0, &mut bytes)?;
+        serde_json::from_slice(&bytes).map(Some).map_err(|e| {
+            let (object, why) = (name.to_owned(), e.to_string());
+            BackendError { attempted: "understand", object, cause: alba::Cause::Corrupt, why }
+        })
     }
 
     /// Makes a volume larger, while it is in use.
@@ -464,7 +460,9 @@ impl Engine {
     pub(crate) fn check_unused(&self, what: &str, log: &str, snapshot: &str) -> Result<()> {
         let failed = |e: BackendError| backend_error(what, &e);
         for clone in self.pins(log).map_err(failed)? {
-            let parent = self.read_parent(&clone).map_err(failed)?;
+            // Not what the clone says: its own mark is the last thing that goes.
+            let pin = format!("{}/{clone}", volume::pins_folder(log));
+            let parent = self.read_mark(&pin).map_err(failed)?;
             if parent.is_some_and(|p| p.snapshot.eq_ignore_ascii_case(snapshot)) {
                 let why = format!("volume {clone} is a clone of it");
                 return Err(Error::new("HAS_CLONES", what, why, "delete the clones first"));
@@ -568,8 +566,4 @@ impl Engine {
         }
         outcome
     }
-}
-
-fn pin_name(parent: &str, clone: &str) -> String {
-    format!("{parent}/pins/{clone}")
 }

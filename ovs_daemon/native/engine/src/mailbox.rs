@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Mutex;
 use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Mutex};
 
 use dtl::{Guest, TaskDone};
 use edge::server::Adopted;
@@ -112,19 +112,35 @@ pub(crate) enum Command {
 
 /// A queue that wakes a shard.
 pub(crate) struct Mailbox {
-    queue: Mutex<VecDeque<Command>>,
+    /// `None`: nobody takes anything any more.
+    queue: Mutex<Option<VecDeque<Command>>>,
     bell: Bell,
+}
+
+/// Closes a mailbox, however its shard ends: with its command a caller's reply goes, so that it
+/// does not wait for ever.
+pub(crate) struct Closing(pub(crate) Arc<Mailbox>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.queue.lock().expect("no holder panics").take();
+    }
 }
 
 impl Mailbox {
     pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self { queue: Mutex::new(VecDeque::new()), bell: Bell::new()? })
+        Ok(Self { queue: Mutex::new(Some(VecDeque::new())), bell: Bell::new()? })
     }
 
-    pub(crate) fn send(&self, command: Command) {
-        self.queue.lock().expect("no holder panics").push_back(command);
+    /// False: its shard has ended, and the command is dropped.
+    pub(crate) fn send(&self, command: Command) -> bool {
+        match &mut *self.queue.lock().expect("no holder panics") {
+            Some(queue) => queue.push_back(command),
+            None => return false,
+        }
         // The eventfd's counter can't overflow: the shard empties it at each wake-up.
         let _ = self.bell.ring();
+        true
     }
 
     pub(crate) fn listen(&self, ring: &mut Ring, token: u64) {
@@ -134,6 +150,11 @@ impl Mailbox {
     /// Everything sent so far. The bell is silenced first, so that nothing sent later is missed.
     pub(crate) fn take(&self) -> VecDeque<Command> {
         self.bell.silence();
-        std::mem::take(&mut *self.queue.lock().expect("no holder panics"))
+        self.queue
+            .lock()
+            .expect("no holder panics")
+            .as_mut()
+            .map(std::mem::take)
+            .unwrap_or_default()
     }
 }

@@ -26,7 +26,7 @@ use volume::{ControlDone, DtlNews, Job, Outputs, Volume};
 use crate::error::{Error, Result};
 use crate::events::Events;
 use crate::hosted::Hosted;
-use crate::mailbox::{Command, Mailbox, Reply};
+use crate::mailbox::{Closing, Command, Mailbox, Reply};
 use crate::places::{Place, Places};
 use crate::workers::Workers;
 
@@ -79,6 +79,7 @@ struct Shard {
 
 /// Body of a shard's thread. `started` hears whether its sockets could be made.
 pub(crate) fn run(setup: Setup, started: SyncSender<Result<Option<SocketAddr>>>) {
+    let _closing = Closing(setup.mailboxes[setup.number].clone());
     match Shard::start(setup) {
         Ok((mut shard, dtl_address)) => {
             let _ = started.send(Ok(dtl_address));
@@ -353,7 +354,10 @@ impl Shard {
                 }));
             }
             Command::Remove { volume, uuid, deleted, reply } => {
-                self.setup.places.remove(&uuid);
+                // Another close of it may have come first, and it may be open again.
+                if self.setup.places.get(&uuid).is_some_and(|place| place.volume == volume) {
+                    self.setup.places.remove(&uuid);
+                }
                 self.nbd.unexport(ring, volume);
                 let reason = if deleted { CloseReason::Deleted } else { CloseReason::Stopping };
                 self.edge.close_volume(volume, reason, "the volume was closed");

@@ -116,3 +116,34 @@ fn an_engine_does_not_start_where_it_could_do_harm() {
     config["buffer_dir"] = json!("/proc/nowhere");
     assert!(refused(&config).why.contains("/proc/nowhere"));
 }
+
+/// Also a call that was sent while the engine was going down must not wait for ever.
+#[test]
+fn calls_after_a_shutdown_say_so() {
+    let place = Place::new("stopped");
+    let engine = place.engine();
+    create(&engine, A, None).unwrap();
+    open(&engine, A, None).unwrap();
+    let late = std::thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            loop {
+                if let Err(error) = engine.status() {
+                    return error;
+                }
+            }
+        });
+        engine.shutdown(false).unwrap();
+        asking.join().unwrap()
+    });
+    assert!(["STOPPED", "CLOSED"].contains(&late.code), "{late}");
+    for error in [
+        engine.status().unwrap_err(),
+        engine.close_volume(A).unwrap_err(),
+        engine.create_snapshot(A, SNAPSHOT).unwrap_err(),
+        open(&engine, B, None).unwrap_err(),
+        engine.delete_volume(A).unwrap_err(),
+    ] {
+        assert!(error.code == "STOPPED" && error.why.contains("shut down"), "{error}");
+    }
+    engine.shutdown(true).unwrap_err();
+}

@@ -90,7 +90,11 @@ impl Backend for FilesBackend {
         for name in self.list(folder)? {
             self.delete(&format!("{folder}/{name}"))?;
         }
-        Ok(())
+        self.settle(folder)
+    }
+
+    fn settle(&self, folder: &str) -> Result<()> {
+        self.files.sync_dir(&path(folder)).map_err(failed(folder))
     }
 
     fn sweep(&self, folder: &str) -> Result<()> {

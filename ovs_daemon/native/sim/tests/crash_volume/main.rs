@@ -7,7 +7,9 @@
 //! what the first *k* operations made of it, with *k* not before the last promise.
 
 mod backend;
+mod garbage;
 mod log;
+mod marks;
 mod recover;
 
 use std::sync::Arc;
