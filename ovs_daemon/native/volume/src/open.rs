@@ -103,6 +103,11 @@ impl Opened {
     pub fn snapshot(&self, id: &Uuid) -> Option<Map> {
         self.machine.snapshots().iter().find(|s| s.id == *id).map(|s| s.map.clone())
     }
+
+    /// SCOs of the log, as the machine begins with them.
+    pub fn scos(&self) -> &BTreeMap<u32, Sco> {
+        self.machine.scos()
+    }
 }
 
 struct Replay {

@@ -260,33 +260,31 @@ impl Log {
     fn checkpoint(&mut self, forget: Option<Forget>) {
         let Some((number, position)) = self.uploaded.clone() else { return };
         let old = self.checkpoints;
-        let drop_old = || {
-            if old > 0 {
-                self.backend.delete(&checkpoint_name(old)).expect(OK);
-            }
-        };
         if forget == Some(Forget::CheckpointFirst) {
-            drop_old();
-            self.drop_dead_scos(&position);
+            self.drop_old(old, &position);
         }
         let name = checkpoint_name(old + 1);
         let bytes = encode_checkpoint(old + 1, number, &position, &self.listed);
         self.backend.put(&name, &mut |sink| sink.write(&bytes)).expect(OK);
         if forget != Some(Forget::CheckpointFirst) {
-            drop_old();
-            self.drop_dead_scos(&position);
+            self.drop_old(old, &position);
         }
         self.checkpoints = old + 1;
     }
 
-    /// Deletes the objects that the maps at the checkpoint do not refer to.
-    fn drop_dead_scos(&self, position: &Position) {
+    /// Deletes the old checkpoint, and the objects that the maps at the new one do not refer to:
+    /// those are in no later checkpoint, and nothing syncs their folder.
+    fn drop_old(&mut self, old: u64, position: &Position) {
+        if old > 0 {
+            self.backend.delete(&checkpoint_name(old)).expect(OK);
+        }
         let mut maps = vec![&position.map];
         maps.extend(position.snapshots.iter().map(|snapshot| &snapshot.map));
         let referenced = machines::map::count_refs(&maps, 0);
         for (number, _) in self.listed.iter().filter(|(n, _)| !referenced.contains_key(n)) {
             self.backend.delete(&sco_name(NAME, *number)).expect(OK);
         }
+        self.listed.retain(|(number, _)| referenced.contains_key(number));
     }
 }
 
