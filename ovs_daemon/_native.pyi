@@ -33,8 +33,8 @@ class Engine:
     def open_volume(self, spec_json: str) -> str:
         """{"uuid", "size", "epoch", "read_only", "ancestors": [uuid, oldest first],
         "parent": {"volume", "snapshot"} | null, "snapshots": [uuid], "sco_size",
-        "dtl": {"mode": "sync"|"async"|"none", "node", "address", "state"} | null} ->
-        {"size", "recovered": {...}}.
+        "dtl": {"mode": "sync"|"async"|"none", "node", "address", "state"} | null,
+        "qos": an object as `set_qos` takes it | null} -> {"size", "recovered": {...}}.
 
         The epoch is one that the registry has just raised for this opening. The DTL's state is what
         the registry has recorded ("in_sync", "degraded", "catching_up", "standalone"). One that was

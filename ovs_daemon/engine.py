@@ -99,6 +99,7 @@ class OpenSpec:
 
     ``ancestors`` lists the UUIDs of the logs that the volume was cloned from, oldest first;
     ``snapshots`` those snapshots of it that exist. A snapshot that is not listed is forgotten.
+    ``qos`` limits it from its first request on.
     """
 
     uuid: str
@@ -110,6 +111,7 @@ class OpenSpec:
     snapshots: tuple[str, ...]
     sco_size: int
     dtl: DtlSpec | None = None
+    qos: Mapping[str, float] | None = None
 
 
 class EngineClient:

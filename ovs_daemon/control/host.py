@@ -167,7 +167,6 @@ class Host:
         """
         try:
             current, answer = self.opener.acquire(volume, chosen)
-            self._limit(current)
         except VStorageError as failure:
             # One that belongs to another node is not this node's trouble.
             if failure.code != Code.NOT_HERE:
@@ -184,16 +183,6 @@ class Host:
             answer.get("recovered"),
         )
         return current
-
-    def _limit(self, volume: Volume) -> None:
-        """Apply the limits of a volume that was just opened; without them it is not served."""
-        if volume.limits is None:
-            return
-        try:
-            self.engine.set_qos(volume.uuid, volume.limits)
-        except VStorageError:
-            self.engine.close_volume(volume.uuid)
-            raise
 
     def is_open(self, uuid: str) -> bool:
         """Whether the engine has the volume open."""

@@ -186,6 +186,7 @@ class Opener:
             snapshots=tuple(one.uuid for one in snapshots if one.state in existing),
             sco_size=volume.sco_size,
             dtl=self.dtl_spec(volume),
+            qos=volume.limits,
         )
 
     def dtl_spec(self, volume: Volume) -> DtlSpec | None:

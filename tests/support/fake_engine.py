@@ -152,7 +152,8 @@ class FakeEngine:
         self.dtl[spec["uuid"]] = dtl
         volume.epoch, volume.size = spec["epoch"], spec["size"]
         volume.snapshots = {uuid: volume.snapshots[uuid] for uuid in spec["snapshots"]}
-        self.open[spec["uuid"]] = OpenVolume(spec["size"], spec["read_only"])
+        limits = dict(spec["qos"] or {})
+        self.open[spec["uuid"]] = OpenVolume(spec["size"], spec["read_only"], limits=limits)
         return json.dumps({"size": spec["size"], "recovered": {}})
 
     def close_volume(self, uuid: str, /) -> None:
