@@ -11,6 +11,7 @@ import fcntl
 import json
 import logging
 import os
+import resource
 import signal
 import sys
 import uuid
@@ -74,11 +75,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         conf = options.load(sys.argv[1:] if arguments is None else arguments)
         log.setup(conf, "vstorage")
+        _raise_file_limit()
         _run(conf)
     except VStorageError as failure:
         print(f"vstorage-daemon: {failure}", file=sys.stderr)
         return 1
     return 0
+
+
+def _raise_file_limit() -> None:
+    """Take all the files that this process may have: a volume in use has some of its own."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == hard:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError) as failure:
+        LOG.warning("at most %d files can be open: %s", soft, failure)
 
 
 def _run(conf: cfg.ConfigOpts) -> None:

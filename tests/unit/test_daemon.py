@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -113,6 +114,19 @@ def test_hangup_reads_the_configuration_again(daemon: Daemon) -> None:
     assert [daemon.said(), daemon.said()] == ["RELOADING=1", "READY=1"]
     assert "the configuration stays as it was" in daemon.logged()
     assert daemon.stop() == 0
+
+
+def test_all_files_that_may_be_open_are_asked_for(folder: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, hard // 2), hard))
+    try:
+        daemon = Daemon(folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert daemon.said() == "READY=1"
+    assert resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE) == (hard, hard)
+    assert daemon.stop() == 0
+    daemon.close()
 
 
 def test_a_killed_daemon_leaves_nothing_in_the_way(daemon: Daemon) -> None:

@@ -9,14 +9,15 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use alba::{Backend, BackendError, Directory};
+use alba::{Backend, BackendError, Cause, Directory};
 use edge::target::VolumeId;
 use format::entry::Uuid;
 use machines::map::Map;
 use media::{Dir, FileLock};
 use serde_json::{Value, json};
 use volume::{
-    Control, OpenSpec, Opened, SharedScos, Tuning, Volume, checkpoint_folder, open, uuid_text,
+    Control, OpenError, OpenSpec, Opened, SharedScos, Tuning, Volume, checkpoint_folder, open,
+    uuid_text,
 };
 
 use crate::config::Config;
@@ -336,9 +337,18 @@ impl Engine {
             buffer_dir: self.config.buffer_dir.clone(),
             limits: self.config.limits(spec.sco_size),
         };
-        open(open_spec, &*self.backend, &self.shared).map_err(|e| {
-            let fix = "repair what is named; the volume stays closed and nothing was changed";
-            Error::new("DAMAGED", what, e.to_string(), fix)
+        open(open_spec, &*self.backend, &self.shared).map_err(|e| match &e {
+            OpenError::Backend(e) if matches!(e.cause, Cause::Failed | Cause::NoSpace) => {
+                backend_error(what, e)
+            }
+            OpenError::Store(e) if e.is_no_files() => {
+                let fix = "raise LimitNOFILE of vstorage-daemon, or serve fewer volumes";
+                Error::new("TOO_MANY_FILES", what, e.to_string(), fix)
+            }
+            _ => {
+                let fix = "repair what is named; the volume stays closed and nothing was changed";
+                Error::new("DAMAGED", what, e.to_string(), fix)
+            }
         })
     }
 
@@ -422,7 +432,7 @@ impl Engine {
         self.backend.read(name, 0, &mut bytes)?;
         serde_json::from_slice(&bytes).map(Some).map_err(|e| {
             let (object, why) = (name.to_owned(), e.to_string());
-            BackendError { attempted: "understand", object, cause: alba::Cause::Corrupt, why }
+            BackendError { attempted: "understand", object, cause: Cause::Corrupt, why }
         })
     }
 

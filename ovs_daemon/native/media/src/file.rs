@@ -36,6 +36,11 @@ impl StoreError {
         matches!(self.source.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
     }
 
+    /// This process, or the whole host, may not have more files open.
+    pub fn is_no_files(&self) -> bool {
+        matches!(self.source.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+    }
+
     /// The file or directory does not exist.
     pub fn is_not_found(&self) -> bool {
         self.source.kind() == io::ErrorKind::NotFound

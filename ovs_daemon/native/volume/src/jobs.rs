@@ -22,6 +22,8 @@ use crate::dtl::{connect, read_batches};
 pub struct JobFailure {
     /// A device is full.
     pub no_space: bool,
+    /// Too many files are open.
+    pub no_files: bool,
     /// The object or file is missing.
     pub not_found: bool,
     /// Bytes are damaged.
@@ -32,7 +34,7 @@ pub struct JobFailure {
 
 impl JobFailure {
     pub(crate) fn other(why: String) -> Self {
-        Self { no_space: false, not_found: false, corrupt: false, why }
+        Self { no_space: false, no_files: false, not_found: false, corrupt: false, why }
     }
 }
 
@@ -46,6 +48,7 @@ impl From<BackendError> for JobFailure {
     fn from(error: BackendError) -> Self {
         Self {
             no_space: error.cause == Cause::NoSpace,
+            no_files: false,
             not_found: error.cause == Cause::NotFound,
             corrupt: error.cause == Cause::Corrupt,
             why: error.to_string(),
@@ -57,6 +60,7 @@ impl From<StoreError> for JobFailure {
     fn from(error: StoreError) -> Self {
         Self {
             no_space: error.is_no_space(),
+            no_files: error.is_no_files(),
             not_found: error.is_not_found(),
             corrupt: false,
             why: error.to_string(),

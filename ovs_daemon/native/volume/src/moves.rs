@@ -59,8 +59,12 @@ impl Volume {
         out: &mut Outputs,
     ) {
         match result {
-            Ok(index) => self.list_live(sco, &index),
-            Err(error) => self.note("read", error),
+            Ok(index) => {
+                self.trouble.remove("compact");
+                self.list_live(sco, &index);
+            }
+            // Guests need no index: if their clusters can't be read either, that is said then.
+            Err(error) => self.note("compact", error),
         }
         self.next_move(ring, out);
     }
@@ -99,6 +103,7 @@ impl Volume {
         };
         let Ok(into) = Slice::zeroed(run.clusters as usize * PAGE) else {
             self.moves.runs.clear();
+            self.moves.ended = true;
             return;
         };
         let lba = run.lba;

@@ -254,12 +254,13 @@ impl Volume {
         let message = match outcome {
             Outcome::Opened { sco, result: Ok(file) } => {
                 self.trouble.remove("open");
+                self.trouble.remove("files");
                 self.spares.insert(sco, file);
                 Message::Opened { sco }
             }
             Outcome::Opened { sco, result: Err(error) } => {
                 let no_space = error.no_space;
-                self.note("open", error);
+                self.note(if error.no_files { "files" } else { "open" }, error);
                 Message::OpenFailed { sco, no_space }
             }
             Outcome::Uploaded { sco, result: Ok(()) } => {

@@ -304,7 +304,7 @@ impl Volume {
         let mut add = |code, why: String, fix| findings.push(Finding { code, why, fix });
         for (kind, why) in &self.trouble {
             match *kind {
-                "upload" | "checkpoint" | "delete" | "backend" => {
+                "upload" | "checkpoint" | "delete" | "backend" | "compact" => {
                     add(
                         "BACKEND_ERROR",
                         why.clone(),
@@ -324,6 +324,12 @@ impl Volume {
                     "look at the disk of the write \
                                buffer; the data goes to the backend directly",
                 ),
+                "files" => add(
+                    "TOO_MANY_FILES",
+                    why.clone(),
+                    "raise LimitNOFILE of vstorage-daemon, or serve fewer volumes; writes wait \
+                     meanwhile",
+                ),
                 _ => add("BUFFER_ERROR", why.clone(), "look at the disk of the write buffer"),
             }
         }
@@ -333,6 +339,8 @@ impl Volume {
                 "the write buffer's disk is full or down to its reserve: writes wait".into(),
                 "free space on that disk, or let the backend take data faster; writes go on then",
             ),
+            // The disk is not to blame.
+            Some(Stall::BufferError) if self.trouble.contains_key("files") => {}
             Some(Stall::BufferError) => add(
                 "BUFFER_ERROR",
                 "the write buffer's disk fails: writes wait".into(),

@@ -9,7 +9,10 @@ use edge::target::{Outcome, Request, RequestId, Verb};
 use format::log::PAGE;
 use machines::volume::Limits;
 use media::{Event, Ring, Slice, Wait};
-use volume::{Control, Job, OpenSpec, Outputs, SharedScos, Tuning, Volume, open};
+use volume::{
+    Control, Job, JobFailure, OpenSpec, Outcome as JobOutcome, Outputs, SharedScos, Tuning, Volume,
+    open,
+};
 
 const LOG: [u8; 16] = [7; 16];
 
@@ -178,4 +181,23 @@ fn a_volume_at_rest_is_compacted_to_the_end() {
     assert!(bench.volume.stats().moved_clusters >= 8, "{:?}", bench.volume.stats());
     let scos = bench.volume.machine().scos();
     assert!(!scos.contains_key(&1), "what the first SCO held was moved: {scos:?}");
+}
+
+#[test]
+fn that_no_file_can_be_opened_is_not_blamed_on_the_disk() {
+    let mut bench = Bench::new("files");
+    let id = bench.write(0, PAGE, 1);
+    bench.turn();
+    assert_eq!(std::mem::take(&mut bench.out.jobs).len(), 1);
+    let why = "cannot create the file: too many open files".to_owned();
+    let (no_space, no_files, not_found, corrupt) = (false, true, false, false);
+    let result = Err(JobFailure { no_space, no_files, not_found, corrupt, why });
+    let failed = JobOutcome::Opened { sco: 1, result };
+    bench.volume.on_job(failed, &mut bench.ring, &mut bench.out);
+    bench.turn();
+    let codes: Vec<&str> = bench.volume.findings().iter().map(|one| one.code).collect();
+    assert_eq!(codes, ["TOO_MANY_FILES"]);
+    bench.run_until_idle();
+    assert_eq!(bench.answered(id), Some(&Outcome::Done), "it is tried again");
+    assert!(bench.volume.findings().is_empty());
 }
