@@ -10,7 +10,7 @@ from ovs_daemon.control.records import Volume
 from ovs_daemon.control.topology import Node
 from ovs_daemon.control.view import View
 from ovs_daemon.policy.model import DtlMode, DtlState
-from ovs_daemon.policy.placement import place_dtl
+from ovs_daemon.policy.placement import keepers
 from ovs_daemon.policy.takeover import takeovers
 
 
@@ -68,7 +68,7 @@ def _dtl_findings(view: View) -> list[dict[str, Any]]:
         if volume.listed and volume.node in view.alive and volume.dtl.mode is not DtlMode.NONE
         if volume.dtl.state is not DtlState.IN_SYNC
         # One that has nowhere to go is a risk, and told as one.
-        if place_dtl(cluster, volume.node).node is not None
+        if keepers(cluster, volume.node).names
     ]
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from ovs_daemon.policy.model import Cluster, Volume
 from ovs_daemon.policy.placement import Pairing, mds_belongs, pairings, place_mds
-from ovs_daemon.policy.takeover import successor
+from ovs_daemon.policy.takeover import Owners, Takeover, successor, taken_over
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,15 @@ def plan_drain(cluster: Cluster, name: str) -> Plan:
     cluster = cluster.draining(name)
     moves: list[Move] = []
     stuck: list[str] = []
+    owners = Owners(cluster)
     for volume in cluster.owned(name):
-        after = successor(cluster, volume)
+        after = successor(cluster, volume, owners)
         if after is None:
             stuck.append(volume.uuid)
             continue
         moves.append(Move(volume.uuid, name, after))
-        cluster = cluster.with_volume(replace(volume, owner=after))
+        owners.change(volume.uuid, after)
+    cluster = taken_over(cluster, (Takeover(one.volume, one.after) for one in moves))
     paired = pairings(cluster)
     for pairing in paired:
         volume = _volume(cluster, pairing.volume)

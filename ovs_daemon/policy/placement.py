@@ -13,7 +13,7 @@ on and the log is still somewhere else.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from ovs_daemon.policy.model import Cluster, DtlMode, DtlState, Node, Volume
@@ -40,31 +40,36 @@ class Pairing:
     after: str | None
 
 
-def place_dtl(cluster: Cluster, owner: str) -> DtlPlace:
-    """The node that should keep the log of a volume of ``owner``."""
+@dataclass(frozen=True)
+class Keepers:
+    """Who may keep the logs of an owner's volumes.
+
+    :param names: of nodes, all of one Domain
+    :param fallback: they are not of the Recovery Domain, although there is one
+    """
+
+    names: tuple[str, ...]
+    fallback: bool = False
+
+
+def keepers(cluster: Cluster, owner: str) -> Keepers:
+    """The nodes that may keep the log of a volume of ``owner``."""
     node = cluster.node(owner)
     if node is None:
-        return DtlPlace(None)
+        return Keepers(())
     if node.recovery_domain is not None:
-        chosen = _least_loaded(cluster, owner, cluster.members(node.recovery_domain))
-        if chosen is not None:
-            return DtlPlace(chosen)
-    chosen = _least_loaded(cluster, owner, cluster.members(node.domain))
-    return DtlPlace(chosen, fallback=chosen is not None and node.recovery_domain is not None)
+        chosen = _candidates(owner, cluster.members(node.recovery_domain))
+        if chosen:
+            return Keepers(chosen)
+    chosen = _candidates(owner, cluster.members(node.domain))
+    return Keepers(chosen, fallback=bool(chosen) and node.recovery_domain is not None)
 
 
-def dtl_belongs(cluster: Cluster, volume: Volume) -> bool:
-    """Whether a volume's DTL is where it should be, so that nothing has to be copied."""
-    if volume.mode is DtlMode.NONE:
-        return volume.dtl_node is None
-    wanted = place_dtl(cluster, volume.owner)
-    kept = cluster.node(volume.dtl_node)
-    if kept is None or wanted.node is None:
-        return volume.dtl_node == wanted.node
-    better = cluster.node(wanted.node)
-    assert better is not None, "a place is a node of the cluster"
-    # Any usable node of the right Domain is right: balance alone is not worth a copy.
-    return kept.usable and kept.name != volume.owner and kept.domain == better.domain
+def place_dtl(cluster: Cluster, owner: str) -> DtlPlace:
+    """The node that should keep the log of a volume of ``owner``."""
+    allowed = keepers(cluster, owner)
+    logs = Counter(volume.dtl_node for volume in cluster.volumes)
+    return DtlPlace(_least_loaded(allowed, logs), allowed.fallback)
 
 
 def pairings(cluster: Cluster) -> tuple[Pairing, ...]:
@@ -73,15 +78,27 @@ def pairings(cluster: Cluster) -> tuple[Pairing, ...]:
     Each counts what the earlier ones place, so that the logs of a dead node are spread.
     """
     found = []
+    logs = Counter(volume.dtl_node for volume in cluster.volumes)
+    allowed = {name: keepers(cluster, name) for name in {one.owner for one in cluster.volumes}}
+    alive = {node.name for node in cluster.nodes if node.alive}
     for volume in sorted(cluster.volumes, key=lambda one: one.uuid):
-        if not cluster.alive(volume.owner) or dtl_belongs(cluster, volume):
+        if volume.owner not in alive or _belongs(volume, allowed[volume.owner]):
             continue
         wanted = None
         if volume.mode is not DtlMode.NONE:
-            wanted = place_dtl(cluster, volume.owner).node
+            wanted = _least_loaded(allowed[volume.owner], logs)
         found.append(Pairing(volume.uuid, volume.dtl_node, wanted))
-        cluster = cluster.with_volume(paired(volume, wanted))
+        logs[volume.dtl_node] -= 1
+        logs[wanted] += 1
     return tuple(found)
+
+
+def _belongs(volume: Volume, allowed: Keepers) -> bool:
+    """Whether a volume's DTL is where it should be, so that nothing has to be copied: any node
+    that may keep it is right, since balance alone is not worth a copy."""
+    if volume.mode is DtlMode.NONE or not allowed.names:
+        return volume.dtl_node is None
+    return volume.dtl_node in allowed.names
 
 
 def paired(volume: Volume, node: str | None) -> Volume:
@@ -114,10 +131,12 @@ def mds_belongs(cluster: Cluster, volume: Volume) -> bool:
     return len(alive) == len(nodes) and have == sorted(_domains_of(cluster, wanted))
 
 
-def _least_loaded(cluster: Cluster, owner: str, nodes: Iterable[Node]) -> str | None:
-    candidates = [node.name for node in nodes if node.usable and node.name != owner]
-    logs = Counter(volume.dtl_node for volume in cluster.volumes)
-    return min(candidates, key=lambda name: (logs[name], name), default=None)
+def _candidates(owner: str, nodes: Iterable[Node]) -> tuple[str, ...]:
+    return tuple(node.name for node in nodes if node.usable and node.name != owner)
+
+
+def _least_loaded(allowed: Keepers, logs: Mapping[str | None, int]) -> str | None:
+    return min(allowed.names, key=lambda name: (logs[name], name), default=None)
 
 
 def _domains_of(cluster: Cluster, names: Iterable[str]) -> list[str]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import enum
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from ovs_daemon.policy.model import Cluster, DtlMode, DtlState, Node, Volume
@@ -45,27 +46,50 @@ class Takeover:
 def takeovers(cluster: Cluster, dead: str) -> tuple[Takeover, ...]:
     """The fate of all volumes of a dead node, in the order in which they are taken over."""
     fates: dict[str, Takeover] = {}
+    owners = Owners(cluster)
     for volume in cluster.owned(dead):
         obstacle = _obstacle(cluster, volume, fates)
         if obstacle is None:
-            owner = successor(cluster, volume)
+            owner = successor(cluster, volume, owners)
             if owner is not None:
                 fates[volume.uuid] = Takeover(volume.uuid, owner)
-                cluster = cluster.with_volume(replace(volume, owner=owner))
+                owners.change(volume.uuid, owner)
                 continue
             obstacle = Obstacle.NO_NODE
         fates[volume.uuid] = Takeover(volume.uuid, None, obstacle)
     return tuple(fates.values())
 
 
-def after_takeover(cluster: Cluster, dead: str) -> Cluster:
-    """The cluster once the volumes of a dead node are where they can be; their DTLs and followers
-    are still to be placed."""
-    for fate in takeovers(cluster, dead):
-        if fate.owner is not None:
-            volume = next(one for one in cluster.volumes if one.uuid == fate.volume)
-            cluster = cluster.with_volume(replace(volume, owner=fate.owner))
-    return cluster
+def taken_over(cluster: Cluster, fates: Iterable[Takeover]) -> Cluster:
+    """The cluster once that has happened; DTLs and followers are still to be placed."""
+    owners = {fate.volume: fate.owner for fate in fates if fate.owner is not None}
+    volumes = (
+        replace(one, owner=owners[one.uuid]) if one.uuid in owners else one
+        for one in cluster.volumes
+    )
+    return replace(cluster, volumes=tuple(volumes))
+
+
+class Owners:
+    """Who owns which volume, kept up to date while a plan is made."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._owners = {volume.uuid: volume.owner for volume in cluster.volumes}
+        self._counts = Counter(self._owners.values())
+
+    def of(self, uuid: str) -> str | None:
+        """The owner of a volume."""
+        return self._owners.get(uuid)
+
+    def count(self, node: str) -> int:
+        """How many volumes a node owns."""
+        return self._counts[node]
+
+    def change(self, uuid: str, owner: str) -> None:
+        """A volume gets another owner."""
+        self._counts[self._owners[uuid]] -= 1
+        self._counts[owner] += 1
+        self._owners[uuid] = owner
 
 
 def settled(cluster: Cluster, volume: Volume) -> Volume:
@@ -76,7 +100,7 @@ def settled(cluster: Cluster, volume: Volume) -> Volume:
     return replace(volume, dtl_node=place, dtl_state=state, mds=followers)
 
 
-def successor(cluster: Cluster, volume: Volume) -> str | None:
+def successor(cluster: Cluster, volume: Volume, owners: Owners) -> str | None:
     """Who takes a volume from its owner, if it may be taken; None when there is nobody.
 
     A clone goes where its ancestors are. Else it is the best usable node: one that follows the
@@ -84,20 +108,18 @@ def successor(cluster: Cluster, volume: Volume) -> str | None:
     log, so that there remain two copies; the one with the fewest volumes.
     """
     usable = [node for node in cluster.nodes if node.usable and node.name != volume.owner]
-    owners = {one.uuid: one.owner for one in cluster.volumes if one.uuid in volume.ancestors}
     for ancestor in reversed(volume.ancestors):
-        if any(node.name == owners.get(ancestor) for node in usable):
-            return owners[ancestor]
+        if any(node.name == owners.of(ancestor) for node in usable):
+            return owners.of(ancestor)
     before = cluster.node(volume.owner)
     domains = () if before is None else (before.domain, before.recovery_domain)
-    volumes = Counter(one.owner for one in cluster.volumes)
 
     def rank(node: Node) -> tuple[bool, int, bool, int, str]:
         return (
             node.name not in volume.mds,
             domains.index(node.domain) if node.domain in domains else len(domains),
             node.name == volume.dtl_node,
-            volumes[node.name],
+            owners.count(node.name),
             node.name,
         )
 

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ovs_daemon.policy.model import Cluster, DtlMode
-from ovs_daemon.policy.placement import place_dtl
-from ovs_daemon.policy.takeover import Takeover, after_takeover, takeovers
+from ovs_daemon.policy.placement import keepers
+from ovs_daemon.policy.takeover import Takeover, taken_over, takeovers
 
 
 @dataclass(frozen=True)
@@ -59,16 +59,18 @@ def lose(cluster: Cluster, names: Sequence[str]) -> Outcome:
     left = cluster.without(lost)
     fates: list[Takeover] = []
     for name in lost:
-        fates += takeovers(left, name)
-        left = after_takeover(left, name)
+        decided = takeovers(left, name)
+        left = taken_over(left, decided)
+        fates += decided
+    allowed = {name: keepers(left, name) for name in {one.owner for one in left.volumes}}
     unprotected, outside = [], []
     for volume in sorted(left.volumes, key=lambda one: one.uuid):
         if not left.alive(volume.owner) or volume.mode is DtlMode.NONE:
             continue
-        place = place_dtl(left, volume.owner)
-        if place.node is None:
+        who = allowed[volume.owner]
+        if not who.names:
             unprotected.append(volume.uuid)
-        elif place.fallback:
+        elif who.fallback:
             outside.append(volume.uuid)
     return Outcome(
         lost,

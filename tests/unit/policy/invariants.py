@@ -219,8 +219,9 @@ def what_if_is_what_happens(policy: SimpleNamespace, cluster: Any) -> None:
         then = cluster.without(falling)
         fates: dict[str, Any] = {}
         for name in sorted(falling):
-            fates |= {one.volume: one for one in policy.takeover.takeovers(then, name)}
-            then = policy.takeover.after_takeover(then, name)
+            decided = policy.takeover.takeovers(then, name)
+            fates |= {one.volume: one for one in decided}
+            then = policy.takeover.taken_over(then, decided)
         assert {one.volume: one for one in (*outcome.continuing, *outcome.stopped)} == fates
         assert all(one.owner is not None for one in outcome.continuing)
         assert all(one.owner is None for one in outcome.stopped)

@@ -23,8 +23,8 @@ MUTANTS = (
     Mutant(
         "an owner keeps its own log",
         "placement",
-        "candidates = [node.name for node in nodes if node.usable and node.name != owner]",
-        "candidates = [node.name for node in nodes if node.usable]",
+        "return tuple(node.name for node in nodes if node.usable and node.name != owner)",
+        "return tuple(node.name for node in nodes if node.usable)",
         log_is_where_it_should_be.__name__,
     ),
     Mutant(
@@ -49,17 +49,17 @@ MUTANTS = (
         logs_are_spread.__name__,
     ),
     Mutant(
-        "a log is copied whenever another node keeps fewer",
+        "a log is copied although it is in the right Domain",
         "placement",
-        "return kept.usable and kept.name != volume.owner and kept.domain == better.domain",
-        "return kept.name == wanted.node",
+        "return volume.dtl_node in allowed.names",
+        "return volume.dtl_node == allowed.names[0]",
         pairings_settle.__name__,
     ),
     Mutant(
         "a dead keeper is not replaced",
         "placement",
-        "return kept.usable and kept.name != volume.owner and kept.domain == better.domain",
-        "return kept.name != volume.owner and kept.domain == better.domain",
+        "return volume.dtl_node in allowed.names",
+        "return volume.dtl_node is not None",
         pairings_settle.__name__,
     ),
     Mutant(
@@ -135,8 +135,8 @@ MUTANTS = (
     Mutant(
         "ties are settled by the order in which nodes are listed",
         "takeover",
-        "volumes[node.name],\n            node.name,",
-        "volumes[node.name],",
+        "owners.count(node.name),\n            node.name,",
+        "owners.count(node.name),",
         order_does_not_matter.__name__,
     ),
     Mutant(
@@ -163,14 +163,14 @@ MUTANTS = (
     Mutant(
         "what-if forgets the takeovers when it looks for logs",
         "what_if",
-        "left = after_takeover(left, name)",
+        "left = taken_over(left, decided)",
         "left = left.without([name])",
         what_if_is_what_happens.__name__,
     ),
     Mutant(
         "what-if does not see who is left without a log",
         "what_if",
-        "if place.node is None:",
+        "if not who.names:",
         "if False:",
         what_if_is_what_happens.__name__,
     ),
