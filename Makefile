@@ -30,7 +30,7 @@ WHEELS := build/wheel
 
 .DEFAULT_GOAL := help
 .PHONY: help install build verify lint unit native-verify unit-rust exhaust-ci fix test demo \
-	functional conformance crash wheel bench-engine fuzz exhaust exhaust-write docs lock clean \
+	functional conformance crash wheel bench-engine fuzz exhaust exhaust-policy exhaust-write docs lock clean \
 	openstack openstack-stop openstack-wipe openstack-demo openstack-test openstack-tempest \
 	openstack-ci
 
@@ -130,6 +130,10 @@ fuzz: install ## damaged input for every parser, seeded (CASES=n)
 
 exhaust: install ## exhaustive checks in larger bounds (DEPTH=n, 1 unless told)
 	DEPTH=$(or $(DEPTH),1) $(EXPLORE) --check
+
+exhaust-policy: install ## exhaustive checks of the policy (POLICY_NODES=n), written into doc/verification.md
+	POLICY_NODES=$(or $(POLICY_NODES),5) $(BIN)/python -m tests.unit.policy.report \
+		--write doc/verification.md
 
 exhaust-write: install ## the same in the bounds of CI, written into doc/verification.md
 	$(EXPLORE) --check --write doc/verification.md
