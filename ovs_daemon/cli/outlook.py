@@ -81,10 +81,6 @@ class Drain(base.Say):
             f"{one['to'] or 'nowhere'}"
             for one in answer["logs"]
         ]
-        lines += [
-            f"  map        of {one['volume']}: followed by {', '.join(one['to']) or 'nobody'}"
-            for one in answer["maps"]
-        ]
         if len(lines) == 1:
             lines.append("  nothing to do: it is empty")
         return "\n".join(lines)

@@ -149,10 +149,6 @@ def _plan(view: View, plan: Plan) -> dict[str, Any]:
             {"volume": names[one.volume], "from": one.before, "to": one.after}
             for one in plan.pairings
         ],
-        "maps": [
-            {"volume": names[one.volume], "from": list(one.before), "to": list(one.after)}
-            for one in plan.followings
-        ],
         "stuck": [names[uuid] for uuid in plan.stuck],
         "exposed": [names[uuid] for uuid in plan.exposed],
         "attached": [one.name for one in view.volumes if one.node == plan.node and one.attachments],

@@ -57,6 +57,15 @@ def test_values(tmp_path: Path) -> None:
     assert engine["nbd_tcp"] == "127.0.0.1:10809"
 
 
+def test_a_node_that_keeps_logs(tmp_path: Path) -> None:
+    conf = load(tmp_path, "[DEFAULT]\nstate_dir = /s\n[dtl]\nlisten = 192.0.2.1:6630\n")
+    engine = options.engine_config(conf, "the cluster")
+    assert (engine["dtl_listen"], engine["dtl_dir"]) == ("192.0.2.1:6630", "/s/dtl")
+    assert engine["cluster"] == "the cluster"
+    assert not options.domain_configured(conf)
+    assert options.domain_configured(load(tmp_path, "[DEFAULT]\ndomain = default\n"))
+
+
 @pytest.mark.parametrize(
     "text",
     [
