@@ -392,8 +392,6 @@ impl Engine {
             // One that stops meanwhile has nothing to bring to the backend any more.
             drain.or_else(|error| if stopped() { Ok(()) } else { Err(error) })?;
         }
-        // Nobody may open it before its last job has ended.
-        let _one = self.changing();
         self.ask(place.shard, |reply| Command::Remove { volume, uuid, deleted: false, reply })
     }
 

@@ -2,6 +2,8 @@
 //! worker threads for what takes long, and the control calls that Python and the tools use.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
+#[cfg(test)]
+mod closing_tests;
 mod config;
 mod engine;
 mod error;

@@ -16,6 +16,12 @@ pub(crate) struct Place {
     pub(crate) stopped: bool,
 }
 
+impl Place {
+    fn is(&self, shard: usize, volume: VolumeId) -> bool {
+        (self.shard, self.volume) == (shard, volume)
+    }
+}
+
 /// All open volumes of an engine.
 #[derive(Debug, Default)]
 pub(crate) struct Places {
@@ -37,8 +43,20 @@ impl Places {
         }
     }
 
-    pub(crate) fn remove(&self, uuid: &Uuid) {
-        self.by_uuid.write().expect("no holder panics").remove(uuid);
+    /// Ends it for a volume that is where the caller knows it; it may be open again elsewhere.
+    pub(crate) fn stop_at(&self, uuid: &Uuid, shard: usize, volume: VolumeId) {
+        let mut places = self.by_uuid.write().expect("no holder panics");
+        if let Some(place) = places.get_mut(uuid).filter(|place| place.is(shard, volume)) {
+            place.stopped = true;
+        }
+    }
+
+    /// See [`Places::stop_at`].
+    pub(crate) fn remove_at(&self, uuid: &Uuid, shard: usize, volume: VolumeId) {
+        let mut places = self.by_uuid.write().expect("no holder panics");
+        if places.get(uuid).is_some_and(|place| place.is(shard, volume)) {
+            places.remove(uuid);
+        }
     }
 
     pub(crate) fn all(&self) -> Vec<(Uuid, Place)> {

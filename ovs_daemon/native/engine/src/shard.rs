@@ -73,7 +73,7 @@ struct Shard {
     jobs: HashMap<u32, usize>,
     /// Who waits for the last job of a volume that is gone: only then may its files be deleted,
     /// or the volume be opened again.
-    removals: Vec<(u32, Reply<()>)>,
+    removals: Vec<(u32, Uuid, Reply<()>)>,
     stopping: bool,
 }
 
@@ -280,11 +280,12 @@ impl Shard {
     }
 
     fn answer_removals(&mut self) {
-        let jobs = &mut self.jobs;
-        self.removals.retain(|(number, reply)| {
+        let (jobs, setup) = (&mut self.jobs, &self.setup);
+        self.removals.retain(|(number, uuid, reply)| {
             let busy = jobs.get(number).is_some_and(|jobs| *jobs > 0);
             if !busy {
                 jobs.remove(number);
+                setup.places.remove_at(uuid, setup.number, VolumeId(*number));
                 let _ = reply.send(Ok(()));
             }
             busy
@@ -354,15 +355,13 @@ impl Shard {
                 }));
             }
             Command::Remove { volume, uuid, deleted, reply } => {
-                // Another close of it may have come first, and it may be open again.
-                if self.setup.places.get(&uuid).is_some_and(|place| place.volume == volume) {
-                    self.setup.places.remove(&uuid);
-                }
+                // Nobody finds it any more, and nobody may open it before its last job has ended.
+                self.setup.places.stop_at(&uuid, self.setup.number, volume);
                 self.nbd.unexport(ring, volume);
                 let reason = if deleted { CloseReason::Deleted } else { CloseReason::Stopping };
                 self.edge.close_volume(volume, reason, "the volume was closed");
                 self.hosted.remove(volume);
-                self.removals.push((volume.0, reply));
+                self.removals.push((volume.0, uuid, reply));
                 self.answer_removals();
             }
             Command::Control { volume, control, reply } => {
