@@ -14,14 +14,15 @@ class Engine:
     def __init__(self, config_json: str) -> None:
         """Start the shard threads.
 
-        Keys: buffer_dir, backend_dir, run_dir (paths), shards (threads), sco_size (bytes of data
-        in a SCO), buffer_size (bytes of write buffer a volume may fill; ingest is throttled as it
-        fills), reserve (bytes that stay free on the disk of the write buffer), checkpoint_scos
-        (SCOs between two checkpoints), compaction_bytes_per_s, socket_owner ("uid:gid" or null),
-        socket_mode (integer), nbd_tcp ("address:port" or null), cluster (UUID of the cluster, or
-        null: what belongs to another one is refused), dtl_listen ("address:port" where this engine
-        keeps the unsaved tails of other nodes' volumes, or null; port 0 takes a free one, `status`
-        says which), dtl_dir (where it keeps them).
+        Keys: buffer_dir, run_dir (paths), backend_dir (path) or alba ({"osds": [{"path",
+        "domain", "node"}], "preset": name or object, "reserve": bytes}), shards (threads), sco_size
+        (bytes of data in a SCO), buffer_size (bytes of write buffer a volume may fill; ingest is
+        throttled as it fills), reserve (bytes that stay free on the disk of the write buffer),
+        checkpoint_scos (SCOs between two checkpoints), compaction_bytes_per_s, socket_owner
+        ("uid:gid" or null), socket_mode (integer), nbd_tcp ("address:port" or null), cluster (UUID
+        of the cluster, or null: what belongs to another one is refused), dtl_listen ("address:port"
+        where this engine keeps the unsaved tails of other nodes' volumes, or null; port 0 takes a
+        free one, `status` says which), dtl_dir (where it keeps them).
         """
 
     def create_volume(self, spec_json: str) -> None:

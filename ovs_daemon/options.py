@@ -128,6 +128,32 @@ REGISTRY_OPTS = [
     ),
 ]
 
+ALBA_OPTS = [
+    cfg.BoolOpt(
+        "embedded",
+        default=False,
+        help="Keep objects erasure-coded in nine folders below state_dir that stand for three "
+        "Domains of three nodes: the real backend on one host.",
+    ),
+    cfg.MultiStrOpt(
+        "osd",
+        default=[],
+        help="A folder that keeps fragments, one per disk, as DOMAIN/NODE=PATH; once for each. "
+        "With any, objects are erasure-coded over them instead of stored in backend_dir.",
+    ),
+    cfg.StrOpt(
+        "preset",
+        default="default",
+        help="How objects are coded and spread: a preset that is shipped with the program.",
+    ),
+    cfg.Opt(
+        "reserve",
+        type=Size(),
+        default=GIB,
+        help="Bytes that stay free on the disk of each OSD.",
+    ),
+]
+
 ENGINE_OPTS = [
     cfg.StrOpt(
         "buffer_dir",
@@ -135,7 +161,9 @@ ENGINE_OPTS = [
         help="Folder of the write buffer, on a fast local disk.",
     ),
     cfg.StrOpt(
-        "backend_dir", default="$state_dir/backend", help="Folder of the backend's objects."
+        "backend_dir",
+        default="$state_dir/backend",
+        help="Folder of the backend's objects, unless [alba] is used.",
     ),
     cfg.IntOpt(
         "shards",
@@ -248,6 +276,7 @@ EDGE_OPTS = [
 GROUPS: Sequence[tuple[str | None, list[Any]]] = (
     (None, DEFAULT_OPTS),
     ("registry", REGISTRY_OPTS),
+    ("alba", ALBA_OPTS),
     ("engine", ENGINE_OPTS),
     ("dtl", DTL_OPTS),
     ("nbd", NBD_OPTS),
@@ -315,7 +344,7 @@ def engine_config(conf: cfg.ConfigOpts, cluster: str | None = None) -> dict[str,
     return {
         **dtl,
         "buffer_dir": engine.buffer_dir,
-        "backend_dir": engine.backend_dir,
+        **_backend(conf),
         "run_dir": str(run_dir(conf)),
         "shards": engine.shards or len(os.sched_getaffinity(0)),
         "sco_size": sco_size,
@@ -327,6 +356,35 @@ def engine_config(conf: cfg.ConfigOpts, cluster: str | None = None) -> dict[str,
         "socket_mode": socket_mode(conf),
         "nbd_tcp": conf.nbd.tcp,
     }
+
+
+def _backend(conf: cfg.ConfigOpts) -> dict[str, Any]:
+    """The part of the engine's configuration that says where objects go."""
+    alba = conf.alba
+    osds = [_osd(text) for text in alba.osd]
+    if alba.embedded and osds:
+        raise _bad("use the options [alba] embedded and osd", "there can be only one of them")
+    if alba.embedded:
+        osds = [
+            {
+                "domain": f"domain{domain}",
+                "node": f"node{node}",
+                "path": os.path.join(conf.state_dir, "alba", f"domain{domain}", f"node{node}"),
+            }
+            for domain in (1, 2, 3)
+            for node in (1, 2, 3)
+        ]
+    if not osds:
+        return {"backend_dir": conf.engine.backend_dir}
+    return {"alba": {"osds": osds, "preset": alba.preset, "reserve": alba.reserve}}
+
+
+def _osd(text: str) -> dict[str, str]:
+    place, _, path = text.partition("=")
+    domain, _, node = place.partition("/")
+    if not (domain and node and path):
+        raise _bad("use the option [alba] osd", f"{text!r} is not DOMAIN/NODE=PATH")
+    return {"domain": domain, "node": node, "path": path}
 
 
 def run_dir(conf: cfg.ConfigOpts) -> Path:

@@ -5,15 +5,18 @@
 //! first one: a folder of objects.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub mod cluster;
 pub mod code;
 mod descriptors;
 mod directory;
+pub mod osd;
 pub mod pieces;
 pub mod preset;
 mod sco;
 
 use std::fmt;
 
+pub use cluster::Cluster;
 pub use directory::Directory;
 pub use sco::{read_clusters, read_header, read_index, sco_name};
 
@@ -113,6 +116,11 @@ pub trait Backend: Send + Sync {
     /// Room on the backend; `None`: it does not say.
     fn space(&self) -> Result<Option<Space>> {
         Ok(None)
+    }
+
+    /// Parts of the backend that are not there; it works without them as long as it can.
+    fn troubles(&self) -> Vec<BackendError> {
+        Vec::new()
     }
 
     /// Removes what interrupted puts left in a folder. Only for the owner of the folder, while no

@@ -13,6 +13,49 @@ pub struct Fragment {
     pub header: StoredFragment,
     /// Its payload.
     pub payload: Vec<u8>,
+    /// The checksums behind it.
+    pub crcs: Vec<u8>,
+}
+
+/// What the fragments of an object have in common.
+#[derive(Clone, Copy, Debug)]
+pub struct Label<'a> {
+    /// Name of the object.
+    pub object: &'a str,
+    /// Bytes of the object.
+    pub object_len: u64,
+    /// How many of k + m make it count as stored.
+    pub acknowledge: u8,
+    /// Number of the put.
+    pub generation: u64,
+}
+
+impl Label<'_> {
+    /// Fragment `number` of a piece, which has `piece_len` bytes of the object from `piece_at` on.
+    pub fn fragment(
+        &self,
+        codec: &Codec,
+        (piece, piece_at, piece_len): (u32, u64, u64),
+        number: usize,
+        payload: Vec<u8>,
+    ) -> Fragment {
+        let layout = codec.layout();
+        let crcs = payload_crcs(&payload);
+        let header = StoredFragment {
+            object: self.object.to_owned(),
+            object_len: self.object_len,
+            piece_at,
+            piece,
+            code: [layout.data(), layout.parity(), layout.domains(), layout.local()]
+                .map(|count| count as u8),
+            fragment: number as u8,
+            acknowledge: self.acknowledge,
+            generation: self.generation,
+            crcs_crc: crc32c(&crcs),
+            erasure: erasure_header(codec, number, &payload, piece_len as usize),
+        };
+        Fragment { header, payload, crcs }
+    }
 }
 
 impl Fragment {
@@ -20,7 +63,7 @@ impl Fragment {
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = self.header.encode().to_vec();
         bytes.extend_from_slice(&self.payload);
-        bytes.extend(payload_crcs(&self.payload));
+        bytes.extend_from_slice(&self.crcs);
         bytes
     }
 
@@ -35,7 +78,7 @@ impl Fragment {
         if !sound || crc32(payload) != header.erasure.crc {
             return Err(Malformed::Checksum);
         }
-        Ok(Self { payload: payload.to_vec(), header })
+        Ok(Self { payload: payload.to_vec(), crcs: crcs.to_vec(), header })
     }
 }
 
@@ -70,39 +113,30 @@ impl std::error::Error for Unreadable {}
 ///
 /// # Panics
 /// With a name of more than 1024 bytes.
-pub fn encode_object(
-    codec: &Codec,
-    name: &str,
-    object: &[u8],
-    fragment_size: u64,
-) -> Vec<Fragment> {
-    assert!(name.len() <= NAME_MAX, "the name has {} bytes", name.len());
-    let layout = codec.layout();
-    let cut = Cut::new(layout, object.len() as u64, fragment_size);
-    let mut fragments = Vec::new();
-    for piece in 0..cut.pieces() {
-        let at = cut.piece_at(piece) as usize;
-        let bytes = &object[at..at + cut.piece_len(piece) as usize];
-        for (number, payload) in encode_piece(codec, bytes, cut.fragment_len() as usize) {
-            let header = StoredFragment {
-                object: name.to_owned(),
-                object_len: object.len() as u64,
-                piece_at: at as u64,
-                piece,
-                code: [layout.data(), layout.parity(), layout.domains(), layout.local()]
-                    .map(|count| count as u8),
-                fragment: number as u8,
-                crcs_crc: crc32c(&payload_crcs(&payload)),
-                erasure: erasure_header(codec, number, &payload, bytes.len()),
-            };
-            fragments.push(Fragment { header, payload });
-        }
-    }
-    fragments
+pub fn encode_object(codec: &Codec, label: &Label, object: &[u8], cut: &Cut) -> Vec<Fragment> {
+    (0..cut.pieces()).flat_map(|piece| encode_piece(codec, label, object, cut, piece)).collect()
 }
 
-fn encode_piece(codec: &Codec, bytes: &[u8], len: usize) -> impl Iterator<Item = (usize, Vec<u8>)> {
-    let layout = codec.layout();
+/// Encodes one piece of an object; the fragments come in order.
+///
+/// # Panics
+/// With a name of more than 1024 bytes.
+pub fn encode_piece(
+    codec: &Codec,
+    label: &Label,
+    object: &[u8],
+    cut: &Cut,
+    piece: u32,
+) -> Vec<Fragment> {
+    assert!(label.object.len() <= NAME_MAX, "the name has {} bytes", label.object.len());
+    let (at, len) = (cut.piece_at(piece), cut.piece_len(piece));
+    let payloads = payloads(codec, &object[at as usize..][..len as usize], cut.fragment_len());
+    let numbered = payloads.into_iter().enumerate();
+    numbered.map(|(number, one)| label.fragment(codec, (piece, at, len), number, one)).collect()
+}
+
+fn payloads(codec: &Codec, bytes: &[u8], len: u64) -> Vec<Vec<u8>> {
+    let (layout, len) = (codec.layout(), len as usize);
     let mut payloads = vec![vec![0; len]; layout.fragments()];
     for (payload, part) in payloads.iter_mut().zip(bytes.chunks(len)) {
         payload[..part.len()].copy_from_slice(part);
@@ -111,7 +145,7 @@ fn encode_piece(codec: &Codec, bytes: &[u8], len: usize) -> impl Iterator<Item =
     let data: Vec<&[u8]> = data.iter().map(Vec::as_slice).collect();
     let mut parity: Vec<&mut [u8]> = parity.iter_mut().map(Vec::as_mut_slice).collect();
     codec.encode(&data, &mut parity);
-    payloads.into_iter().enumerate()
+    payloads
 }
 
 fn erasure_header(codec: &Codec, number: usize, payload: &[u8], piece_len: usize) -> ErasureHeader {
@@ -141,8 +175,9 @@ pub fn decode_object(fragments: Vec<Fragment>) -> Result<Vec<u8>, Unreadable> {
     let piece_len = (layout.data() * len).max(1);
     let pieces = (first.object_len as usize).div_ceil(piece_len).max(1);
     let mut table = vec![vec![None; layout.fragments()]; pieces];
-    for Fragment { header, payload } in fragments {
+    for Fragment { header, payload, .. } in fragments {
         let same = header.object == first.object
+            && header.generation == first.generation
             && header.object_len == first.object_len
             && header.code == first.code
             && payload.len() == len;

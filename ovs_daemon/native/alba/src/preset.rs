@@ -114,6 +114,16 @@ impl Preset {
         Ok(Self { name, policies, fragment_size, sco_size })
     }
 
+    /// The one that a configuration means: the name of a shipped one, or its JSON form.
+    pub fn find(value: &Value) -> Result<Self, PresetError> {
+        let Some(name) = value.as_str() else { return Self::parse(&value.to_string()) };
+        let found = Self::shipped().into_iter().find(|preset| preset.name == name);
+        found.ok_or_else(|| {
+            let why = format!("no preset {name:?} comes with the program");
+            wrong(why, "name one of those that 'vstorage preset list' shows as shipped")
+        })
+    }
+
     /// The JSON form.
     pub fn to_json(&self) -> String {
         let spec = PresetSpec {
@@ -327,6 +337,15 @@ mod tests {
         assert_eq!(chosen(2, 3, 1), (Some("2+2 over 2 Domains, 1 local".to_owned()), 4));
         assert_eq!(chosen(1, 3, 1), (Some("2+1 over 1 Domain".to_owned()), 6));
         assert_eq!(chosen(1, 2, 1), (None, 7));
+    }
+
+    #[test]
+    fn a_configuration_names_or_holds_one() {
+        assert_eq!(Preset::find(&json!("default")), Ok(default()));
+        let written: Value = serde_json::from_str(&default().to_json()).unwrap();
+        assert_eq!(Preset::find(&written), Ok(default()));
+        let error = Preset::find(&json!("nothing")).unwrap_err();
+        assert!(error.why.contains("no preset \"nothing\""), "{error}");
     }
 
     #[test]

@@ -4,9 +4,9 @@
 use std::collections::BTreeSet;
 
 use alba::code::Codec;
-use alba::pieces::{decode_object, encode_object, restore};
+use alba::pieces::{Fragment, Label, decode_object, encode_object, restore};
 use alba::preset::Preset;
-use machines::alba::{Layout, Set};
+use machines::alba::{Cut, Layout, Set};
 
 /// Those of the shipped presets, and odd ones.
 fn layouts() -> Vec<Layout> {
@@ -98,17 +98,24 @@ fn a_domain_and_l_more_in_each_other_domain_may_be_lost() {
     }
 }
 
+fn encode(codec: &Codec, object: &str, bytes: &[u8], fragment_size: u64) -> Vec<Fragment> {
+    let object_len = bytes.len() as u64;
+    let acknowledge = codec.layout().data() as u8 + 1;
+    let label = Label { object, object_len, acknowledge, generation: 3 };
+    encode_object(codec, &label, bytes, &Cut::new(codec.layout(), object_len, fragment_size))
+}
+
 #[test]
 fn objects_of_every_length_come_back() {
     let layout = Layout::new(4, 2, 3, 1).unwrap();
     let codec = Codec::new(layout);
     for len in [0, 1, 4096, 16_384, 16_385, 50_000, 100_001] {
         let object: Vec<u8> = (0..len).map(|at: usize| (at * 7 + at / 256) as u8).collect();
-        let mut fragments = encode_object(&codec, "a/b", &object, 8192);
+        let mut fragments = encode(&codec, "a/b", &object, 8192);
         for fragment in &fragments {
             let stored = fragment.encode();
             assert_eq!(stored.len() as u64, fragment.header.len());
-            assert_eq!(alba::pieces::Fragment::decode(&stored).as_ref(), Ok(fragment));
+            assert_eq!(Fragment::decode(&stored).as_ref(), Ok(fragment));
         }
         // Group 0, and one of each other group: all but 4, 5, 7 and 8.
         fragments.retain(|one| [4, 5, 7, 8].contains(&one.header.fragment));
@@ -123,11 +130,11 @@ fn objects_of_every_length_come_back() {
 #[test]
 fn a_flipped_bit_of_a_stored_fragment_is_noticed() {
     let codec = Codec::new(Layout::new(2, 1, 1, 0).unwrap());
-    let stored = encode_object(&codec, "x", &[9; 5000], 4096)[2].encode();
+    let stored = encode(&codec, "x", &[9; 5000], 4096)[2].encode();
     for at in (0..stored.len()).step_by(61) {
         let mut damaged = stored.clone();
         damaged[at] ^= 4;
-        assert!(alba::pieces::Fragment::decode(&damaged).is_err(), "byte {at}");
+        assert!(Fragment::decode(&damaged).is_err(), "byte {at}");
     }
-    assert!(alba::pieces::Fragment::decode(&stored[..stored.len() - 1]).is_err());
+    assert!(Fragment::decode(&stored[..stored.len() - 1]).is_err());
 }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use alba::cluster::OsdPlace;
 use format::entry::Uuid;
 use format::log::PAGE;
 use machines::volume::Limits;
@@ -10,13 +11,27 @@ use serde::Deserialize;
 
 use crate::error::{Error, Result};
 
+/// The erasure-coded backend; see `ovs_daemon/_native.pyi`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct AlbaConfig {
+    pub osds: Vec<OsdPlace>,
+    /// A preset in its JSON form, or the name of one that is shipped.
+    pub preset: serde_json::Value,
+    pub reserve: u64,
+}
+
 /// See `ovs_daemon/_native.pyi` for the meaning of each key.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
 pub struct Config {
     pub buffer_dir: PathBuf,
-    pub backend_dir: PathBuf,
+    #[serde(default)]
+    pub backend_dir: Option<PathBuf>,
+    #[serde(default)]
+    pub alba: Option<AlbaConfig>,
     pub run_dir: PathBuf,
     #[serde(default = "one")]
     pub shards: usize,
@@ -87,6 +102,9 @@ impl Config {
         if !(1..=256).contains(&config.shards) {
             return Err(bad(format!("shards is {}, not 1 to 256", config.shards)));
         }
+        if config.backend_dir.is_some() == config.alba.is_some() {
+            return Err(bad("give either backend_dir or alba".to_owned()));
+        }
         config.owner()?;
         config.cluster()?;
         Ok(config)
@@ -95,6 +113,14 @@ impl Config {
     /// The cluster's UUID; all zero when there is none.
     pub(crate) fn cluster(&self) -> Result<Uuid> {
         self.cluster.as_deref().map_or(Ok([0; 16]), crate::spec::uuid)
+    }
+
+    /// The backend in words, for findings.
+    pub(crate) fn backend_name(&self) -> String {
+        match &self.backend_dir {
+            Some(dir) => format!("directory {}", dir.display()),
+            None => "the erasure-coded backend".to_owned(),
+        }
     }
 
     /// Uid and gid that own the sockets of guests.
@@ -137,6 +163,7 @@ mod tests {
             (r#""shards":0"#, "shards"),
             (r#""socket_owner":"root""#, "uid:gid"),
             (r#""scosize":1"#, "unknown field"),
+            (r#""alba":{"osds":[],"preset":"default","reserve":0}"#, "either backend_dir or alba"),
         ] {
             let error = Config::parse(&format!("{{{paths},{key}}}")).unwrap_err();
             assert!(error.why.contains(word), "{error}");

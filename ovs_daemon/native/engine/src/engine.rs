@@ -3,13 +3,14 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use alba::{Backend, BackendError, Cause, Directory};
+use alba::preset::Preset;
+use alba::{Backend, BackendError, Cause, Cluster, Directory};
 use edge::target::VolumeId;
 use format::entry::Uuid;
 use machines::map::Map;
@@ -87,14 +88,25 @@ impl<T> Asked<T> {
     }
 }
 
+/// Opens the backend that the configuration names.
+fn backend(config: &Config) -> Result<Arc<dyn Backend>> {
+    let what = "cannot start the engine";
+    let Some(alba) = &config.alba else {
+        let dir = config.backend_dir.as_deref().unwrap_or(Path::new("."));
+        return Ok(Arc::new(Directory::open(dir).map_err(|e| backend_error(what, &e))?));
+    };
+    let preset =
+        Preset::find(&alba.preset).map_err(|e| Error::new("BAD_PRESET", what, e.why, e.fix))?;
+    let cluster = Cluster::open(&alba.osds, preset, alba.reserve);
+    Ok(Arc::new(cluster.map_err(|e| backend_error(what, &e))?))
+}
+
 impl Engine {
     /// Starts an engine; see [`Config`].
     pub fn new(config_json: &str) -> Result<Self> {
         let config = Config::parse(config_json)?;
         let what = "cannot start the engine";
-        let directory =
-            Directory::open(&config.backend_dir).map_err(|e| backend_error(what, &e))?;
-        let backend: Arc<dyn Backend> = Arc::new(directory);
+        let backend = backend(&config)?;
         for dir in [&config.buffer_dir, &config.run_dir, &config.run_dir.join("direct")] {
             let made = Dir::create(dir).and_then(|dir| dir.sync_entry());
             made.map_err(|e| store_error(what, &e))?;
@@ -535,11 +547,21 @@ impl Engine {
             findings.push(json!({
                 "code": "BACKEND_ERROR",
                 "severity": "warning",
-                "object": format!("directory {}", self.config.backend_dir.display()),
+                "object": self.config.backend_name(),
                 "why": error.to_string(),
                 "fix": "repair the backend; uploads go on by themselves, nothing is lost meanwhile",
             }));
         }
+        findings.extend(self.backend.troubles().iter().map(|trouble| {
+            json!({
+                "code": "OSD_MISSING",
+                "severity": "warning",
+                "object": trouble.object,
+                "why": trouble.to_string(),
+                "fix": "bring the disk back and restart this daemon; if it is lost, claim a new one \
+                        in its place with 'vstorage-offline claim' and repair",
+            })
+        }));
         let backend = backend.ok().flatten();
         let status = json!({
             "volumes": volumes,

@@ -111,6 +111,10 @@ pub struct StoredFragment {
     pub code: [u8; 4],
     /// Number of the fragment.
     pub fragment: u8,
+    /// How many of k + m make the object count as stored.
+    pub acknowledge: u8,
+    /// The put that wrote it: fragments of different puts never belong together.
+    pub generation: u64,
     /// CRC32C of the CRCs behind the payload.
     pub crcs_crc: u32,
     /// liberasurecode's header.
@@ -118,6 +122,25 @@ pub struct StoredFragment {
 }
 
 impl StoredFragment {
+    /// The name of its file; `None` when no object has such a fragment.
+    pub fn name(&self) -> Option<FragmentName> {
+        let [data, parity, domains, local] = self.code;
+        let piece_len = u64::from(self.erasure.payload_len) * u64::from(data);
+        let pieces = self.object_len.checked_div(piece_len)?;
+        let rest = u64::from(pieces * piece_len < self.object_len);
+        Some(FragmentName {
+            generation: self.generation,
+            pieces: u32::try_from((pieces + rest).max(1)).ok()?,
+            data,
+            parity,
+            acknowledge: self.acknowledge,
+            domains,
+            local,
+            piece: self.piece,
+            fragment: self.fragment,
+        })
+    }
+
     /// Bytes of the payload.
     pub fn payload_len(&self) -> usize {
         self.erasure.payload_len as usize
@@ -158,11 +181,13 @@ impl StoredFragment {
         put_u16(&mut page, 10, name.len() as u16);
         page[12..16].copy_from_slice(&self.code);
         page[16] = self.fragment;
+        page[17] = self.acknowledge;
         put_u32(&mut page, 20, self.piece);
         put_u64(&mut page, 24, self.piece_at);
         put_u64(&mut page, 32, self.object_len);
         put_u32(&mut page, 40, self.erasure.payload_len);
         put_u32(&mut page, 44, self.crcs_crc);
+        put_u64(&mut page, 48, self.generation);
         page[NAME_AT..NAME_AT + name.len()].copy_from_slice(name);
         page[ERASURE_AT..].copy_from_slice(&self.erasure.encode());
         let crc = crc32c(&page);
@@ -204,9 +229,78 @@ impl StoredFragment {
             piece: get_u32(page, 20),
             code: [page[12], page[13], page[14], page[15]],
             fragment: page[16],
+            acknowledge: page[17],
+            generation: get_u64(page, 48),
             crcs_crc: get_u32(page, 44),
             erasure,
         })
+    }
+}
+
+/// Name of a fragment's file within the folder of its object: enough to tell, without opening any
+/// file, which puts of the object are complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FragmentName {
+    /// The put that wrote it.
+    pub generation: u64,
+    /// Pieces of the object.
+    pub pieces: u32,
+    /// k.
+    pub data: u8,
+    /// m.
+    pub parity: u8,
+    /// How many of k + m make the object count as stored.
+    pub acknowledge: u8,
+    /// Domains that they are spread over.
+    pub domains: u8,
+    /// Local parity fragments in each Domain.
+    pub local: u8,
+    /// Number of the piece.
+    pub piece: u32,
+    /// Number of the fragment.
+    pub fragment: u8,
+}
+
+impl core::fmt::Display for FragmentName {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let Self { generation, pieces, data, parity, acknowledge, domains, local, piece, fragment } =
+            self;
+        write!(
+            f,
+            "{generation:016x}.{pieces:08x}.{data:02x}{parity:02x}{acknowledge:02x}\
+             {domains:02x}{local:02x}.{piece:08x}.{fragment:02x}"
+        )
+    }
+}
+
+impl FragmentName {
+    /// The inverse of its text; `None` for what is no such name.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.split('.');
+        let mut hex = |digits| {
+            let part = parts.next().filter(|part| part.len() == digits)?;
+            u64::from_str_radix(part, 16).ok()
+        };
+        let (generation, pieces, code) = (hex(16)?, hex(8)? as u32, hex(10)?);
+        let (piece, fragment) = (hex(8)? as u32, hex(2)? as u8);
+        let name = Self {
+            generation,
+            pieces,
+            data: (code >> 32) as u8,
+            parity: (code >> 24) as u8,
+            acknowledge: (code >> 16) as u8,
+            domains: (code >> 8) as u8,
+            local: code as u8,
+            piece,
+            fragment,
+        };
+        let sound = name.data > 0
+            && piece < pieces
+            && name.acknowledge > name.data
+            && u16::from(name.acknowledge) <= u16::from(name.data) + u16::from(name.parity)
+            // Signs and capitals would be other names for the same fragment.
+            && alloc::string::ToString::to_string(&name) == text;
+        sound.then_some(name)
     }
 }
 
@@ -231,6 +325,8 @@ mod tests {
             piece: 1,
             code: [4, 2, 3, 1],
             fragment: 7,
+            acknowledge: 5,
+            generation: 0x0102_0304_0506_0708,
             crcs_crc: 5,
             erasure: ErasureHeader {
                 index: 2,
@@ -251,6 +347,36 @@ mod tests {
             assert!(StoredFragment::decode(&damaged).is_err(), "bit {bit}");
         }
         assert_eq!(StoredFragment::decode(&page[..4000]), Err(Malformed::Short));
+    }
+
+    #[test]
+    fn names_read_back_and_nothing_else_is_one() {
+        let name = FragmentName {
+            generation: 0xfeed,
+            pieces: 4,
+            data: 16,
+            parity: 8,
+            acknowledge: 18,
+            domains: 3,
+            local: 2,
+            piece: 3,
+            fragment: 29,
+        };
+        let text = alloc::string::ToString::to_string(&name);
+        assert_eq!(text, "000000000000feed.00000004.1008120302.00000003.1d");
+        assert_eq!(FragmentName::parse(&text), Some(name));
+        for wrong in [
+            "",
+            "000000000000feed.00000004.1008120302.00000004.1d",
+            "000000000000feed.00000004.1008100302.00000003.1d",
+            "000000000000feed.00000004.1008190302.00000003.1d",
+            "000000000000FEED.00000004.1008120302.00000003.1d",
+            "000000000000feed.00000004.1008120302.00000003.1d.",
+            "000000000000feed.00000004.1008120302.00000003",
+            "+00000000000feed.00000004.1008120302.00000003.1d",
+        ] {
+            assert_eq!(FragmentName::parse(wrong), None, "{wrong}");
+        }
     }
 
     /// The bytes that pyeclib 1.8.0 (liberasurecode 1.8.0) writes for fragment 5 of 4+2 of the

@@ -16,5 +16,6 @@ pub mod fuse;
 pub mod log;
 pub mod nbd;
 pub mod object;
+pub mod osd;
 
 pub use bytes::{Malformed, crc32c};

@@ -11,6 +11,7 @@ use format::entry::Entry;
 use format::fragment::{ERASURE_AT, ErasureHeader, StoredFragment};
 use format::log::{Link, PAGE, encode_batch_header, encode_sco_header};
 use format::object::ObjectHeader;
+use format::osd::Claim;
 
 /// Offset, field and type of each row of the tables below a heading.
 fn rows(heading: &str) -> Vec<(usize, String, String)> {
@@ -183,6 +184,33 @@ fn objects() {
 }
 
 #[test]
+fn claims() {
+    let claim = Claim {
+        cluster: [1; 16],
+        osd: [2; 16],
+        domain: "dc1".to_owned(),
+        node: "host-7".to_owned(),
+    };
+    let page = claim.encode();
+    let padded = |text: &str, len| {
+        let mut bytes = text.as_bytes().to_vec();
+        bytes.resize(len, 0);
+        bytes
+    };
+    let fields = [
+        ("cluster", vec![1; 16]),
+        ("version", u16(1)),
+        ("osd", vec![2; 16]),
+        ("domain length", u16(3)),
+        ("node length", u16(6)),
+        ("own crc", own_crc(&page, 60)),
+        ("domain", padded("dc1", 256)),
+        ("node", padded("host-7", 256)),
+    ];
+    compare("OSD claim", &page, &fields);
+}
+
+#[test]
 fn fragments() {
     let erasure = ErasureHeader { index: 1, payload_len: 8192, original_len: 3, crc: 4 };
     let header = StoredFragment {
@@ -192,6 +220,8 @@ fn fragments() {
         piece: 7,
         code: [8, 9, 10, 11],
         fragment: 12,
+        acknowledge: 14,
+        generation: 15,
         crcs_crc: 13,
         erasure,
     };
@@ -211,6 +241,8 @@ fn fragments() {
         ("object length", u64(5)),
         ("payload length", u32(8192)),
         ("crcs crc", u32(13)),
+        ("c", vec![14]),
+        ("generation", u64(15)),
         ("own crc", own_crc(&page, 60)),
         ("object name", name),
         ("erasure header", erasure.encode().to_vec()),

@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use alba::code::Codec;
-use alba::pieces::{Fragment, decode_object, encode_object};
+use alba::pieces::{Fragment, Label, decode_object, encode_object};
 use format::fragment::NAME_MAX;
-use machines::alba::{Layout, UNIT};
+use machines::alba::{Cut, Layout, UNIT};
 use media::{Dir, File};
 
 use crate::USAGE;
@@ -74,7 +74,11 @@ pub(crate) fn encode(words: &[String]) -> Result<(), String> {
     let folder = Dir::create(&order.folder).map_err(|e| e.to_string())?;
     let object = read(&order.file)?;
     let codec = Codec::new(order.layout);
-    for fragment in encode_object(&codec, &name, &object, order.fragment_size) {
+    let object_len = object.len() as u64;
+    let acknowledge = codec.layout().data() as u8 + 1;
+    let label = Label { object: &name, object_len, acknowledge, generation: 0 };
+    let cut = Cut::new(codec.layout(), object_len, order.fragment_size);
+    for fragment in encode_object(&codec, &label, &object, &cut) {
         let header = &fragment.header;
         let path = folder.join(&format!("{:08x}.{:02}", header.piece, header.fragment));
         write(&path, &fragment.encode())?;

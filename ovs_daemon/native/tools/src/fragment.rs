@@ -25,6 +25,8 @@ pub(crate) fn look(file: &File, verify: bool, report: &mut Report) -> Result<(),
     report.fact("piece at byte", header.piece_at);
     report.fact("code", format!("{data}+{parity} over {domains}, {local} local"));
     report.fact("fragment", header.fragment);
+    report.fact("c", header.acknowledge);
+    report.fact("generation", format!("{:016x}", header.generation));
     report.fact("payload bytes", header.erasure.payload_len);
     report.fact("liberasurecode index", header.erasure.index);
     if file.len()? != header.len() {

@@ -9,6 +9,9 @@
 //!          --domains N --local N         over N Domains, with N local parity fragments in each
 //!          --fragment-size BYTES
 //! vstorage-offline decode DIR FILE       puts a file together from the fragments in a folder
+//! vstorage-offline claim DIR LIKE DOMAIN/NODE
+//!                                        makes a folder an OSD of the cluster that LIKE is one of
+//! vstorage-offline repair DIR...         restores what is missing on these OSDs, all of a cluster
 //! vstorage-offline presets               the sizing table of the presets that are shipped
 //! ```
 //! Exit status: 0 nothing is wrong, 1 something is damaged, 2 it could not be looked at.
@@ -19,6 +22,7 @@ mod coding;
 mod folder;
 mod fragment;
 mod object;
+mod osd;
 mod report;
 mod sco;
 
@@ -32,6 +36,8 @@ use report::Report;
 const USAGE: &str = "usage: vstorage-offline dump|verify [--json] FILE|DIR...\n\
        vstorage-offline encode K+M FILE DIR [--domains N] [--local N] [--fragment-size BYTES]\n\
        vstorage-offline decode DIR FILE\n\
+       vstorage-offline claim DIR LIKE DOMAIN/NODE\n\
+       vstorage-offline repair DIR...\n\
        vstorage-offline presets";
 
 /// What a file says it is, by its first or last bytes.
@@ -40,6 +46,7 @@ enum Kind {
     Object,
     Checkpoint,
     Fragment,
+    Claim,
     Unknown,
 }
 
@@ -49,6 +56,7 @@ fn kind(file: &File) -> Result<Kind, StoreError> {
     match &magic {
         b"OVSSCO01" => return Ok(Kind::Sco),
         b"OVSOBJ01" => return Ok(Kind::Object),
+        b"OVSOSD01" => return Ok(Kind::Claim),
         b"OVSFRAG1" => return Ok(Kind::Fragment),
         _ => {}
     }
@@ -62,11 +70,16 @@ fn kind(file: &File) -> Result<Kind, StoreError> {
 fn look_at(path: &Path, verify: bool) -> Result<Report, StoreError> {
     let file = File::open_read(path)?;
     let mut report = Report::new(path);
+    if path.parent().is_some_and(|folder| folder.ends_with("uses")) {
+        report.kind = "record of use";
+        return Ok(report);
+    }
     match kind(&file)? {
         Kind::Sco => sco::look(&file, verify, &mut report)?,
         Kind::Object => object::look(&file, verify, &mut report)?,
         Kind::Checkpoint => checkpoint::look(&file, verify, &mut report)?,
         Kind::Fragment => fragment::look(&file, verify, &mut report)?,
+        Kind::Claim => osd::look(&file, &mut report)?,
         Kind::Unknown if file.is_empty()? => report.kind = "empty file",
         Kind::Unknown => {
             report.kind = "unknown";
@@ -81,6 +94,8 @@ fn run() -> Result<bool, String> {
     match words.split_first() {
         Some((verb, rest)) if verb == "encode" => return coding::encode(rest).map(|()| true),
         Some((verb, rest)) if verb == "decode" => return coding::decode(rest).map(|()| true),
+        Some((verb, rest)) if verb == "claim" => return osd::claim(rest).map(|()| true),
+        Some((verb, rest)) if verb == "repair" => return osd::repair(rest),
         Some((verb, [])) if verb == "presets" => {
             print!("{}", sizing_table(&Preset::shipped()));
             return Ok(true);

@@ -40,6 +40,15 @@ impl Cut {
         Self { data, object_len, fragment_len }
     }
 
+    /// That of an object which is stored in fragments of `fragment_len` bytes.
+    ///
+    /// # Panics
+    /// With fragments of 0 bytes.
+    pub fn stored(layout: &Layout, object_len: u64, fragment_len: u64) -> Self {
+        assert!(fragment_len > 0);
+        Self { data: layout.data() as u64, object_len, fragment_len }
+    }
+
     /// Bytes of each fragment's payload.
     pub fn fragment_len(&self) -> u64 {
         self.fragment_len

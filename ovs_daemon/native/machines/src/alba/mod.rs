@@ -8,9 +8,11 @@ mod placement;
 mod placement_tests;
 mod plan;
 mod policy;
+mod verdict;
 
 pub use cut::{Cut, Place, UNIT};
 pub use layout::{FRAGMENTS_MAX, GLOBAL_MAX, Layout, LayoutError, Set};
-pub use placement::{Disk, Shortage, mix, place};
+pub use placement::{Disk, Shortage, mix, place, refill};
 pub use plan::{Over, Step, plan};
 pub use policy::{Policy, PolicyError, Promise};
+pub use verdict::{Seen, Verdict, out_of_reach, verdict};

@@ -171,6 +171,50 @@ fn choose(disks: &[Disk], room: &Room, needed: usize, node_max: usize) -> Vec<us
     chosen
 }
 
+/// Disks for the fragments that have none: `(fragment, place of its disk in disks)`. `placed`: for
+/// each fragment of the object its disk, if it is on one of `disks`. A group stays in its Domain; one
+/// of which nothing is left gets a Domain that has none of the others. A fragment for which there is
+/// no disk is left out.
+pub fn refill(
+    policy: &Policy,
+    disks: &[Disk],
+    placed: &[Option<usize>],
+    object: u64,
+) -> Vec<(usize, usize)> {
+    let layout = policy.layout();
+    let mut placed = placed.to_vec();
+    let mut targets = Vec::new();
+    let rooms = rooms(policy, disks, object);
+    for group in 0..layout.domains() {
+        let fragments = || layout.members(group).chain(layout.locals(group));
+        let taken =
+            |room: &Room| placed.iter().flatten().any(|disk| disks[*disk].domain == room.domain);
+        let home = fragments().find_map(|fragment| placed[fragment]);
+        let room = match home {
+            Some(disk) => rooms.iter().find(|room| room.domain == disks[disk].domain),
+            None => rooms.iter().filter(|room| !taken(room)).max_by_key(|room| room.capacity),
+        };
+        let Some(room) = room else { continue };
+        for fragment in fragments() {
+            if placed[fragment].is_some() {
+                continue;
+            }
+            let on_node = |node: u32| {
+                placed.iter().flatten().filter(|disk| disks[**disk].node == node).count()
+            };
+            // The emptiest node first, so that a group spreads as a new one would.
+            let free = room.disks.iter().copied().filter(|disk| !placed.contains(&Some(*disk)));
+            let target = free.min_by_key(|disk| on_node(disks[*disk].node));
+            let target = target.filter(|disk| on_node(disks[*disk].node) < policy.node_max());
+            if let Some(disk) = target {
+                placed[fragment] = Some(disk);
+                targets.push((fragment, disk));
+            }
+        }
+    }
+    targets
+}
+
 /// For each fragment of the object the place of its disk in `disks`, which has every disk that may
 /// take one, each once.
 pub fn place(policy: &Policy, disks: &[Disk], object: u64) -> Result<Vec<usize>, Shortage> {

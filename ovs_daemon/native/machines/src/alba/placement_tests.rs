@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use super::layout::{Layout, Set};
-use super::placement::{Disk, MUTANT, Mutant, Shortage, place};
+use super::placement::{Disk, MUTANT, Mutant, Shortage, place, refill};
 use super::plan::{Step, plan};
 use super::policy::Policy;
 
@@ -169,6 +169,41 @@ fn walk(objects: u64) -> Option<&'static str> {
 #[test]
 fn every_promise_holds_in_every_small_cluster() {
     assert_eq!(walk(4), None);
+}
+
+/// Every loss of a disk or of a node in every small cluster: what is refilled keeps all the rules,
+/// and nothing is left out where the Domain has a disk for it.
+#[test]
+fn refilled_objects_keep_every_rule() {
+    for policy in POLICIES.map(policy) {
+        for shape in shapes() {
+            let all = disks(&shape);
+            let Ok(placed) = place(&policy, &all, 5) else { continue };
+            for (lost, node) in all.iter().flat_map(|lost| [(lost, false), (lost, true)]) {
+                let stays = |disk: &&Disk| disk.id != lost.id && (!node || disk.node != lost.node);
+                let left: Vec<Disk> = all.iter().filter(stays).copied().collect();
+                let id = |disk: usize| all[disk].id;
+                let find = |id: u64| left.iter().position(|disk| disk.id == id);
+                let mut now: Vec<Option<usize>> =
+                    placed.iter().map(|disk| find(id(*disk))).collect();
+                for (fragment, disk) in refill(&policy, &left, &now, 5) {
+                    assert_eq!(now[fragment].replace(disk), None);
+                }
+                if let Some(now) = now.iter().copied().collect::<Option<Vec<usize>>>() {
+                    assert_eq!(crowded(&policy, &left, &now), None, "{policy:?} {shape:?}");
+                    assert_eq!(broken(&policy, &left, &now), None, "{policy:?} {shape:?}");
+                    continue;
+                }
+                let free = left.iter().enumerate().find(|(disk, one)| {
+                    let mine = now.iter().flatten().filter(|d| left[**d].node == one.node).count();
+                    one.domain == lost.domain
+                        && !now.contains(&Some(*disk))
+                        && mine < policy.node_max()
+                });
+                assert_eq!(free, None, "{policy:?} {shape:?}: there was a disk");
+            }
+        }
+    }
 }
 
 #[test]

@@ -107,12 +107,15 @@ impl Policy {
         let layout = &self.layout;
         let (group, local, parity) = (layout.largest_group(), layout.local(), layout.parity());
         let several = layout.domains() > 1;
-        let domain = several && group <= parity;
+        // What is away must not be able to hold a whole acknowledged object, or nobody could tell
+        // what is stored (see `verdict`).
+        let domain = several && group <= parity && group < self.acknowledge();
+        let and_disk = group + 1 < self.acknowledge();
         Promise {
             disks: self.least_fatal() - 1,
             node: self.node_max() <= local || self.node_max().min(group) <= parity,
             domain,
-            domain_and_disk: domain && (local > 0 || group < parity),
+            domain_and_disk: domain && and_disk && (local > 0 || group < parity),
             disk_repair_local: local > 0 || !several,
             node_repair_local: self.node_max() <= local || !several,
             repair_reads: if local > 0 { group } else { layout.data() },
@@ -173,6 +176,14 @@ mod tests {
                 (0..=layout.all()).filter(|lost| !survives(lost)).map(u64::count_ones).min();
             assert_eq!(fatal, Some(policy.promise().disks as u32 + 1), "{layout:?}");
         }
+    }
+
+    #[test]
+    fn what_could_hide_an_object_is_not_promised() {
+        let layout = Layout::new(2, 2, 2, 1).unwrap();
+        let promise = |c| Policy::new(layout, c, 1).unwrap().promise();
+        assert_eq!((promise(3).domain, promise(3).domain_and_disk), (true, false));
+        assert_eq!((promise(4).domain, promise(4).domain_and_disk), (true, true));
     }
 
     #[test]

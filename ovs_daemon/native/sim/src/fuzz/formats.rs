@@ -5,6 +5,7 @@ use format::crc32c;
 use format::entry::Entry;
 use format::fragment::{ErasureHeader, StoredFragment};
 use format::log::{self, Link, PAGE, VERSION};
+use format::osd::Claim;
 use format::object::{ObjectHeader, ObjectIndex};
 
 use machines::map::{Chunk, Loc, Map};
@@ -35,6 +36,12 @@ pub(super) fn targets() -> Vec<Target> {
             run: checkpoint_metadata,
             seeds: || vec![metadata().encode()],
             seal: |_| {},
+        },
+        Target {
+            name: "osd_claim",
+            run: osd_claim,
+            seeds: || vec![claim().encode().to_vec()],
+            seal: |bytes| seal(bytes, b"OVSOSD01", PAGE),
         },
         Target { name: "fragment", run: fragment, seeds: fragments, seal: seal_fragment },
         Target { name: "chunk", run: chunk, seeds: chunks, seal: seal_chunk },
@@ -98,10 +105,23 @@ fn fragments() -> Vec<Vec<u8>> {
         piece: 0,
         code: [4, 2, 3, 1],
         fragment: 1,
+        acknowledge: 5,
+        generation: 77,
         crcs_crc: 13,
         erasure,
     };
     vec![header.encode().to_vec()]
+}
+
+fn claim() -> Claim {
+    let (domain, node) = ("dc1".to_owned(), "host".to_owned());
+    Claim { cluster: [1; 16], osd: [2; 16], domain, node }
+}
+
+fn osd_claim(bytes: &[u8]) -> bool {
+    let Ok(claim) = Claim::decode(bytes) else { return false };
+    assert_eq!(Claim::decode(&claim.encode()), Ok(claim));
+    true
 }
 
 fn fragment(bytes: &[u8]) -> bool {

@@ -1,0 +1,238 @@
+//! Where objects are, and whether they are there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use format::fragment::FragmentName;
+use machines::alba::{Cut, FRAGMENTS_MAX, Layout, Seen, Set, Verdict, out_of_reach, verdict};
+
+use crate::osd::OBJECT;
+use crate::{Backend, Cause, Result};
+
+use super::{Cluster, FOUND_MAX, failed, lock};
+
+/// Which OSDs can be reached at this moment.
+#[derive(Debug)]
+pub(super) struct Reach {
+    up: Vec<usize>,
+    /// How many known disks of each Domain cannot.
+    away: Vec<usize>,
+    /// Whether those could hold a whole acknowledged object.
+    hides: bool,
+}
+
+impl Reach {
+    pub(super) fn up(&self) -> &[usize] {
+        &self.up
+    }
+}
+
+/// Where an object lies.
+#[derive(Clone, Debug)]
+pub(super) struct Found {
+    pub(super) layout: Layout,
+    pub(super) cut: Cut,
+    pub(super) seen: Seen,
+    object_len: u64,
+    /// A fragment's name; piece and fragment are to be set.
+    name: FragmentName,
+    /// By piece and fragment: the OSD.
+    places: BTreeMap<(u32, usize), usize>,
+}
+
+impl Found {
+    pub(super) fn object_len(&self) -> u64 {
+        self.object_len
+    }
+
+    /// The OSD of a fragment.
+    pub(super) fn osd(&self, piece: u32, fragment: usize) -> Option<usize> {
+        self.places.get(&(piece, fragment)).copied()
+    }
+
+    /// Fragments of a piece that are somewhere.
+    pub(super) fn present(&self, piece: u32) -> Set {
+        self.seen.pieces.get(piece as usize).copied().unwrap_or(0)
+    }
+
+    pub(super) fn name(&self, piece: u32, fragment: usize) -> FragmentName {
+        FragmentName { piece, fragment: fragment as u8, ..self.name }
+    }
+
+    /// Whether so many fragments are stored as an acknowledgement asks for.
+    pub(super) fn enough(&self) -> bool {
+        self.seen.enough()
+    }
+
+    pub(super) fn acknowledge(&self) -> u8 {
+        self.name.acknowledge
+    }
+}
+
+/// The fragments that are seen of an object: name and OSD.
+type Sighting = Vec<(FragmentName, usize)>;
+
+fn layout_of(name: &FragmentName) -> Option<Layout> {
+    Layout::new(name.data, name.parity, name.domains, name.local).ok()
+}
+
+/// Fragments of one put have all but piece and fragment in common.
+fn put_of(name: &FragmentName) -> FragmentName {
+    FragmentName { piece: 0, fragment: 0, ..*name }
+}
+
+impl Cluster {
+    pub(super) fn reach(&self) -> Reach {
+        let up: Vec<usize> =
+            (0..self.osds.len()).filter(|osd| self.osds[*osd].reachable()).collect();
+        let ids: BTreeSet<u64> = up.iter().map(|osd| self.osds[*osd].id()).collect();
+        let uses = lock(&self.uses);
+        let known: BTreeMap<u64, &str> = uses.iter().flat_map(|one| one.disks()).collect();
+        let mut away: BTreeMap<&str, usize> = BTreeMap::new();
+        for (id, domain) in &known {
+            *away.entry(domain).or_default() += usize::from(!ids.contains(id));
+        }
+        let hides = uses.iter().any(|one| one.hides(&ids));
+        Reach { away: away.into_values().collect(), hides, up }
+    }
+
+    /// What is seen of an object on the OSDs that can be reached; one that fails now counts as out
+    /// of reach.
+    fn look(&self, name: &str, reach: &mut Reach) -> Sighting {
+        let mut sighting = Sighting::new();
+        let mut lost = 0;
+        reach.up.retain(|osd| match self.osds[*osd].fragments(name) {
+            Ok(names) => {
+                sighting.extend(names.into_iter().map(|name| (name, *osd)));
+                true
+            }
+            Err(_) => {
+                lost += 1;
+                false
+            }
+        });
+        // In a Domain of its own, which is where it hides the most.
+        reach.away.extend(std::iter::repeat_n(1, lost));
+        sighting
+    }
+
+    fn puts(&self, sighting: &Sighting, reach: &Reach) -> Vec<Seen> {
+        let mut puts: BTreeMap<FragmentName, Seen> = BTreeMap::new();
+        for (name, _) in sighting {
+            let Some(layout) = layout_of(name) else { continue };
+            if usize::from(name.fragment) >= layout.fragments().min(FRAGMENTS_MAX) {
+                continue;
+            }
+            let put = puts.entry(put_of(name)).or_insert_with(|| Seen {
+                generation: name.generation,
+                layout,
+                acknowledge: name.acknowledge.into(),
+                out_of_reach: out_of_reach(&layout, &reach.away),
+                pieces: vec![0; name.pieces as usize],
+            });
+            put.pieces[name.piece as usize] |= 1 << name.fragment;
+        }
+        puts.into_values().collect()
+    }
+
+    /// The verdict on an object and what it was judged by.
+    pub(super) fn judge(&self, name: &str) -> (Verdict, Sighting, Reach) {
+        let mut reach = self.reach();
+        let sighting = self.look(name, &mut reach);
+        let verdict = verdict(&self.puts(&sighting, &reach), reach.hides);
+        (verdict, sighting, reach)
+    }
+
+    /// Where an object lies; `None` when it is not stored.
+    pub(super) fn find(&self, name: &str) -> Result<Option<Arc<Found>>> {
+        if let Some(found) = lock(&self.found).get(name) {
+            return Ok(Some(found.clone()));
+        }
+        let (verdict, sighting, _) = self.judge(name);
+        match verdict {
+            Verdict::Absent => Ok(None),
+            Verdict::Unknown => Err(unknown("find", name)),
+            Verdict::Stored(seen) => self.remember(name, seen, &sighting).map(Some),
+        }
+    }
+
+    /// Like [`Self::find`], for an object that must be there.
+    pub(super) fn must_find(&self, name: &str) -> Result<Arc<Found>> {
+        self.find(name)?.ok_or_else(|| {
+            let mut error = failed("read", name, "no such object is stored");
+            error.cause = Cause::NotFound;
+            error
+        })
+    }
+
+    fn remember(&self, name: &str, seen: Seen, sighting: &Sighting) -> Result<Arc<Found>> {
+        let mine = |one: &FragmentName| {
+            one.generation == seen.generation && layout_of(one) == Some(seen.layout)
+        };
+        let mut places = BTreeMap::new();
+        let mut header = None;
+        for (one, osd) in sighting.iter().filter(|(one, _)| mine(one)) {
+            places.insert((one.piece, usize::from(one.fragment)), *osd);
+            if header.is_none() {
+                header = self.osds[*osd].header(name, one).ok().map(|header| (*one, header));
+            }
+        }
+        let Some((fragment, header)) = header else {
+            let mut error = failed("read", name, "no header of its fragments is sound");
+            error.cause = Cause::Corrupt;
+            return Err(error);
+        };
+        let found = Arc::new(Found {
+            layout: seen.layout,
+            cut: Cut::stored(&seen.layout, header.object_len, header.payload_len() as u64),
+            seen,
+            object_len: header.object_len,
+            name: fragment,
+            places,
+        });
+        let mut known = lock(&self.found);
+        if known.len() >= FOUND_MAX {
+            known.clear();
+        }
+        known.insert(name.to_owned(), found.clone());
+        Ok(found)
+    }
+
+    /// Names in a folder on any OSD, as they are there.
+    pub(super) fn every_name(&self, folder: &str, reach: &Reach) -> Result<BTreeSet<String>> {
+        let mut names = BTreeSet::new();
+        for osd in &reach.up {
+            names.extend(self.osds[*osd].store().list(folder)?);
+        }
+        Ok(names)
+    }
+
+    pub(super) fn list_objects(&self, folder: &str) -> Result<Vec<String>> {
+        let reach = self.reach();
+        if reach.hides {
+            return Err(unknown("list", folder));
+        }
+        let mut listed = Vec::new();
+        for name in self.every_name(folder, &reach)? {
+            let Some(object) = name.strip_suffix(OBJECT) else {
+                listed.push(name);
+                continue;
+            };
+            match self.judge(&format!("{folder}/{object}")).0 {
+                Verdict::Stored(_) => listed.push(object.to_owned()),
+                Verdict::Absent => {}
+                Verdict::Unknown => return Err(unknown("find", &format!("{folder}/{object}"))),
+            }
+        }
+        listed.sort();
+        Ok(listed)
+    }
+}
+
+pub(super) fn unknown(attempted: &'static str, name: &str) -> crate::BackendError {
+    failed(
+        attempted,
+        name,
+        "too many OSDs are out of reach to tell what is stored; bring them back",
+    )
+}
