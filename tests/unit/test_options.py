@@ -43,6 +43,27 @@ def test_defaults(tmp_path: Path) -> None:
     assert conf.registry.url == "sqlite:////var/lib/vstorage/registry.sqlite"
 
 
+def test_the_erasure_coded_backend(tmp_path: Path) -> None:
+    conf = load(tmp_path, "[alba]\nosd = dc1/n1=/a\nosd = dc2/n1=/b\nreserve = 5G\n")
+    engine = options.engine_config(conf)
+    assert "backend_dir" not in engine
+    assert engine["alba"] == {
+        "osds": [
+            {"domain": "dc1", "node": "n1", "path": "/a"},
+            {"domain": "dc2", "node": "n1", "path": "/b"},
+        ],
+        "preset": "default",
+        "reserve": 5 << 30,
+    }
+    conf = load(tmp_path, "[DEFAULT]\nstate_dir = /s\n[alba]\nembedded = true\n")
+    osds = options.engine_config(conf)["alba"]["osds"]
+    assert len(osds) == 9
+    assert osds[5] == {"domain": "domain2", "node": "node3", "path": "/s/alba/domain2/node3"}
+    for text in ("osd = /a", "osd = dc1=/a", "embedded = true\nosd = dc1/n1=/a"):
+        with pytest.raises(VStorageError, match=r"\[alba\]"):
+            options.engine_config(load(tmp_path, f"[alba]\n{text}\n"))
+
+
 def test_values(tmp_path: Path) -> None:
     conf = load(
         tmp_path,

@@ -5,8 +5,8 @@ use format::crc32c;
 use format::entry::Entry;
 use format::fragment::{ErasureHeader, StoredFragment};
 use format::log::{self, Link, PAGE, VERSION};
-use format::osd::Claim;
 use format::object::{ObjectHeader, ObjectIndex};
+use format::osd::Claim;
 
 use machines::map::{Chunk, Loc, Map};
 
