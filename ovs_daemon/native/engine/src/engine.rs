@@ -64,6 +64,22 @@ fn store_error(what: &str, error: &media::StoreError) -> Error {
     Error::new("STORE", what, error.to_string(), "check the directory and its disk, and try again")
 }
 
+fn open_error(what: &str, error: &OpenError) -> Error {
+    match error {
+        OpenError::Backend(e) if matches!(e.cause, Cause::Failed | Cause::NoSpace) => {
+            backend_error(what, e)
+        }
+        OpenError::Store(e) if e.is_no_files() => {
+            let fix = "raise LimitNOFILE of vstorage-daemon, or serve fewer volumes";
+            Error::new("TOO_MANY_FILES", what, e.to_string(), fix)
+        }
+        _ => {
+            let fix = "repair what is named; the volume stays closed and nothing was changed";
+            Error::new("DAMAGED", what, error.to_string(), fix)
+        }
+    }
+}
+
 fn is_open(what: String, uuid: &str) -> Error {
     let why = format!("volume {uuid} is not open in this engine");
     Error::new("NOT_OPEN", what, why, "open it first")
@@ -349,19 +365,23 @@ impl Engine {
             buffer_dir: self.config.buffer_dir.clone(),
             limits: self.config.limits(spec.sco_size),
         };
-        open(open_spec, &*self.backend, &self.shared).map_err(|e| match &e {
-            OpenError::Backend(e) if matches!(e.cause, Cause::Failed | Cause::NoSpace) => {
-                backend_error(what, e)
+        self.check_ancestors(what, &open_spec.ancestors)?;
+        open(open_spec, &*self.backend, &self.shared).map_err(|e| open_error(what, &e))
+    }
+
+    /// What an ancestor has in its write buffer only is read through it: without it guests would
+    /// see errors where they only have to wait.
+    fn check_ancestors(&self, what: &str, logs: &[Uuid]) -> Result<()> {
+        for log in logs.iter().rev().skip(1) {
+            if self.places.get(log).is_some_and(|place| !place.stopped) {
+                continue;
             }
-            OpenError::Store(e) if e.is_no_files() => {
-                let fix = "raise LimitNOFILE of vstorage-daemon, or serve fewer volumes";
-                Error::new("TOO_MANY_FILES", what, e.to_string(), fix)
+            let unsaved = volume::has_unsaved(&*self.backend, &self.config.buffer_dir, log);
+            if unsaved.map_err(|e| open_error(what, &e))? {
+                return Err(is_open(what.to_owned(), &uuid_text(log)));
             }
-            _ => {
-                let fix = "repair what is named; the volume stays closed and nothing was changed";
-                Error::new("DAMAGED", what, e.to_string(), fix)
-            }
-        })
+        }
+        Ok(())
     }
 
     /// A snapshot that the registry does not know was being deleted when the engine died.

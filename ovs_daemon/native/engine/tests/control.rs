@@ -7,7 +7,7 @@ use std::fs;
 
 use engine::{Engine, Error};
 use serde_json::{Value, json};
-use support::{Place, create, open};
+use support::{Guest, PAGE, Place, create, open};
 
 const A: &str = "aaaaaaaa-0000-4000-8000-000000000001";
 const B: &str = "bbbbbbbb-0000-4000-8000-000000000002";
@@ -146,4 +146,40 @@ fn calls_after_a_shutdown_say_so() {
         assert!(error.code == "STOPPED" && error.why.contains("shut down"), "{error}");
     }
     engine.shutdown(true).unwrap_err();
+}
+
+#[test]
+fn a_clone_waits_for_what_only_its_parents_write_buffer_has() {
+    let place = Place::new("unsaved");
+    let engine = place.engine();
+    create(&engine, A, None).unwrap();
+    open(&engine, A, None).unwrap();
+    // The backend takes nothing of the parent.
+    let sco = place.root.join("backend").join(A).join("sco");
+    fs::create_dir_all(sco.parent().unwrap()).unwrap();
+    fs::write(&sco, b"in the way").unwrap();
+    Guest::new(&engine, A).write(0, &[1; PAGE]);
+    engine.create_snapshot(A, SNAPSHOT).unwrap();
+    create(&engine, B, Some((A, SNAPSHOT))).unwrap();
+    open(&engine, B, Some((A, SNAPSHOT))).unwrap();
+    Guest::new(&engine, B).write(8192, &[2; PAGE]);
+    engine.close_volume(B).unwrap();
+    engine.shutdown(false).unwrap();
+    drop(engine);
+    fs::remove_file(&sco).unwrap();
+
+    // The clone has a checkpoint of its own and needs its parent's map no more.
+    let engine = place.engine();
+    let refused = open(&engine, B, Some((A, SNAPSHOT))).unwrap_err();
+    assert!(refused.code == "NOT_OPEN" && refused.why.contains(A), "{refused}");
+    open(&engine, A, None).unwrap();
+    open(&engine, B, Some((A, SNAPSHOT))).unwrap();
+    assert_eq!(Guest::new(&engine, B).read(0, PAGE), [1; PAGE]);
+    engine.shutdown(true).unwrap();
+    drop(engine);
+
+    let engine = place.engine();
+    open(&engine, B, Some((A, SNAPSHOT))).unwrap();
+    assert_eq!(Guest::new(&engine, B).read(0, PAGE), [1; PAGE]);
+    engine.shutdown(true).unwrap();
 }

@@ -255,6 +255,16 @@ fn read_metadata(backend: &dyn Backend, name: &str, log: &Uuid) -> alba::Result<
     Metadata::decode(&bytes).map_err(|e| corrupt(name, format!("its metadata: {e}")))
 }
 
+/// The last SCO that a checkpoint covers.
+pub(crate) fn position(
+    backend: &dyn Backend,
+    log: &Uuid,
+    log_text: &str,
+    number: u64,
+) -> alba::Result<u32> {
+    Ok(read_metadata(backend, &checkpoint_name(log_text, number), log)?.position)
+}
+
 /// Loads a checkpoint with all its chunks; chunks that maps share are read and kept once.
 pub fn load(
     backend: &dyn Backend,

@@ -23,7 +23,7 @@ pub use checkpoint::{checkpoint_folder, load as load_checkpoint};
 pub use dtl::{DtlEvent, DtlNews, DtlStatus, Pair};
 pub use gate::QosState;
 pub use jobs::{Job, JobDone, JobFailure, Outcome, Work};
-pub use open::{OpenError, OpenSpec, Opened, open, uuid_text};
+pub use open::{OpenError, OpenSpec, Opened, has_unsaved, open, uuid_text};
 pub use remove::{parent_name, pin, pins_folder, remove};
 pub use shared::SharedScos;
 pub use shell::{Control, ControlDone, Finding, Outputs, Stats, Tuning, Volume};

@@ -5,18 +5,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use alba::{Backend, BackendError, read_header, read_index, sco_name};
+use buffer::recover::parse_file_name;
 use buffer::{ChainEnd, DiskFiles, LogBuffer, RecoverError, RecoveredLog, Tail, recover};
 use format::entry::{Entry, Uuid};
 use machines::dtl::link::Saved;
 use machines::map::{Loc, Map};
 use machines::volume::{Limits, Recovered, Sco, Snapshot, Stage, Volume as Machine};
-use media::StoreError;
+use media::{Dir, StoreError};
 
-use crate::checkpoint::{checkpoint_folder, checkpoint_numbers, load};
+use crate::checkpoint::{checkpoint_folder, checkpoint_numbers, load, position};
 use crate::shared::SharedScos;
 
 /// A UUID as text: 8-4-4-4-12 hexadecimal digits.
@@ -159,6 +160,35 @@ impl Replay {
 fn object_numbers(backend: &dyn Backend, log: &str) -> alba::Result<BTreeSet<u32>> {
     let names = backend.list(&format!("{log}/sco"))?;
     Ok(names.iter().filter_map(|name| u32::from_str_radix(name, 16).ok()).collect())
+}
+
+/// Whether the write buffer has SCOs of a log that the backend has not: whoever reads them needs
+/// that volume open.
+pub fn has_unsaved(
+    backend: &dyn Backend,
+    buffer_dir: &Path,
+    log: &Uuid,
+) -> Result<bool, OpenError> {
+    let text = uuid_text(log);
+    let dir = Dir::at(&buffer_dir.join(&text));
+    let mut last = 0;
+    for name in dir.list()? {
+        let Some(sco) = parse_file_name(&name) else { continue };
+        // One that was never written to has nothing that anybody could need.
+        if media::file_len(&dir.join(&name))?.is_some_and(|len| len > 0) {
+            last = last.max(sco);
+        }
+    }
+    let saved = object_numbers(backend, &text)?.last().copied().unwrap_or(0);
+    if last <= saved {
+        return Ok(false);
+    }
+    // What a checkpoint covers may be deleted on the backend, and a file of it still be there.
+    let covered = match checkpoint_numbers(backend, &text)?.last() {
+        Some(number) => position(backend, log, &text, *number)?,
+        None => 0,
+    };
+    Ok(last > covered)
 }
 
 /// Opens a volume. Blocks.
