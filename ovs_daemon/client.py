@@ -256,6 +256,10 @@ class Client:
         """Let a drained node get new things again."""
         return self._call("DELETE", _named("nodes", name) + "/drain")
 
+    def set_dtl_mode(self, volume: str, mode: str) -> dict[str, Any]:
+        """When a volume's writes are acknowledged: "sync", "async" or "none"."""
+        return self._call("PUT", _volume(volume) + "/dtl", {"mode": mode})
+
     def move_volume(self, volume: str, node: str) -> dict[str, Any]:
         """Hand a volume to another node."""
         return self._call("POST", _volume(volume) + "/move", {"node": node})

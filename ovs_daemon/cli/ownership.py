@@ -1,4 +1,4 @@
-"""`vstorage volume move | takeover`: who owns a volume."""
+"""`vstorage volume move | takeover | dtl`: who owns a volume, and who keeps its log."""
 
 from __future__ import annotations
 
@@ -51,3 +51,20 @@ class Takeover(_OneVolume):
     def ask(self, parsed: argparse.Namespace) -> dict[str, Any]:
         """Take it over."""
         return self.client.take_over_volume(parsed.volume, parsed.accept_loss)
+
+
+class Dtl(_OneVolume):
+    """Say when a volume's writes are acknowledged.
+
+    sync: when another node has them, too; async: before that; none: no other node has them.
+    """
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """Arguments."""
+        parser = super().get_parser(prog_name)
+        parser.add_argument("mode", metavar="MODE", help="sync, async or none")
+        return parser
+
+    def ask(self, parsed: argparse.Namespace) -> dict[str, Any]:
+        """Change it."""
+        return self.client.set_dtl_mode(parsed.volume, parsed.mode)

@@ -13,6 +13,7 @@
     PUT    /v1/nodes/NAME/drain                 have it emptied; answers the same
     DELETE /v1/nodes/NAME/drain                 let it get new things again
     GET    /v1/what-if?lose=NAME                what the loss of a node or a Domain would do
+    PUT    /v1/volumes/REF/dtl                  {"mode": "sync" | "async" | "none"}; ask its owner
     POST   /v1/volumes/REF/move                 {"node"}; ask its owner
     POST   /v1/volumes/REF/takeover             {"accept_loss"?}; ask the node that is to have it
 
@@ -47,6 +48,7 @@ def cluster_routes(verbs: ClusterVerbs) -> list[Rule]:
         Rule("/v1/nodes/<name>/drain", methods=["GET"], endpoint=routes.plan_drain),
         Rule("/v1/nodes/<name>/drain", methods=["PUT"], endpoint=routes.drain_node),
         Rule("/v1/nodes/<name>/drain", methods=["DELETE"], endpoint=routes.resume_node),
+        Rule("/v1/volumes/<ref>/dtl", methods=["PUT"], endpoint=routes.set_dtl_mode),
         Rule("/v1/volumes/<ref>/move", methods=["POST"], endpoint=routes.move_volume),
         Rule("/v1/volumes/<ref>/takeover", methods=["POST"], endpoint=routes.take_over_volume),
         Rule("/v1/what-if", methods=["GET"], endpoint=routes.what_if),
@@ -127,3 +129,6 @@ class _Routes:
         fields = Fields(request, "accept_loss")
         accept_loss = fields.has("accept_loss") and fields.flag("accept_loss")
         return self._verbs.take_over_volume(ref, accept_loss)
+
+    def set_dtl_mode(self, request: Request, ref: str) -> dict[str, Any]:
+        return self._verbs.set_dtl_mode(ref, Fields(request, "mode").text("mode"))

@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ovs_daemon.control import domains, moves, nodes
+from ovs_daemon.control import domains, dtl, moves, nodes
 from ovs_daemon.control.domains import describe_domain, require_domain
 from ovs_daemon.control.host import Host
 from ovs_daemon.control.nodes import Change, describe_node, parse_roles, require_node
 from ovs_daemon.control.outlook import describe_drain, describe_loss
 from ovs_daemon.control.status import describe_volume
 from ovs_daemon.control.view import View
+from ovs_daemon.errors import Code, VStorageError
+from ovs_daemon.policy.model import DtlMode
 
 
 class ClusterVerbs:
@@ -107,3 +109,14 @@ class ClusterVerbs:
     def take_over_volume(self, volume: str, accept_loss: bool = False) -> dict[str, Any]:
         """Have this node go on with a volume whose owner is dead."""
         return describe_volume(self._host, moves.take_over(self._host, volume, accept_loss))
+
+    def set_dtl_mode(self, volume: str, mode: str) -> dict[str, Any]:
+        """Change when a volume's writes are acknowledged: ``sync``, ``async`` or ``none``."""
+        if mode not in list(DtlMode):
+            raise VStorageError(
+                Code.BAD_REQUEST,
+                f"set the DTL mode of volume {volume!r}",
+                f"{mode!r} is no DTL mode",
+                f"modes are {', '.join(DtlMode)}",
+            )
+        return describe_volume(self._host, dtl.set_dtl_mode(self._host, volume, DtlMode(mode)))

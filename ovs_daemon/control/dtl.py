@@ -15,14 +15,16 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from ovs_daemon.control.checks import require_available
 from ovs_daemon.control.host import Host
 from ovs_daemon.control.opening import record_of, with_record
+from ovs_daemon.control.records import Dtl, Volume
 from ovs_daemon.control.store import put
 from ovs_daemon.errors import Code, VStorageError
-from ovs_daemon.policy.model import DtlState
+from ovs_daemon.policy.model import DtlMode, DtlState
 from ovs_daemon.policy.ownership import Verdict, judge
 from ovs_daemon.registry import Conflict
 
@@ -51,6 +53,39 @@ class DtlEvent:
 def dtl_lock(uuid: str) -> str:
     """The lock under which the registry and the engine learn of a volume's DTL together."""
     return f"dtl/{uuid}"
+
+
+def set_dtl_mode(host: Host, reference: str, mode: DtlMode) -> Volume:
+    """Change when a volume's writes are acknowledged.
+
+    Its log counts as incomplete until the engine has it complete in the new mode.
+
+    :raises VStorageError: ``unknown_volume``, ``not_here``, ``busy`` or an engine code; it then
+        stays as it was
+    """
+    what = f"set the DTL mode of volume {reference!r} to {mode.value!r}"
+    found = host.require(what, reference)
+    with host.locks.holding(found.uuid), host.locks.holding(dtl_lock(found.uuid)):
+        volume = require_available(host, what, host.again(what, found))
+        if volume.dtl.mode is mode:
+            return volume
+        keeper = None if mode is DtlMode.NONE else volume.dtl.node
+        changed = _store_dtl(host, volume, mode, keeper)
+        try:
+            host.engine.set_dtl(volume.uuid, host.opener.dtl_spec(changed))
+        except VStorageError:
+            # What the engine goes on doing must not be taken for the new mode.
+            _store_dtl(host, changed, volume.dtl.mode, volume.dtl.node)
+            raise
+        if keeper is None:
+            host.drop_log(volume)
+        return changed
+
+
+def _store_dtl(host: Host, volume: Volume, mode: DtlMode, keeper: str | None) -> Volume:
+    state = DtlState.STANDALONE if keeper is None else DtlState.DEGRADED
+    changed = replace(volume, dtl=Dtl(mode, keeper, state))
+    return replace(changed, version=host.store.commit(put(changed)))
 
 
 class DtlDesk:

@@ -201,12 +201,12 @@ class Host:
         volume = self.store.volume(uuid)
         self.engine.delete_volume(uuid)
         if volume is not None:
-            self._drop_log(volume)
+            self.drop_log(volume)
         with self._guard:
             self._open.pop(uuid, None)
 
-    def _drop_log(self, volume: Volume) -> None:
-        """Have the node that keeps a deleted volume's log forget it."""
+    def drop_log(self, volume: Volume) -> None:
+        """Have the node that keeps a volume's log forget it, if it can be reached."""
         dtl = self.opener.dtl_spec(volume)
         if dtl is None:
             return

@@ -163,12 +163,15 @@ def test_drain_and_resume(run: Run, house: House) -> None:
     assert [(one["volume"], one["to"]) for one in answered["moves"]] == [("web1", "node2")]
     assert answer(run, "node", "show", "node1")["draining"] is True
     assert answer(run, "node", "resume", "node1")["draining"] is False
+    assert answer(run, "volume", "dtl", "web1", "none")["dtl"]["mode"] == "none"
     moved = answer(run, "volume", "move", "web1", "node2")
     assert (moved["node"], moved["dtl"]["node"]) == ("node2", None)
     for words, code in (
         (["volume", "move", "web1", "node1"], "not_here"),
         (["volume", "move", "nope", "node1"], "unknown_volume"),
         (["volume", "takeover", "web1"], "in_use"),
+        (["volume", "dtl", "web1", "sync"], "not_here"),
+        (["volume", "dtl", "web1", "often"], "bad_request"),
         (["node", "drain", "nope"], "unknown_node"),
         (["node", "resume", "nope"], "unknown_node"),
     ):

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from ovs_daemon.control import volumes
-from ovs_daemon.control.dtl import DtlEvent
+from ovs_daemon.control.dtl import DtlEvent, set_dtl_mode
 from ovs_daemon.control.moves import move_volume, take_over
 from ovs_daemon.control.records import Dtl, Volume
 from ovs_daemon.control.store import put
@@ -495,6 +495,43 @@ def test_an_asynchronous_log_never_replaces_what_its_owner_has(town: Town) -> No
     town["a1"].start()
     assert town.volume(volume.uuid).dtl == Dtl(DtlMode.ASYNC, "b1", DEGRADED)
     assert open_at(town, volume) == ["a1"]
+
+
+class TestModes:
+    """When writes are acknowledged, for one volume."""
+
+    def test_none_lets_the_keeper_go_and_sync_finds_one_again(self, town: Town) -> None:
+        volume = make(town)
+        host = town["a1"].host
+        alone = set_dtl_mode(host, "web1", DtlMode.NONE)
+        assert alone.dtl == Dtl(DtlMode.NONE, None, DtlState.STANDALONE)
+        assert town["a1"].engine.dtl[volume.uuid] is None
+        assert ("b1:1", volume.uuid) not in town.keepers.tails
+        town.tend()
+        assert town.volume(volume.uuid).dtl.node is None
+        set_dtl_mode(host, "web1", DtlMode.SYNC)
+        town.tend()
+        again = town.volume(volume.uuid)
+        assert (again.dtl.mode, again.dtl.state) == (DtlMode.SYNC, DEGRADED)
+        assert again.dtl.node in ("b1", "b2")
+
+    def test_another_mode_has_to_be_in_sync_anew(self, town: Town) -> None:
+        volume = make(town)
+        changed = set_dtl_mode(town["a1"].host, "web1", DtlMode.ASYNC)
+        assert changed.dtl == Dtl(DtlMode.ASYNC, "b1", DEGRADED)
+        engine = town["a1"].engine.dtl[volume.uuid]
+        assert engine is not None
+        assert (engine["mode"], engine["state"]) == ("async", "degraded")
+
+    def test_what_the_engine_refuses_changes_no_mode(self, town: Town) -> None:
+        volume = make(town)
+        town["a1"].engine.fail.add("set_dtl")
+        refused(lambda: set_dtl_mode(town["a1"].host, "web1", DtlMode.ASYNC), "io")
+        assert town.volume(volume.uuid).dtl == Dtl(DtlMode.SYNC, "b1", DEGRADED)
+
+    def test_only_the_owner_changes_it(self, town: Town) -> None:
+        make(town)
+        refused(lambda: set_dtl_mode(town["a2"].host, "web1", DtlMode.NONE), "not_here")
 
 
 def test_a_deleted_volume_leaves_no_log(town: Town) -> None:
