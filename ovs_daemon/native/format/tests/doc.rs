@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use format::checkpoint::{ChunkRef, Footer, Metadata, StoredMap};
 use format::chunk::{self, Extent};
+use format::dtl;
 use format::edge::{Command, Done, FrameHeader, FrameKind, Verb};
 use format::entry::Entry;
 use format::fragment::{ERASURE_AT, ErasureHeader, StoredFragment};
@@ -317,6 +318,57 @@ fn checkpoints() {
         ("own crc", own_crc(&bytes, 60)),
     ];
     compare("Checkpoint footer", &bytes, &fields);
+}
+
+#[test]
+fn dtl_frames_and_fence() {
+    let hello = dtl::Hello {
+        version: 1,
+        role: dtl::Role::Remover,
+        volume: [0xa6; 16],
+        cluster: [0xb7; 16],
+        epoch: 0x41,
+        generation: 0x42,
+    };
+    let bytes = dtl::Frame::Hello(hello).encode();
+    let crc = |bytes: &[u8]| u32(format::crc32c(&bytes[..60]));
+    let fields = [
+        ("kind", u16(1)),
+        ("version", vec![1]),
+        ("role", vec![2]),
+        ("payload length", u32(0)),
+        ("volume", vec![0xa6; 16]),
+        ("cluster", vec![0xb7; 16]),
+        ("epoch", u64(0x41)),
+        ("generation", u32(0x42)),
+        ("own crc", crc(&bytes)),
+    ];
+    compare("DTL hello", &bytes, &fields);
+    let greeted = dtl::Greeted { begin: 1, end: Some((2, 3)), suspect: true, fence: 4 };
+    let bytes = dtl::Frame::Greeted(greeted).encode();
+    let fields = [
+        ("kind", u16(2)),
+        ("flags", u16(3)),
+        ("payload length", u32(0)),
+        ("begin", u64(1)),
+        ("sequence", u64(2)),
+        ("header crc", u32(3)),
+        ("fence", u64(4)),
+        ("own crc", crc(&bytes)),
+    ];
+    compare("DTL greeted", &bytes, &fields);
+    let bytes = dtl::Fence { volume: [0xc8; 16], epoch: 5, suspect: true }.encode();
+    let fields = [
+        ("volume", vec![0xc8; 16]),
+        ("epoch", u64(5)),
+        ("suspect", u32(1)),
+        ("version", u32(1)),
+        ("own crc", crc(&bytes)),
+    ];
+    compare("DTL fence", &bytes, &fields);
+    let file = dtl::Frame::File { sco: 6, offset: 7, payload: 8 }.encode();
+    assert_eq!((&file[8..10], &file[12..20]), (&u16(9)[..], &[u32(8), u32(6)].concat()[..]));
+    assert_eq!(file[24..32], u64(7));
 }
 
 #[test]

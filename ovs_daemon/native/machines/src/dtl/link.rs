@@ -151,6 +151,10 @@ pub enum Action {
     Stop(Reason),
 }
 
+/// So many connections may break over one batch before the owner goes on alone: a DTL node whose
+/// disk is full can be reached, and is of no use.
+const FUTILE: u8 = 2;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Line {
     /// There is no DTL node.
@@ -186,6 +190,8 @@ pub struct Link {
     /// The copier reached the end of the log.
     copied: bool,
     impatient: bool,
+    /// Connections in a row that took the batch in flight and broke without an answer.
+    futile: u8,
     saved: Saved,
     stopped: Option<Reason>,
     mutant: Option<Mutant>,
@@ -207,6 +213,7 @@ impl Link {
             acknowledged: 0,
             copied: false,
             impatient: false,
+            futile: 0,
             saved,
             stopped: None,
             mutant: None,
@@ -247,6 +254,7 @@ impl Link {
             }
             Message::Acknowledged { generation, sequence } if self.is_present(generation) => {
                 self.acknowledged = self.acknowledged.max(sequence);
+                self.futile = 0;
             }
             Message::Copied { generation } if self.is_present(generation) => self.copied(out),
             Message::Lost { generation } if self.is_present(generation) => self.lost(out),
@@ -323,7 +331,11 @@ impl Link {
         if self.line == Line::Off {
             return;
         }
+        if self.line == Line::Live && self.waiting {
+            self.futile = (self.futile + 1).min(FUTILE);
+        }
         self.connect(out);
+        self.impatient |= self.futile == FUTILE;
         if was_there {
             self.wait_when_in_sync(out);
         }
@@ -343,7 +355,7 @@ impl Link {
     fn paired(&mut self, mode: Mode, state: State, out: &mut Vec<Action>) {
         out.push(Action::Disconnect);
         (self.mode, self.recorded) = (mode, state);
-        (self.proposed, self.impatient) = (None, false);
+        (self.proposed, self.impatient, self.futile) = (None, false, 0);
         self.connect(out);
     }
 

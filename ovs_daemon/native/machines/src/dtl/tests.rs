@@ -68,6 +68,20 @@ fn a_lost_dtl_node_is_recorded_before_a_write_is_released_and_comes_back() {
 }
 
 #[test]
+fn a_dtl_node_that_can_be_reached_and_takes_nothing_holds_nobody_up() {
+    use link::{Action, Message};
+    let mut link = in_sync_at(5);
+    tell(&mut link, Message::Appended(mark(6)));
+    tell(&mut link, Message::Lost { generation: 1 });
+    let connected = Message::Connected { generation: 2, held: held(5) };
+    assert_eq!(tell(&mut link, connected), [Action::Resume, Action::Send]);
+    let lost = tell(&mut link, Message::Lost { generation: 2 });
+    let (from, to) = (State::InSync, State::Degraded);
+    let connect = Action::Connect { generation: 3 };
+    assert_eq!(lost, [connect, Action::WaitForKeeper, Action::Propose { from, to }]);
+}
+
+#[test]
 fn a_refused_swap_a_newer_epoch_and_the_end_of_the_lease_stop_the_owner() {
     use link::{Action, Message};
     let cases = [

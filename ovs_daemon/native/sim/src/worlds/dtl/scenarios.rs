@@ -223,16 +223,22 @@ fn disks(more: u8) -> Scenario {
         leases: true,
         state: State::Degraded,
         budget: Budget {
-            writes: 3,
-            full: 1,
+            writes: 2 + more,
+            full: 2,
             cuts: 1 + more,
             stale: 1,
             takeovers: 1,
             ..Budget::default()
         },
-        goals: vec![("in_sync after a full disk", |w| {
-            w.left.full == 0 && serves_alone(w, State::InSync) && w.left.writes == 0
-        })],
+        goals: vec![
+            ("in_sync after a full disk", |w| {
+                w.left.full == 0 && serves_alone(w, State::InSync) && w.left.writes == 0
+            }),
+            ("a DTL node whose disk is full holds nobody up", |w| {
+                let alone = serves_alone(w, State::Degraded) && w.oracle.asked.is_none();
+                w.left.full == 0 && w.left.cuts > 0 && w.written > 1 && alone
+            }),
+        ],
     };
     let faults = [
         (Fault::Machine(Mutant::AcknowledgeUnwritten), ALONE),
