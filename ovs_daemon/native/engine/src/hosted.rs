@@ -94,6 +94,10 @@ impl Hosted {
         }
     }
 
+    pub(crate) fn leave_dtl(&mut self, ring: &mut Ring) {
+        self.entries.iter_mut().flatten().for_each(|entry| entry.volume.leave_dtl(ring));
+    }
+
     pub(crate) fn entry(&self, number: VolumeId) -> Option<&Entry> {
         self.entries.get(number.0 as usize)?.as_deref()
     }

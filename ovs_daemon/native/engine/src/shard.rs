@@ -160,6 +160,7 @@ impl Shard {
         if let Some(server) = &mut self.dtl {
             server.close(&mut self.ring);
         }
+        self.hosted.leave_dtl(&mut self.ring);
         self.nbd.close(&mut self.ring);
         self.edge.stop_listening(&mut self.ring);
     }
@@ -355,6 +356,7 @@ impl Shard {
                 }));
             }
             Command::Remove { volume, uuid, deleted, reply } => {
+                self.hosted.with(volume, |v, _| v.leave_dtl(ring));
                 // Nobody finds it any more, and nobody may open it before its last job has ended.
                 self.setup.places.stop_at(&uuid, self.setup.number, volume);
                 self.nbd.unexport(ring, volume);

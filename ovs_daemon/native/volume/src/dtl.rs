@@ -24,8 +24,9 @@ pub(crate) const TOKEN_DTL_SEND: u64 = 1 << 54;
 const ANSWER_NS: u64 = 1_000_000_000;
 /// How long it may be away before the volume goes on without it.
 const AWAY_NS: u64 = 500_000_000;
-/// Between two attempts to reach it.
-const DIAL_NS: u64 = 300_000_000;
+/// Between two attempts to reach it, at first; twice as long after each, so often.
+const DIAL_NS: u64 = 200_000_000;
+const DIAL_DOUBLINGS: u32 = 5;
 /// Bytes that are copied at a time.
 const COPY_BYTES: usize = 1 << 20;
 
@@ -148,6 +149,8 @@ pub(crate) struct Dtl {
     /// Number of the connection that is to be made.
     dial: Option<u32>,
     dial_not_before: u64,
+    /// Attempts to connect since the node last took something.
+    attempts: u32,
     /// Why the last attempt to reach the node failed.
     pub(crate) trouble: Option<String>,
 }
@@ -246,6 +249,7 @@ impl Volume {
             answer: When::Off,
             dial: None,
             dial_not_before: 0,
+            attempts: 0,
             trouble: None,
         }));
         self.dtl_step(None, ring, out);
@@ -261,6 +265,13 @@ impl Volume {
     ) {
         if self.dtl.as_ref().is_some_and(|dtl| dtl.proposal == proposal) {
             self.dtl_step(Some(Message::Answered { accepted }), ring, out);
+        }
+    }
+
+    /// Lets go of the DTL node, before the volume is closed.
+    pub fn leave_dtl(&mut self, ring: &mut Ring) {
+        if let Some(line) = self.dtl.take().and_then(|dtl| dtl.line) {
+            line.close(ring);
         }
     }
 
@@ -564,7 +575,7 @@ impl Volume {
 
     fn acknowledged(&mut self, sequence: u64) {
         let Some(dtl) = &mut self.dtl else { return };
-        dtl.answer = When::Off;
+        (dtl.answer, dtl.attempts) = (When::Off, 0);
         if let Some(copier) = &mut dtl.copier
             && copier.unanswered.is_some_and(|last| last <= sequence)
         {
@@ -589,7 +600,8 @@ impl Volume {
             && dtl.dial_not_before <= now
             && let Some(address) = dtl.pair.address
         {
-            (dtl.dial, dtl.dial_not_before) = (None, now + DIAL_NS);
+            (dtl.dial, dtl.dial_not_before) = (None, now + (DIAL_NS << dtl.attempts));
+            dtl.attempts = (dtl.attempts + 1).min(DIAL_DOUBLINGS);
             let (cluster, epoch) = (dtl.pair.cluster, self.epoch);
             let (volume, _) = self.own();
             let caller = Caller { address, cluster, volume, epoch, generation };
