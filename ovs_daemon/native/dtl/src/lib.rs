@@ -9,6 +9,8 @@
 //! recovered by the same code.
 
 mod call;
+#[cfg(test)]
+mod crash_tests;
 mod fetch;
 mod inspect;
 mod line;

@@ -1,0 +1,162 @@
+//! Kill points and power loss at every point of short lives of a DTL node's folder: the fence never
+//! goes back, and what is held is always a beginning of the log.
+
+use buffer::files::Files;
+use buffer::{NewBatch, ScoIndex, Tail, file_name};
+use format::crc32c;
+use format::dtl::Fence;
+use format::entry::{Entry, Uuid};
+use format::log::PAGE;
+use machines::dtl::Mark;
+use sim::crash::{CrashBounds, enumerate};
+use sim::explore::Violation;
+use sim::memory::{Image, MemoryFiles};
+
+use crate::replica::{read, store_fence, uuid_text};
+
+const VOLUME: Uuid = [0x33; 16];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// A newer epoch says hello.
+    Fence,
+    /// A batch is taken.
+    Append,
+    /// The first batch of the next SCO is taken.
+    NextSco,
+    /// All but the newest SCO are on the backend.
+    Trim,
+    /// A fresh copy begins.
+    Wipe,
+}
+
+const STEPS: [Step; 5] = [Step::Fence, Step::Append, Step::NextSco, Step::Trim, Step::Wipe];
+
+/// A DTL node's folder on recording files: production encoders and fences, and the order of
+/// operations of `Replica`.
+struct Life {
+    files: MemoryFiles,
+    tail: Tail,
+    sco: u32,
+    index: ScoIndex,
+    epoch: u64,
+    /// Every end that the log ever had.
+    ends: Vec<Option<Mark>>,
+}
+
+const OK: &str = "the memory twin has room and no faults";
+
+impl Life {
+    fn new() -> Self {
+        let tail = Tail { log: VOLUME, epoch: 1, sequence: 0, crc: 0 };
+        let files = MemoryFiles::new().recording();
+        let (sco, index, ends) = (0, ScoIndex::default(), vec![None]);
+        let mut life = Life { files, tail, sco, index, epoch: 0, ends };
+        life.step(Step::Fence);
+        life
+    }
+
+    fn path(&self, sco: u32) -> String {
+        format!("{}/{}", uuid_text(&VOLUME), file_name(sco))
+    }
+
+    fn scos(&self) -> Vec<String> {
+        let names = self.files.list(&uuid_text(&VOLUME)).expect(OK);
+        names.into_iter().map(|(name, _)| name).filter(|name| name.ends_with(".sco")).collect()
+    }
+
+    fn unlink(&self, names: &[String]) {
+        let folder = uuid_text(&VOLUME);
+        names.iter().for_each(|name| self.files.unlink(&format!("{folder}/{name}")).expect(OK));
+    }
+
+    fn step(&mut self, step: Step) {
+        match step {
+            Step::Fence => {
+                self.epoch += 1;
+                let fence = Fence { volume: VOLUME, epoch: self.epoch, suspect: false };
+                store_fence(&self.files, &fence).expect(OK);
+                self.files.mark(self.epoch);
+            }
+            Step::Append if self.scos().is_empty() => self.step(Step::NextSco),
+            Step::Append => self.append(),
+            Step::NextSco => {
+                (self.sco, self.index) = (self.sco + 1, ScoIndex::default());
+                self.files.create(&self.path(self.sco)).expect(OK);
+                self.append();
+            }
+            Step::Trim => {
+                let mut names = self.scos();
+                names.pop();
+                self.unlink(&names);
+            }
+            Step::Wipe => {
+                let mut names = self.scos();
+                names.reverse();
+                self.unlink(&names);
+            }
+        }
+    }
+
+    fn append(&mut self) {
+        let cluster = [self.tail.sequence as u8 + 1; PAGE];
+        let (entries, crcs) = ([Entry::Data { lba: 0, clusters: 1 }], [crc32c(&cluster)]);
+        let batch = NewBatch {
+            sco: self.sco,
+            sequence: self.tail.sequence + 1,
+            durable_sequence: self.tail.sequence,
+            entries: &entries,
+            crcs: &crcs,
+        };
+        let (mut header, mut scratch) = (Vec::new(), Vec::new());
+        self.tail = self.tail.encode(&batch, &self.index, &mut header, &mut scratch);
+        let at = u64::from(self.index.end_page) * PAGE as u64;
+        self.files.write_at(&self.path(self.sco), at, &[&header, &cluster]).expect(OK);
+        self.index.end_page = self.index.end_page.max(1);
+        self.index.add(&entries, &crcs, (scratch.len() / PAGE) as u32);
+        self.ends.push(Some(Mark { sequence: self.tail.sequence, crc: self.tail.crc }));
+    }
+
+    /// What the process finds that starts after this one was killed.
+    fn check_killed(&self) {
+        let found = read(&self.files, &VOLUME).expect(OK);
+        let last = if self.scos().is_empty() { None } else { self.ends.last().copied().flatten() };
+        assert_eq!((found.fence.epoch, found.held.end), (self.epoch, last));
+        assert!(!found.held.suspect);
+    }
+}
+
+#[test]
+fn every_short_life_survives_being_killed_and_losing_power() {
+    let bounds = CrashBounds { exhaustive: 6, torn: 2, samples: 32, ..CrashBounds::default() };
+    let mut images = 0;
+    for number in 0..STEPS.len().pow(3) {
+        let place = |at: u32| STEPS[number / STEPS.len().pow(at) % STEPS.len()];
+        let steps = [Step::Append, place(2), place(1), place(0)];
+        let mut life = Life::new();
+        for step in steps {
+            life.step(step);
+            life.check_killed();
+        }
+        let report = enumerate(&Image::new(), &life.files.log(), &bounds, &mut |crash| {
+            let files = MemoryFiles::from_image(crash.image.clone());
+            let found = read(&files, &VOLUME)
+                .map_err(|why| Violation::new("the folder can be read", why.to_string()))?;
+            let promised = crash.marks.last().copied().unwrap_or(0);
+            if found.fence.epoch < promised {
+                let text = format!("{} after {promised}", found.fence.epoch);
+                return Err(Violation::new("the fence never goes back", text));
+            }
+            if !life.ends.contains(&found.held.end) {
+                let text = format!("{:?} is no end of {:?}", found.held.end, life.ends);
+                return Err(Violation::new("what is held is a beginning of the log", text));
+            }
+            Ok(())
+        });
+        if let Some(failure) = &report.failure {
+            panic!("{steps:?}\n{failure}");
+        }
+        images += report.images;
+    }
+    assert!(images > 5_000, "{images} images are too few to mean something");
+}
