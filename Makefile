@@ -30,7 +30,8 @@ WHEELS := build/wheel
 
 .DEFAULT_GOAL := help
 .PHONY: help install build verify lint unit native-verify unit-rust exhaust-ci fix test demo \
-	functional conformance crash wheel bench-engine fuzz exhaust exhaust-policy exhaust-write docs lock clean \
+	functional conformance crash wheel bench-engine bench-dtl fuzz exhaust exhaust-policy \
+	exhaust-write docs lock clean \
 	openstack openstack-stop openstack-wipe openstack-demo openstack-test openstack-tempest \
 	openstack-ci
 
@@ -170,6 +171,9 @@ openstack-tempest: openstack ## Tempest's volume tests, cinder-tempest-plugin, b
 
 bench-engine: install ## our engine beside qemu-nbd (OPTIONS="--quick" for a first look)
 	$(BIN)/python bench/engine.py $(OPTIONS)
+
+bench-dtl: install ## a synchronous DTL beside a minimal replicator (OPTIONS="--seconds 10")
+	$(RELEASE)/bench_dtl $(OPTIONS)
 
 docs: install $(SAMPLE) $(CINDER_SAMPLE) ## sample configuration, Rust API pages, release notes (build/)
 	$(CARGO) doc --locked $(MANIFEST) --workspace --no-deps --quiet
