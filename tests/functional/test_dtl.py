@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -169,3 +171,43 @@ def test_a_degraded_volume_waits_for_its_owner_or_for_a_person(cloud: Cloud) -> 
     assert cloud.volume("web1", "a2")["node"] == "a1"
     cloud["a1"].start_daemon()
     check(attached(cloud["a1"], "web1"), 2000)
+
+
+def test_modes_change_while_a_guest_writes(cloud: Cloud) -> None:
+    cloud["a1"].cli("volume", "create", "web1", "64MiB")
+    cloud.until_in_sync("web1", "a1")
+    client = attach(cloud["a1"], "web1")
+    write(client, 1000)
+    for mode in ("none", "async", "sync"):
+        assert cloud["a1"].cli("volume", "dtl", "web1", mode)["dtl"]["mode"] == mode
+        write(client, 2000)
+    cloud.until_in_sync("web1", "a1")
+    write(client, 3000)
+    cloud["a1"].kill9_daemon()
+    owner = cloud.until_owned("web1", "a2", {"a2", "b1", "b2"})
+    check(attached(cloud[owner], "web1"), 3000)
+
+
+def test_an_owner_that_slept_too_long_is_none_any_more(cloud: Cloud) -> None:
+    cloud["a1"].cli("volume", "create", "web1", "64MiB")
+    cloud.until_in_sync("web1", "a1")
+    write(attach(cloud["a1"], "web1"), 1000)
+    sleeper = cloud["a1"].daemon
+    assert sleeper is not None
+    os.kill(sleeper.pid, signal.SIGSTOP)
+    owner = cloud.until_owned("web1", "a2", {"a2", "b1", "b2"})
+    client = attached(cloud[owner], "web1")
+    check(client, 1000)
+    write(client, 2000)
+    os.kill(sleeper.pid, signal.SIGCONT)
+    cloud.until(
+        "a1", "a sign of life of a1", lambda: cloud["a2"].cli("node", "show", "a1")["alive"]
+    )
+    cloud.until(
+        "a1",
+        "a1 letting go of web1",
+        lambda: not any(one["name"] == "web1" for one in cloud["a1"].cli("status")["volumes"]),
+    )
+    assert code_of(cloud["a1"], "volume", "attach", "web1", "--direct") == "not_here"
+    check(client, 2000)
+    assert cloud.volume("web1", "a1")["node"] == owner
