@@ -140,13 +140,17 @@ class Steward:
     def _open_own(self, view: View) -> None:
         me = self._host.settings.node
         for volume in view.volumes:
-            there = volume.state in (State.AVAILABLE, State.HIDDEN)
-            if volume.node == me and there and not self._host.is_open(volume.uuid):
+            if volume.node == me and self._is_missing(volume):
                 self._try(volume, self._open)
 
+    def _is_missing(self, volume: Volume) -> bool:
+        there = volume.state in (State.AVAILABLE, State.HIDDEN)
+        return there and not self._host.is_open(volume.uuid)
+
     def _open(self, volume: Volume) -> None:
+        # Read again under its lock: it may be about to be deleted by now.
         current = self._host.store.volume(volume.uuid)
-        if current is not None and not self._host.is_open(volume.uuid):
+        if current is not None and self._is_missing(current):
             self._host.open(current)
 
     def _take_over(self, view: View) -> None:

@@ -10,8 +10,9 @@ import pytest
 from ovs_daemon.control import volumes
 from ovs_daemon.control.dtl import DtlEvent, set_dtl_mode
 from ovs_daemon.control.moves import move_volume, take_over
-from ovs_daemon.control.records import Dtl, Volume
+from ovs_daemon.control.records import Dtl, State, Volume
 from ovs_daemon.control.store import put
+from ovs_daemon.control.view import View
 from ovs_daemon.control.volumes import Source
 from ovs_daemon.errors import VStorageError
 from ovs_daemon.policy.model import DtlMode, DtlState
@@ -555,6 +556,19 @@ def test_a_verb_and_the_desk_do_not_undo_each_other(town: Town) -> None:
     volumes.set_template(town["a1"].host, "web1", True)
     found = town.volume(volume.uuid)
     assert (found.size, found.dtl.state, found.template) == (2 * GIB, DEGRADED, True)
+
+
+def test_what_is_about_to_be_deleted_is_not_opened_again(town: Town) -> None:
+    """Its deletion is decided, and the engine has let go of it, after the steward has looked."""
+    volume = make(town)
+    town["a1"].kill()
+    town["a1"].start()
+    host = town["a1"].host
+    host.close(volume.uuid)
+    view = View.of(host.store)
+    host.store.commit(put(replace(town.volume(volume.uuid), state=State.DELETING)))
+    town["a1"].steward._open_own(view)
+    assert open_at(town, volume) == []
 
 
 def test_what_keeps_failing_is_tried_less_and_less(town: Town) -> None:
