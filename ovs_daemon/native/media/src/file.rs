@@ -308,12 +308,17 @@ impl Dir {
     }
 
     /// Makes this directory's own name durable. Also of one that was there: whoever made it may
-    /// have been killed before he came to it.
+    /// have been killed before he came to it. Where this process may not read the parent, somebody
+    /// else has made the directory for it, and answers for that.
     pub fn sync_entry(&self) -> Result<(), StoreError> {
-        match self.path.parent() {
-            None => Ok(()),
-            Some(parent) if parent.as_os_str().is_empty() => Self::at(Path::new(".")).sync(),
-            Some(parent) => Self::at(parent).sync(),
+        let parent = match self.path.parent() {
+            None => return Ok(()),
+            Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+            Some(parent) => parent,
+        };
+        match Self::at(parent).sync() {
+            Err(e) if e.source.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+            done => done,
         }
     }
 
