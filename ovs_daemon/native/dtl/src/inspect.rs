@@ -22,11 +22,14 @@ pub fn inspect(payload: &Slice, volume: &Uuid, scratch: &mut Vec<u8>) -> Option<
     if !payload.len().is_multiple_of(PAGE) || pages == 0 {
         return None;
     }
-    scratch.resize(PAGE, 0);
+    // Once: filling it anew for each batch would cost more than the batch.
+    if scratch.len() < HEADER_PAGES_MAX * PAGE {
+        scratch.resize(HEADER_PAGES_MAX * PAGE, 0);
+    }
     payload.read(0, &mut scratch[..PAGE]);
     let (mut at, mut end, mut sco, mut previous) = (0, None, None, None);
     let mut starts_sco = false;
-    if let Ok((link, crc)) = decode_sco_header(scratch) {
+    if let Ok((link, crc)) = decode_sco_header(&scratch[..PAGE]) {
         if link.log != *volume {
             return None;
         }
@@ -66,8 +69,7 @@ pub fn inspect(payload: &Slice, volume: &Uuid, scratch: &mut Vec<u8>) -> Option<
 }
 
 /// Copies the header at a page into `scratch`; its pages.
-fn read_header(payload: &Slice, at: usize, pages: usize, scratch: &mut Vec<u8>) -> Option<usize> {
-    scratch.resize(HEADER_PAGES_MAX * PAGE, 0);
+fn read_header(payload: &Slice, at: usize, pages: usize, scratch: &mut [u8]) -> Option<usize> {
     payload.read(at * PAGE, &mut scratch[..PAGE]);
     let header = peek_batch_pages(&scratch[..PAGE]).ok()?;
     if at + header > pages {
