@@ -30,7 +30,7 @@ WHEELS := build/wheel
 
 .DEFAULT_GOAL := help
 .PHONY: help install build verify lint unit native-verify unit-rust exhaust-ci fix test demo \
-	functional conformance crash wheel bench-engine bench-dtl fuzz exhaust exhaust-policy \
+	functional conformance crash wheel bench-engine bench-dtl bench-code fuzz exhaust exhaust-policy \
 	exhaust-write docs lock clean \
 	openstack openstack-stop openstack-wipe openstack-demo openstack-test openstack-tempest \
 	openstack-ci
@@ -174,6 +174,9 @@ bench-engine: install ## our engine beside qemu-nbd (OPTIONS="--quick" for a fir
 
 bench-dtl: install ## a synchronous DTL beside a minimal replicator (OPTIONS="--seconds 10")
 	$(RELEASE)/bench_dtl $(OPTIONS)
+
+bench-code: install ## the erasure code beside ISA-L alone, on one core
+	$(RELEASE)/bench_code
 
 docs: install $(SAMPLE) $(CINDER_SAMPLE) ## sample configuration, Rust API pages, release notes (build/)
 	$(CARGO) doc --locked $(MANIFEST) --workspace --no-deps --quiet
