@@ -335,7 +335,9 @@ fn a_volume_gets_another_dtl_node_while_it_works_and_the_old_one_forgets_it() {
     let (a, first, second) = (cluster.node("a"), cluster.node("first"), cluster.node("second"));
     let mut guest = a.serve_new(&first);
     write_blocks(&mut guest, 0..100);
-    let dtl = |state: &str| json!({"mode": "sync", "node": second.name, "address": second.address, "state": state});
+    let (node, address) = (second.name, &second.address);
+    let dtl =
+        |state: &str| json!({"mode": "sync", "node": node, "address": address, "state": state});
     let error = a.engine.set_dtl(V, &dtl("in_sync").to_string()).unwrap_err();
     assert_eq!(error.code, "BAD_REQUEST", "{error}");
     a.engine.set_dtl(V, &dtl("degraded").to_string()).unwrap();
