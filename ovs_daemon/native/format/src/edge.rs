@@ -7,8 +7,9 @@
 //!   64-byte [`Command`]s, answers 16-byte [`Done`]s; payloads stay where the front end received
 //!   them, in the data arena, and are named by offset. Where everything lies in the session's own
 //!   memory is computed by [`Layout`] from the number of entries, by both sides alike.
-//! * **a stream** (other hosts): the same 64 and 16 bytes as bodies of [`FrameKind::Submit`] and
-//!   [`FrameKind::Complete`], with the payload behind them.
+//! * **a stream** (other hosts): [`FrameKind::Submit`] and [`FrameKind::Complete`] carry the same 64
+//!   and 16 bytes, many at a time, with the payloads behind them ([`stream`]). The control frames
+//!   travel on the same stream.
 //!
 //! All integers are little endian. Reserved bytes are zero and checked, so that a later version
 //! can give them a meaning. Nothing here trusts its input: a parser returns an error, it never
@@ -21,6 +22,9 @@
 //! done     0 tag u32   4 errno i32 (0 = done)   8 extents u32   12 zero u32                = 16 bytes
 //! extent   0 length u32   4 flags u32 (bit 0: hole)                                        =  8 bytes
 //! ```
+
+pub mod stream;
+pub mod token;
 
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -217,6 +221,11 @@ impl Command {
     pub fn is_fua(&self) -> bool {
         self.flags & FLAG_FUA != 0
     }
+
+    /// `place` lies in the session's own memory.
+    pub fn is_own(&self) -> bool {
+        self.flags & FLAG_OWN != 0
+    }
 }
 
 /// The answer to one request.
@@ -378,9 +387,9 @@ pub enum FrameKind {
     Closed = 6,
     /// Edge -> engine: finish what is in flight, then close the connection.
     Goodbye = 7,
-    /// Stream carrier only: a [`Command`], then the payload of a write.
+    /// Stream carrier only: [`Command`]s; the payloads of the writes among them follow the frame.
     Submit = 16,
-    /// Stream carrier only: a [`Done`], then the payload of a read or extents.
+    /// Stream carrier only: [`Done`]s; the payloads of reads and extents follow the frame.
     Complete = 17,
 }
 
@@ -402,8 +411,8 @@ impl FrameKind {
 
     fn body_max(self) -> usize {
         match self {
-            FrameKind::Submit => COMMAND_LEN + PAYLOAD_MAX as usize,
-            FrameKind::Complete => DONE_LEN + PAYLOAD_MAX as usize,
+            FrameKind::Submit => stream::BATCH_MAX * COMMAND_LEN,
+            FrameKind::Complete => stream::BATCH_MAX * DONE_LEN,
             _ => CONTROL_BODY_MAX,
         }
     }
@@ -416,8 +425,8 @@ pub struct FrameHeader {
     pub kind: FrameKind,
     /// Bytes of the body.
     pub body_len: u32,
-    /// CRC32C of the body. 0 in frames with a payload, which carries its own protection end to
-    /// end (the volume's checksums) or is protected by the carrier (TLS).
+    /// CRC32C of the body. Payloads are not in the body: a stream's own checksums protect them on
+    /// their way, and the owner gives every cluster its lasting checksum as soon as it has it.
     pub crc: u32,
 }
 
@@ -466,9 +475,15 @@ pub struct Hello {
     pub read_only: bool,
     /// Ring entries; the session's memory has the [`Layout`] of so many.
     pub entries: u32,
-    /// Attach token: zero until tokens are signed.
+    /// Attach token ([`token::Token`]); all zero: none.
     pub token: [u8; 64],
-    /// Who attaches, for the engine's log: host and process.
+    /// Which Edge this is, in all its connections and lives.
+    pub edge: [u8; 16],
+    /// Number of this connection, higher than those of all earlier ones of this Edge.
+    pub connection: u64,
+    /// Host of the Edge, which the token names.
+    pub host: String,
+    /// Who attaches, for the engine's log.
     pub client: String,
 }
 
@@ -598,6 +613,9 @@ impl Frame {
                 out.extend_from_slice(&hello.features.to_le_bytes());
                 out.extend_from_slice(&hello.volume);
                 out.extend_from_slice(&hello.token);
+                out.extend_from_slice(&hello.edge);
+                out.extend_from_slice(&hello.connection.to_le_bytes());
+                put_text(out, &hello.host);
                 put_text(out, &hello.client);
             }
             Frame::Attached(attached) => {
@@ -660,10 +678,21 @@ impl Frame {
                 let (version, read_only) = (reader.u16()?, reader.flag("read_only")?);
                 let (entries, features) = (reader.u32()?, reader.u64()?);
                 let (volume, token) = (reader.array()?, reader.array()?);
-                let client = reader.text()?;
+                let (edge, connection) = (reader.array()?, reader.u64()?);
+                let (host, client) = (reader.text()?, reader.text()?);
                 Layout::new(entries)?;
-                let hello = Hello { version, features, volume, read_only, entries, token, client };
-                Frame::Hello(hello)
+                Frame::Hello(Hello {
+                    version,
+                    features,
+                    volume,
+                    read_only,
+                    entries,
+                    token,
+                    edge,
+                    connection,
+                    host,
+                    client,
+                })
             }
             FrameKind::Attached => {
                 let (version, read_only) = (reader.u16()?, reader.flag("read_only")?);

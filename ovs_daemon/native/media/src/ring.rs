@@ -6,6 +6,7 @@
 //! of an operation until its completion.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,6 +48,7 @@ enum Memory {
     None,
     One { _slice: Slice },
     Vector { _slices: Vec<Slice>, _iovecs: Box<[libc::iovec]>, header: Box<libc::msghdr> },
+    Address { _address: Box<libc::sockaddr_storage> },
 }
 
 /// See the module's essay.
@@ -89,15 +91,28 @@ impl Ring {
 
     /// Sends all slices in order, as one message; at most 1024 slices.
     pub fn send_all(&mut self, fd: &Fd, slices: Vec<Slice>, token: u64) {
-        assert!(slices.len() <= 1024, "more slices than IOV_MAX");
-        let mut iovecs: Box<[libc::iovec]> = slices.iter().map(Slice::iovec).collect();
-        // SAFETY: an all-zero msghdr is valid.
-        let mut header: Box<libc::msghdr> = Box::new(unsafe { std::mem::zeroed() });
-        header.msg_iov = iovecs.as_mut_ptr();
-        header.msg_iovlen = iovecs.len();
+        let (iovecs, header) = message(&slices);
         let flags = (libc::MSG_WAITALL | libc::MSG_NOSIGNAL) as u32;
         let sqe = opcode::SendMsg::new(raw(fd), &*header).flags(flags).build();
         let memory = Memory::Vector { _slices: slices, _iovecs: iovecs, header };
+        self.push(sqe, Op { token, _fd: Some(fd.clone()), memory });
+    }
+
+    /// Receives at least one byte into the slices, filling them in order (at most 1024 of them);
+    /// result = bytes, 0 = end of stream.
+    pub fn recv_all(&mut self, fd: &Fd, slices: Vec<Slice>, token: u64) {
+        let (iovecs, mut header) = message(&slices);
+        let sqe = opcode::RecvMsg::new(raw(fd), &mut *header).build();
+        let memory = Memory::Vector { _slices: slices, _iovecs: iovecs, header };
+        self.push(sqe, Op { token, _fd: Some(fd.clone()), memory });
+    }
+
+    /// Connects a TCP socket; result = 0. The socket must not be a non-blocking one.
+    pub fn connect(&mut self, fd: &Fd, address: SocketAddr, token: u64) {
+        let (storage, len) = socket_address(address);
+        let storage = Box::new(storage);
+        let sqe = opcode::Connect::new(raw(fd), std::ptr::from_ref(&*storage).cast(), len).build();
+        let memory = Memory::Address { _address: storage };
         self.push(sqe, Op { token, _fd: Some(fd.clone()), memory });
     }
 
@@ -226,6 +241,49 @@ impl Ring {
     }
 }
 
+/// A message header for these slices and what it points to.
+fn message(slices: &[Slice]) -> (Box<[libc::iovec]>, Box<libc::msghdr>) {
+    assert!(slices.len() <= 1024, "more slices than IOV_MAX");
+    let mut iovecs: Box<[libc::iovec]> = slices.iter().map(Slice::iovec).collect();
+    // SAFETY: an all-zero msghdr is valid.
+    let mut header: Box<libc::msghdr> = Box::new(unsafe { std::mem::zeroed() });
+    header.msg_iov = iovecs.as_mut_ptr();
+    header.msg_iovlen = iovecs.len();
+    (iovecs, header)
+}
+
+/// An address as the kernel takes it, and its length.
+fn socket_address(address: SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t) {
+    // SAFETY: an all-zero sockaddr_storage is valid.
+    let mut storage: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
+    let len = match address {
+        SocketAddr::V4(v4) => {
+            let inner = libc::sockaddr_in {
+                sin_family: libc::AF_INET as libc::sa_family_t,
+                sin_port: v4.port().to_be(),
+                sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(v4.ip().octets()) },
+                sin_zero: [0; 8],
+            };
+            // SAFETY: a sockaddr_storage has room and alignment for every kind of address.
+            unsafe { std::ptr::from_mut(&mut storage).cast::<libc::sockaddr_in>().write(inner) };
+            size_of::<libc::sockaddr_in>()
+        }
+        SocketAddr::V6(v6) => {
+            let inner = libc::sockaddr_in6 {
+                sin6_family: libc::AF_INET6 as libc::sa_family_t,
+                sin6_port: v6.port().to_be(),
+                sin6_flowinfo: v6.flowinfo(),
+                sin6_addr: libc::in6_addr { s6_addr: v6.ip().octets() },
+                sin6_scope_id: v6.scope_id(),
+            };
+            // SAFETY: as above.
+            unsafe { std::ptr::from_mut(&mut storage).cast::<libc::sockaddr_in6>().write(inner) };
+            size_of::<libc::sockaddr_in6>()
+        }
+    };
+    (storage, len as libc::socklen_t)
+}
+
 fn raw(fd: &Fd) -> types::Fd {
     types::Fd(fd.as_raw_fd())
 }
@@ -275,6 +333,29 @@ mod tests {
         assert_eq!(events, [Event { token: 7, result: 11 }, Event { token: 8, result: 11 }]);
         assert_eq!(&into.to_vec()[..11], b"hello world");
         assert_eq!(ring.in_flight(), 0);
+    }
+
+    #[test]
+    fn connects_and_receives_into_several_places() {
+        let mut ring = Ring::new(8).unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        // SAFETY: no pointers; the result is checked below.
+        let socket = unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM, 0) };
+        assert!(socket >= 0);
+        // SAFETY: a fresh descriptor of ours.
+        let fd: Fd = Arc::new(unsafe { std::os::fd::FromRawFd::from_raw_fd(socket) });
+        ring.connect(&fd, address, 1);
+        let mut events = Vec::new();
+        until(&mut ring, &mut events, 1);
+        assert_eq!(events, [Event { token: 1, result: 0 }]);
+        let (mut peer, _) = listener.accept().unwrap();
+        std::io::Write::write_all(&mut peer, b"hello world").unwrap();
+        let (a, b) = (Slice::zeroed(6).unwrap(), Slice::zeroed(64).unwrap());
+        ring.recv_all(&fd, vec![a.clone(), b.clone()], 2);
+        until(&mut ring, &mut events, 2);
+        assert_eq!(events[1], Event { token: 2, result: 11 });
+        assert_eq!((&a.to_vec()[..], &b.to_vec()[..5]), (&b"hello "[..], &b"world"[..]));
     }
 
     #[test]

@@ -10,12 +10,16 @@ pub mod clock;
 mod fuse;
 mod listen;
 pub mod pass;
+mod random;
 pub mod shm;
 mod signal;
 mod stream;
+mod tcp;
 
 pub use bell::Bell;
 pub use fuse::FuseDevice;
 pub use listen::{ListenError, UnixSocket, listen_tcp, peer_name, send_now, tune_stream};
+pub use random::random_name;
 pub use signal::Signals;
 pub use stream::{Stream, send_parts_now};
+pub use tcp::{PIECES_MAX, send_all_now, tcp_socket, tune_peer};

@@ -175,7 +175,7 @@ fn std_address(fd: &Fd) -> Option<SocketAddr> {
     std::net::TcpStream::from(copy).peer_addr().ok()
 }
 
-fn set_option(fd: &Fd, level: i32, name: i32, value: i32) {
+pub(crate) fn set_option(fd: &Fd, level: i32, name: i32, value: i32) {
     let len = size_of_val(&value) as libc::socklen_t;
     // SAFETY: the value outlives the call. A failure (not TCP) changes nothing that matters.
     unsafe {

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use edge::client::{Attachment, EdgeTargets, Notice};
+use edge::client::{Attachment, EdgeTargets, Identity, Notice};
 use edge::server::parse_uuid;
 use edge::target::{Completion, Outcome, Request, RequestId, Targets, Verb, VolumeId};
 use media::{Arena, Event, Ring, Slice, Wait};
@@ -70,10 +70,11 @@ impl Client {
         let bytes = options.qd * BLOCK as usize;
         let arena = Arena::shared(bytes).map_err(failed)?;
         let mut ring = Ring::new(64).map_err(failed)?;
-        let mut targets = EdgeTargets::new(1, &options.engine, Arc::clone(&arena), "bench_shm")
-            .map_err(failed)?;
+        let identity = Identity::fresh("localhost", "bench_shm");
+        let mut targets =
+            EdgeTargets::new(1, &options.engine, Arc::clone(&arena), identity).map_err(failed)?;
         targets.set_eager(true);
-        let attachment = Attachment { uuid: options.volume, read_only: false, known_size: None };
+        let attachment = Attachment { uuid: options.volume, ..Attachment::default() };
         let volume = targets.attach(&attachment, &mut ring);
         let slices = (0..options.qd).filter_map(|at| arena.slice(at * 4096, 4096)).collect();
         let (events, done) = (Vec::new(), Vec::new());

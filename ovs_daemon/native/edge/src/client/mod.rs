@@ -22,15 +22,20 @@
 //! volume is busy. Guests never map it. Rings are fresh for each connection, so that an engine
 //! which was given up cannot write into those of its successor.
 //!
+//! **Carriers.** A volume whose owner is on this host is reached over shared memory, another over TCP
+//! (`stream`); a session goes from one to the other as its volume does ([`EdgeTargets::retarget`]).
+//!
 //! **Bells.** All sessions share one bell for answers: the loop waits for one descriptor, however
 //! many volumes there are. Each connection has its own bell towards its engine.
 
-mod connection;
+mod carrier;
 mod session;
+mod shm;
+mod stream;
 #[cfg(test)]
 mod tests;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,10 +47,14 @@ use net::Bell;
 use crate::spin::Spin;
 use crate::target::{Completion, Outcome, Request, Targets, Verb, VolumeId, VolumeInfo};
 use crate::token::Token;
+pub use carrier::{Address, Identity};
 use session::{Session, Shared};
 
 const KIND_BELL: u8 = 0;
 const KIND_CONTROL: u8 = 1;
+const KIND_CONNECT: u8 = 2;
+const KIND_SEND: u8 = 3;
+const KIND_RECEIVE: u8 = 4;
 /// Requests of one volume that may be on their way at once.
 pub const ENTRIES: u32 = 256;
 /// Argument outside its limits (errno(3)).
@@ -88,8 +97,25 @@ pub enum Notice {
     },
 }
 
+/// Where a volume may be served, and with what leave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Whereabouts {
+    /// The likeliest first; empty: on this host, by the engine that the targets were made for.
+    pub targets: Vec<Address>,
+    /// Attach token; zero for engines on this host.
+    pub token: [u8; 64],
+    /// No engine with an older epoch owns the volume; 0: nothing is known.
+    pub epoch: u64,
+}
+
+impl Default for Whereabouts {
+    fn default() -> Self {
+        Self { targets: Vec::new(), token: [0; 64], epoch: 0 }
+    }
+}
+
 /// What is to be attached.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Attachment {
     /// UUID of the volume.
     pub uuid: [u8; 16],
@@ -98,6 +124,8 @@ pub struct Attachment {
     /// The size in bytes that an earlier life of this process knew. The attachment then exists
     /// already, guests depend on it, and engines are waited for from the start.
     pub known_size: Option<u64>,
+    /// Where.
+    pub whereabouts: Whereabouts,
 }
 
 /// A session as an operator sees it.
@@ -111,6 +139,8 @@ pub struct Status {
     pub read_only: bool,
     /// Epoch of the engine.
     pub epoch: u64,
+    /// Where it is connected to, or was last.
+    pub target: String,
     /// Requests that are not answered.
     pub in_flight: usize,
     /// Why it does not serve; empty when it does.
@@ -125,6 +155,8 @@ pub struct EdgeTargets {
     busy: Vec<u32>,
     /// Sessions that have something to publish.
     touched: Vec<u32>,
+    /// Sessions that wait for the ring.
+    arming: Vec<u32>,
     listening: bool,
     /// The bell was asked for.
     asleep: bool,
@@ -136,13 +168,18 @@ pub struct EdgeTargets {
 impl EdgeTargets {
     /// Targets whose tokens have `class` as their top 8 bits, served by the engine that listens on
     /// `engine` (a unix socket). Payloads must lie in `arena`, which must be a shared one.
-    pub fn new(class: u8, engine: &Path, arena: Arc<Arena>, client: &str) -> std::io::Result<Self> {
+    pub fn new(
+        class: u8,
+        engine: &Path,
+        arena: Arc<Arena>,
+        identity: Identity,
+    ) -> std::io::Result<Self> {
         let shared = Shared {
             class,
-            engine: PathBuf::from(engine),
+            engine: Address::Shm(engine.to_owned()),
+            identity,
             arena,
             bell: Bell::new()?,
-            client: client.to_owned(),
             completions: Vec::new(),
             notices: Vec::new(),
         };
@@ -151,6 +188,7 @@ impl EdgeTargets {
             sessions: Vec::new(),
             busy: Vec::new(),
             touched: Vec::new(),
+            arming: Vec::new(),
             listening: false,
             asleep: false,
             spin: Spin::default(),
@@ -166,7 +204,7 @@ impl EdgeTargets {
             self.sessions.push(None);
             self.sessions.len() - 1
         });
-        let mut session = Box::new(Session::new(VolumeId(index as u32), attachment));
+        let mut session = Box::new(Session::new(VolumeId(index as u32), attachment, &self.shared));
         session.start(&mut self.shared, ring);
         self.sessions[index] = Some(session);
         self.after(index as u32);
@@ -177,6 +215,15 @@ impl EdgeTargets {
     pub fn detach(&mut self, volume: VolumeId, ring: &mut Ring) {
         if let Some(session) = session_mut(&mut self.sessions, volume.0) {
             session.detach(&mut self.shared, ring);
+            self.after(volume.0);
+        }
+    }
+
+    /// The volume is served elsewhere from now on, or with another token. Its requests follow.
+    pub fn retarget(&mut self, volume: VolumeId, whereabouts: &Whereabouts, ring: &mut Ring) {
+        if let Some(session) = session_mut(&mut self.sessions, volume.0) {
+            session.retarget(whereabouts, &mut self.shared, ring);
+            self.touched.push(volume.0);
             self.after(volume.0);
         }
     }
@@ -216,7 +263,7 @@ impl EdgeTargets {
         let index = token.index;
         let Some(session) = session_mut(&mut self.sessions, index) else { return };
         if session.connection_generation() == Some(token.generation) {
-            session.readable(&mut self.shared, ring);
+            session.on_event(token.kind, event.result, &mut self.shared, ring);
             self.touched.push(index);
             self.note_busy(index);
             self.after(index);
@@ -238,7 +285,8 @@ impl EdgeTargets {
         for index in 0..self.sessions.len() as u32 {
             let Some(session) = session_mut(&mut self.sessions, index) else { continue };
             if session.timer_ns().is_some_and(|at| at <= now_ns) {
-                session.timer(&mut self.shared, ring);
+                session.timer(now_ns, &mut self.shared, ring);
+                self.touched.push(index);
                 self.after(index);
             }
         }
@@ -283,6 +331,9 @@ impl EdgeTargets {
         while let Some(index) = self.touched.pop() {
             if let Some(session) = session_mut(&mut self.sessions, index) {
                 session.publish();
+                if session.wants_ring() {
+                    self.arming.push(index);
+                }
             }
         }
     }
@@ -319,6 +370,12 @@ impl EdgeTargets {
     /// Publishes commands, rings engines that sleep, and goes to sleep when nothing is to do.
     pub fn end_turn(&mut self, ring: &mut Ring) {
         self.publish();
+        while let Some(index) = self.arming.pop() {
+            if let Some(session) = session_mut(&mut self.sessions, index) {
+                session.arm(&mut self.shared, ring);
+                self.after(index);
+            }
+        }
         if std::mem::take(&mut self.found_work) {
             self.spin.worked();
         }
@@ -334,7 +391,8 @@ impl EdgeTargets {
     pub fn wants_polling(&mut self) -> bool {
         // What was submitted since then would wait for an engine that nobody wakes.
         self.publish();
-        if !self.shared.completions.is_empty() || !self.shared.notices.is_empty() {
+        let told = !self.shared.completions.is_empty() || !self.shared.notices.is_empty();
+        if told || !self.arming.is_empty() {
             return true;
         }
         if self.busy.is_empty() {

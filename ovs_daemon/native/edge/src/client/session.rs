@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use format::edge::{
@@ -14,22 +13,24 @@ use media::{Arena, Ring, Slice};
 use net::Bell;
 use net::clock::monotonic_ns;
 
-use super::connection::Connection;
-use super::{Attachment, ENTRIES, KIND_CONTROL, Notice, Status};
+use super::carrier::{Address, Carrier, Identity, Purpose};
+use super::{Attachment, ENTRIES, Notice, Status, Whereabouts};
 use crate::server::uuid;
 use crate::target::{Completion, Extent, Outcome, Request, RequestId, Verb, VolumeId, VolumeInfo};
-use crate::token::Token;
 
+/// Places that are tried for a volume, at most.
+pub(super) const TARGETS_MAX: usize = 16;
 /// Input or output error (errno(3)).
 const EIO: i32 = 5;
 
 /// What all sessions of a process share.
 pub(super) struct Shared {
     pub(super) class: u8,
-    pub(super) engine: PathBuf,
+    /// Where volumes are looked for that say nothing else.
+    pub(super) engine: Address,
+    pub(super) identity: Identity,
     pub(super) arena: Arc<Arena>,
     pub(super) bell: Bell,
-    pub(super) client: String,
     pub(super) completions: Vec<Completion>,
     pub(super) notices: Vec<Notice>,
 }
@@ -37,8 +38,8 @@ pub(super) struct Shared {
 /// A request on its way, by tag.
 struct Pending {
     id: RequestId,
-    /// Keeps the payload's memory until the answer.
-    _slice: Option<Slice>,
+    /// The payload's place.
+    slice: Option<Slice>,
     /// Bytes that a block status describes; 0 for other verbs.
     status_len: u32,
 }
@@ -48,7 +49,12 @@ pub(super) struct Session {
     uuid: [u8; 16],
     read_only: bool,
     machine: machine::Session,
-    connection: Option<Connection>,
+    /// Where it may be served; never empty.
+    targets: Vec<Address>,
+    token: [u8; 64],
+    connection: Option<Carrier>,
+    /// Where that is to.
+    connected_to: Address,
     pending: Vec<Option<Pending>>,
     free: Vec<u32>,
     /// Requests for which there was no tag.
@@ -64,16 +70,24 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(volume: VolumeId, attachment: &Attachment) -> Self {
-        let machine = match attachment.known_size {
+    pub(super) fn new(volume: VolumeId, attachment: &Attachment, shared: &Shared) -> Self {
+        let mut machine = match attachment.known_size {
             Some(size) => machine::Session::restored(ENTRIES, size, attachment.read_only),
             None => machine::Session::new(ENTRIES),
         };
+        let Whereabouts { token, epoch, .. } = attachment.whereabouts;
+        let targets = targets_of(&attachment.whereabouts, shared);
+        let first =
+            Message::Retarget { targets: targets.len() as u32, first: 0, epoch, keep: false };
+        machine.step(first, &mut Vec::new());
         Self {
             volume,
             uuid: attachment.uuid,
             read_only: attachment.read_only,
             machine,
+            connected_to: targets[0].clone(),
+            targets,
+            token,
             connection: None,
             pending: (0..ENTRIES).map(|_| None).collect(),
             free: (0..ENTRIES).rev().collect(),
@@ -105,6 +119,7 @@ impl Session {
             size: self.machine.size(),
             read_only: self.read_only || self.machine.is_read_only(),
             epoch: self.machine.epoch(),
+            target: self.connected_to.to_string(),
             in_flight: self.machine.in_flight() as usize + self.backlog.len(),
             why: if serving { String::new() } else { self.why.clone() },
         }
@@ -112,24 +127,92 @@ impl Session {
 
     /// Generation in the tokens of the present connection.
     pub(super) fn connection_generation(&self) -> Option<u16> {
-        self.connection.as_ref().map(|connection| connection.generation as u16)
+        self.connection.as_ref().map(|connection| connection.generation() as u16)
     }
 
     pub(super) fn timer_ns(&self) -> Option<u64> {
-        self.timer_ns
+        let patience = self.connection.as_ref().and_then(Carrier::deadline_ns);
+        self.timer_ns.into_iter().chain(patience).min()
     }
 
     pub(super) fn start(&mut self, shared: &mut Shared, ring: &mut Ring) {
         self.step(Message::Start, shared, Some(ring));
+        self.arm(shared, ring);
     }
 
     pub(super) fn detach(&mut self, shared: &mut Shared, ring: &mut Ring) {
         self.step(Message::Detach, shared, Some(ring));
+        self.arm(shared, ring);
     }
 
-    pub(super) fn timer(&mut self, shared: &mut Shared, ring: &mut Ring) {
-        self.timer_ns = None;
-        self.step(Message::Timer, shared, Some(ring));
+    /// Something is due at `now_ns`.
+    pub(super) fn timer(&mut self, now_ns: u64, shared: &mut Shared, ring: &mut Ring) {
+        if let Some(connection) = self.connection.as_mut() {
+            connection.expire(now_ns);
+        }
+        if self.timer_ns.take_if(|at| *at <= now_ns).is_some() {
+            self.step(Message::Timer, shared, Some(ring));
+        }
+        self.arm(shared, ring);
+    }
+
+    /// The volume may be served elsewhere from now on.
+    pub(super) fn retarget(
+        &mut self,
+        whereabouts: &Whereabouts,
+        shared: &mut Shared,
+        ring: &mut Ring,
+    ) {
+        self.targets = targets_of(whereabouts, shared);
+        self.token = whereabouts.token;
+        let known = self.targets.iter().position(|target| *target == self.connected_to);
+        let outdated = whereabouts.epoch > self.machine.epoch();
+        let present = known.filter(|_| !outdated && self.connection.is_some());
+        let message = Message::Retarget {
+            targets: self.targets.len() as u32,
+            first: present.unwrap_or(0) as u32,
+            epoch: whereabouts.epoch,
+            keep: present.is_some(),
+        };
+        if present.is_none() && self.machine.phase() == Phase::Ready {
+            self.wait_because("the volume has another owner", shared);
+        }
+        self.step(message, shared, Some(ring));
+        self.arm(shared, ring);
+    }
+
+    /// The engine says where the volume went: that place is tried first.
+    fn moved(&mut self, address: &str) -> Message {
+        let Ok(address) = address.parse() else {
+            let generation = self.machine.generation();
+            let reason = format::edge::CloseReason::Fenced;
+            return Message::Closed { generation, reason };
+        };
+        let address = Address::Tcp(address);
+        self.targets.retain(|target| *target != address);
+        self.targets.insert(0, address);
+        self.targets.truncate(TARGETS_MAX);
+        let targets = self.targets.len() as u32;
+        Message::Retarget { targets, first: 0, epoch: 0, keep: false }
+    }
+
+    /// Asks the ring for what the connection waits for, or notes that it is over.
+    pub(super) fn arm(&mut self, shared: &mut Shared, ring: &mut Ring) {
+        while let Some(connection) = self.connection.take_if(|c| c.has_ended()) {
+            self.wait_because(&connection.why(), shared);
+            let generation = connection.generation();
+            self.step(Message::Lost { generation }, shared, Some(&mut *ring));
+        }
+        if let Some(connection) = self.connection.as_mut()
+            && connection.wants_ring()
+        {
+            connection.arm(shared.class, self.volume.0, ring);
+        }
+    }
+
+    /// It has to be armed before the loop sleeps.
+    pub(super) fn wants_ring(&self) -> bool {
+        self.connection.as_ref().is_some_and(Carrier::wants_ring)
     }
 
     /// Takes a request from a front end.
@@ -184,7 +267,7 @@ impl Session {
             command.length = slice.len() as u64;
             command.place = slice.offset() as u64;
         }
-        self.pending[tag as usize] = Some(Pending { id: request.id, _slice: slice, status_len });
+        self.pending[tag as usize] = Some(Pending { id: request.id, slice, status_len });
         self.step(Message::Submit(command), shared, None);
     }
 
@@ -227,17 +310,17 @@ impl Session {
         match action {
             Action::Send(command) => {
                 let connection = self.connection.as_mut()?;
-                let generation = connection.generation;
-                return match connection.push(&command) {
-                    Ok(true) => None,
-                    _ => Some(Message::Nonsense { generation }),
-                };
+                let generation = connection.generation();
+                let payload = self.pending[command.tag as usize].as_ref();
+                let payload = payload.and_then(|pending| pending.slice.as_ref());
+                let pushed = connection.push(&command, payload);
+                return (!pushed).then_some(Message::Nonsense { generation });
             }
             Action::Complete(done) => self.finish(done, shared),
             Action::Connect { generation } => {
                 let ring = ring?;
                 if let Err(error) = self.connect(generation, shared, ring) {
-                    self.wait_because(&unreachable(shared, &error), shared);
+                    self.wait_because(&unreachable(&self.connected_to, &error), shared);
                     return Some(Message::Lost { generation });
                 }
             }
@@ -248,7 +331,7 @@ impl Session {
                 if let Some(breach) = breach {
                     self.wait_because(&format!("the engine {}", describe(breach)), shared);
                 }
-                if let Some(connection) = &self.connection {
+                if let Some(connection) = &mut self.connection {
                     connection.leave();
                 }
             }
@@ -264,22 +347,28 @@ impl Session {
                     let outcome = Outcome::Failed(machine::ERRNO_GONE);
                     shared.completions.push(Completion { id: request.id, outcome });
                 }
-                let refusal = self.refusal.take().or_else(|| self.refusal_of_silence(shared));
+                let refusal = self.refusal.take().or_else(|| self.refusal_of_silence());
                 shared.notices.push(Notice::Ended { volume, ending, refusal });
             }
         }
         None
     }
 
-    fn refusal_of_silence(&self, shared: &Shared) -> Option<Refusal> {
+    fn refusal_of_silence(&self) -> Option<Refusal> {
         (!self.why.is_empty()).then(|| Refusal {
             code: "engine_unavailable".into(),
             what: format!("attach volume {}", uuid(&self.uuid)),
             why: self.why.clone(),
-            fix: format!(
-                "start vstorage-daemon on this host, or check that it listens on {}",
-                shared.engine.display()
-            ),
+            fix: match &self.connected_to {
+                Address::Shm(path) => format!(
+                    "start vstorage-daemon on this host, or check that it listens on {}",
+                    path.display()
+                ),
+                Address::Tcp(address) => format!(
+                    "check that vstorage-daemon runs there, that its [edge] listen is {address}, \
+                     and the network between the hosts"
+                ),
+            },
         })
     }
 
@@ -294,33 +383,32 @@ impl Session {
 
     fn connect(&mut self, generation: u32, shared: &Shared, ring: &mut Ring) -> io::Result<()> {
         self.connection = None;
-        let opened = Connection::open(shared, self.uuid, self.read_only, ENTRIES, generation)?;
-        self.listen(&opened, shared, ring);
-        self.connection = Some(opened);
+        let target = self.targets.get(self.machine.target() as usize);
+        self.connected_to = target.unwrap_or(&self.targets[0]).clone();
+        let purpose = Purpose {
+            uuid: self.uuid,
+            read_only: self.read_only,
+            entries: ENTRIES,
+            generation,
+            token: self.token,
+        };
+        let (address, index) = (&self.connected_to, self.volume.0);
+        self.connection = Some(Carrier::open(address, shared, &purpose, index, ring)?);
         Ok(())
     }
 
-    fn listen(&self, connection: &Connection, shared: &Shared, ring: &mut Ring) {
-        let token = Token {
-            kind: KIND_CONTROL,
-            generation: connection.generation as u16,
-            index: self.volume.0,
-        };
-        ring.poll_readable(connection.socket(), token.pack(shared.class));
-    }
-
-    /// The control socket has something to read.
-    pub(super) fn readable(&mut self, shared: &mut Shared, ring: &mut Ring) {
+    /// An event of the present connection.
+    pub(super) fn on_event(&mut self, kind: u8, result: i32, shared: &mut Shared, ring: &mut Ring) {
         let Some(connection) = self.connection.as_mut() else { return };
-        connection.read();
+        connection.on_event(kind, result);
         // Answers that the engine published before what it said are good; they need no replay.
         self.poll(shared);
         let Some(connection) = self.connection.as_ref() else { return };
-        let generation = connection.generation;
+        let generation = connection.generation();
         loop {
             // An action may have replaced the connection meanwhile.
             let Some(connection) = self.connection.as_mut() else { return };
-            if connection.generation != generation {
+            if connection.generation() != generation {
                 return;
             }
             let message = match connection.next_frame() {
@@ -333,14 +421,13 @@ impl Session {
             };
             self.step(message, shared, Some(ring));
         }
-        if self.connection.take_if(|c| c.has_ended()).is_none() {
-            if let Some(connection) = &self.connection {
-                self.listen(connection, shared, ring);
-            }
-            return;
+        if let Some(connection) = self.connection.as_mut()
+            && connection.is_polled()
+            && !connection.has_ended()
+        {
+            connection.arm(shared.class, self.volume.0, ring);
         }
-        self.wait_because("the engine closed the connection", shared);
-        self.step(Message::Lost { generation }, shared, Some(ring));
+        self.arm(shared, ring);
     }
 
     fn message_of(&mut self, frame: Frame, generation: u32, shared: &mut Shared) -> Message {
@@ -359,7 +446,7 @@ impl Session {
             Frame::Moved { address, epoch } => {
                 let why = format!("the volume moved to '{address}' with epoch {epoch}");
                 self.wait_because(&why, shared);
-                Message::Closed { generation, reason: format::edge::CloseReason::Fenced }
+                self.moved(&address)
             }
             Frame::Hello(_) | Frame::Goodbye => Message::Nonsense { generation },
         }
@@ -368,11 +455,11 @@ impl Session {
     /// Takes answers from the ring. True: there were some.
     pub(super) fn poll(&mut self, shared: &mut Shared) -> bool {
         let Some(connection) = self.connection.as_mut() else { return false };
-        let generation = connection.generation;
+        let generation = connection.generation();
         match connection.look() {
-            Ok(0) => return false,
-            Ok(_) => {}
-            Err(_) => {
+            Ok(false) => return false,
+            Ok(true) => {}
+            Err(()) => {
                 self.step(Message::Nonsense { generation }, shared, None);
                 return true;
             }
@@ -405,19 +492,15 @@ impl Session {
     }
 
     /// The extents of a block status; an error when they do not describe exactly what was asked.
-    fn read_extents(&self, done: &Done, len: u32) -> Outcome {
-        let place = self.connection.as_ref().and_then(|connection| {
-            connection.memory().slice(answer_place(done.tag), ANSWER_ROOM as usize)
-        });
-        let count = done.extents as usize;
-        let Some(place) = place.filter(|place| count * EXTENT_LEN <= place.len()) else {
+    fn read_extents(&mut self, done: &Done, len: u32) -> Outcome {
+        let Some(bytes) = self.connection.as_mut().and_then(|c| c.extents(done)) else {
             return Outcome::Failed(EIO);
         };
-        let mut extents = Vec::with_capacity(count);
+        let mut extents = Vec::with_capacity(done.extents as usize);
         let mut described = 0u64;
-        for at in 0..count {
+        for chunk in bytes.chunks_exact(EXTENT_LEN) {
             let mut bytes = [0; EXTENT_LEN];
-            place.read(at * EXTENT_LEN, &mut bytes);
+            bytes.copy_from_slice(chunk);
             let (len, hole) = decode_extent(&bytes);
             described += u64::from(len);
             extents.push(Extent { len, hole });
@@ -434,9 +517,11 @@ impl Session {
         self.machine.in_flight()
     }
 
-    /// Requests are with the engine, so answers will come.
+    /// Requests are with the engine, so answers will come that must be looked for.
     pub(super) fn is_waiting_for_answers(&self) -> bool {
-        self.machine.phase() == Phase::Ready && self.machine.in_flight() > 0
+        self.connection.as_ref().is_some_and(Carrier::is_polled)
+            && self.machine.phase() == Phase::Ready
+            && self.machine.in_flight() > 0
     }
 
     /// True the first time since the last [`Session::publish`].
@@ -455,7 +540,7 @@ impl Session {
 
     /// Asks for the bell. False: an answer is there already.
     pub(super) fn fall_asleep(&mut self) -> bool {
-        self.connection.as_mut().is_none_or(Connection::fall_asleep)
+        self.connection.as_mut().is_none_or(Carrier::fall_asleep)
     }
 
     /// Takes the request for the bell back: the loop is looking again.
@@ -471,13 +556,20 @@ fn answer_place(tag: u32) -> usize {
     Layout::new(ENTRIES).map_or(0, |layout| layout.answer(tag))
 }
 
-fn unreachable(shared: &Shared, error: &io::Error) -> String {
-    let path = shared.engine.display();
+/// Where a volume is to be looked for, nearest first.
+fn targets_of(whereabouts: &Whereabouts, shared: &Shared) -> Vec<Address> {
+    match &whereabouts.targets[..] {
+        [] => vec![shared.engine.clone()],
+        targets => targets[..targets.len().min(TARGETS_MAX)].to_vec(),
+    }
+}
+
+fn unreachable(address: &Address, error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-            format!("no engine listens on {path}")
+            format!("no engine listens on {address}")
         }
-        _ => format!("cannot connect to the engine on {path}: {error}"),
+        _ => format!("cannot connect to the engine on {address}: {error}"),
     }
 }
 

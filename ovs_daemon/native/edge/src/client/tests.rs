@@ -40,7 +40,9 @@ impl Bench {
         let name = format!("ovs-edge-{name}-{}.sock", std::process::id());
         let socket = std::env::temp_dir().join(name);
         let arena = Arena::shared(MIB as usize).unwrap();
-        let targets = EdgeTargets::new(CLIENT, &socket, arena.clone(), "a test").unwrap();
+        let targets =
+            EdgeTargets::new(CLIENT, &socket, arena.clone(), Identity::fresh("here", "a test"))
+                .unwrap();
         Self {
             ring: Ring::new(64).unwrap(),
             events: Vec::new(),
@@ -127,7 +129,8 @@ impl Bench {
     }
 
     fn attach(&mut self) -> VolumeId {
-        let attachment = Attachment { uuid: UUID, read_only: false, known_size: None };
+        let attachment =
+            Attachment { uuid: UUID, read_only: false, known_size: None, ..Attachment::default() };
         let volume = self.targets.attach(&attachment, &mut self.ring);
         self.until(|b| !b.notices.is_empty());
         assert_eq!(self.notices.remove(0), Notice::Opened { volume, first: true });
@@ -311,7 +314,8 @@ fn a_resize_is_told_and_seen_by_requests() {
 #[test]
 fn a_first_attach_fails_with_a_reason_and_what_to_do() {
     let mut bench = Bench::new("refused");
-    let attachment = Attachment { uuid: [9; 16], read_only: false, known_size: None };
+    let attachment =
+        Attachment { uuid: [9; 16], read_only: false, known_size: None, ..Attachment::default() };
     bench.targets.attach(&attachment, &mut bench.ring);
     bench.until(|b| !b.notices.is_empty());
     let Some(Notice::Ended { ending, refusal: Some(refusal), .. }) = bench.notices.pop() else {
@@ -334,7 +338,8 @@ fn a_first_attach_fails_with_a_reason_and_what_to_do() {
 #[test]
 fn a_restored_attachment_waits_for_its_engine() {
     let mut bench = Bench::new("restored");
-    let attachment = Attachment { uuid: UUID, read_only: true, known_size: Some(MIB) };
+    let attachment =
+        Attachment { uuid: UUID, read_only: true, known_size: Some(MIB), ..Attachment::default() };
     let volume = bench.targets.attach(&attachment, &mut bench.ring);
     let info = VolumeInfo { size: MIB, read_only: true };
     assert_eq!(bench.targets.info(volume), Some(info));

@@ -98,7 +98,12 @@ impl Desk {
         self.log.extend(complaint);
         for Kept { spec, size } in kept {
             let Some(uuid) = parse_uuid(&spec.volume) else { continue };
-            let attachment = Attachment { uuid, read_only: spec.read_only, known_size: Some(size) };
+            let attachment = Attachment {
+                uuid,
+                read_only: spec.read_only,
+                known_size: Some(size),
+                ..Attachment::default()
+            };
             let volume = room.targets.attach(&attachment, room.ring);
             let mut served = Served {
                 spec,
@@ -220,7 +225,8 @@ impl Desk {
             let why = format!("another volume is served under the name {:?}", spec.name);
             return Err(Failure::new("duplicate_name", &what, why, "detach that volume first"));
         }
-        let attachment = Attachment { uuid: bytes, read_only: spec.read_only, known_size: None };
+        let attachment =
+            Attachment { uuid: bytes, read_only: spec.read_only, ..Attachment::default() };
         let volume = room.targets.attach(&attachment, room.ring);
         self.served.push(Served {
             spec,

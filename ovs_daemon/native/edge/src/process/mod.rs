@@ -20,7 +20,7 @@ use net::Signals;
 use net::clock::monotonic_ns;
 
 use crate::class_of;
-use crate::client::EdgeTargets;
+use crate::client::{EdgeTargets, Identity};
 use crate::fuse::FuseServer;
 use crate::nbd::NbdServer;
 use crate::target::Completion;
@@ -100,7 +100,8 @@ impl Process {
         })?;
         let engine = setup.run_dir.join("engine.sock");
         let client = format!("vstorage-edge of {}", setup.run_dir.display());
-        let targets = EdgeTargets::new(CLASS_TARGETS, &engine, arena.clone(), &client)
+        let identity = Identity::fresh("localhost", &client);
+        let targets = EdgeTargets::new(CLASS_TARGETS, &engine, arena.clone(), identity)
             .map_err(|e| Fatal::new("set up sessions", e, "raise the limit of open files"))?;
         let for_nbd = setup.arena_bytes / 4 * 3;
         let nbd = NbdServer::within(CLASS_NBD, arena.clone(), for_nbd);

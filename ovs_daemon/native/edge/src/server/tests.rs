@@ -87,6 +87,9 @@ fn hello() -> Hello {
         read_only: false,
         entries: 8,
         token: [0; 64],
+        edge: [1; 16],
+        connection: 3,
+        host: "host-1".into(),
         client: "by hand".into(),
     }
 }

@@ -12,6 +12,9 @@ fn frames() -> Vec<Frame> {
         read_only: true,
         entries: 256,
         token: [0; 64],
+        edge: [1; 16],
+        connection: 3,
+        host: "host-1".into(),
         client: "vstorage-edge 17 on host-a".into(),
     };
     let attached = Attached {

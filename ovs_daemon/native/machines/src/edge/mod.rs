@@ -14,15 +14,21 @@
 //!   changed that place, or an acknowledged write would be undone; hence the *gate*: a write waits
 //!   until no write that touches the same bytes is on its way. Requests behind it wait as well (one
 //!   queue, first in first out), so nothing overtakes and nothing starves.
-//! * **One user of the memory.** Payloads stay in memory that engine and Edge share. The connection
-//!   counts as lost only when the engine has closed its end, which it does when it touches that
-//!   memory no more (a killed process's descriptors are closed after its last system call); only
-//!   then are requests sent elsewhere or given up.
-//! * **No way back.** An engine with an older ownership epoch than one seen before is refused.
+//! * **One user of the memory.** The connection counts as lost only when nobody else uses the
+//!   payloads' memory any more; only then are requests sent elsewhere or given up. In shared memory
+//!   that is when the engine has closed its end (a killed process's descriptors are closed after
+//!   its last system call); over a network it is when our own kernel has let go, and what the
+//!   engine still has of the connection is shut out by its [`Door`], or by the epoch when the
+//!   volume has moved.
+//! * **No way back.** An engine with an older ownership epoch than one seen before, or than the
+//!   operator has told of, is refused.
 //!
-//! Connecting is tried for ever, with growing pauses; only the very first handshake may fail, since
-//! then nobody depends on the session yet.
+//! A session has a list of *targets*, the places where the volume may be served. After a failure
+//! the next one is tried at once, and when a round of all has failed, after a pause that grows.
+//! This goes on for ever; only the very first round may fail, since then nobody depends on the
+//! session yet. [`Message::Retarget`] replaces the list at any time.
 
+mod door;
 mod gate;
 mod mutant;
 mod table;
@@ -33,6 +39,7 @@ use alloc::vec::Vec;
 
 use format::edge::{Attached, CloseReason, Command, Done};
 
+pub use door::{Door, Guest, Verdict};
 pub use mutant::Mutant;
 use table::Table;
 
@@ -95,6 +102,17 @@ pub enum Message {
     },
     /// The pause is over.
     Timer,
+    /// There are other targets now: the operator said so, or the engine that the volume left.
+    Retarget {
+        /// How many; at least one.
+        targets: u32,
+        /// The one to be tried first, or, with `keep`, the one that the present connection is to.
+        first: u32,
+        /// No engine with an older epoch is the owner; 0: nothing is known.
+        epoch: u64,
+        /// The present connection is to one of them: stay, unless its epoch is too old.
+        keep: bool,
+    },
     /// The operator detaches the volume.
     Detach,
 }
@@ -102,7 +120,8 @@ pub enum Message {
 /// What to do.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
-    /// Make a connection of this generation, with fresh rings, and say hello.
+    /// Make a connection of this generation to the present target ([`Session::target`]), with
+    /// fresh rings, and say hello.
     Connect {
         /// To be given back with all that comes from it.
         generation: u32,
@@ -195,6 +214,16 @@ pub struct Session {
     epoch: u64,
     size: u64,
     read_only: bool,
+    targets: u32,
+    /// The one that is connected to, or comes next.
+    target: u32,
+    /// Failures since the last pause, handshake or retarget: a round is over after one for each
+    /// target.
+    failures: u32,
+    /// Some target refused the handshake in the first round.
+    refused: bool,
+    /// Connect without a pause once the present connection is lost.
+    at_once: bool,
     /// A handshake succeeded once, here or in an earlier life of the Edge.
     settled: bool,
     /// What ends the session once the engine lets go of the memory.
@@ -213,6 +242,11 @@ impl Session {
             epoch: 0,
             size: 0,
             read_only: false,
+            targets: 1,
+            target: 0,
+            failures: 0,
+            refused: false,
+            at_once: false,
             settled: false,
             ending: None,
             table: Table::new(entries),
@@ -254,6 +288,11 @@ impl Session {
         self.generation
     }
 
+    /// Index of the target that is connected to, or comes next.
+    pub fn target(&self) -> u32 {
+        self.target
+    }
+
     /// Bytes of the volume as last heard; 0 before the first handshake.
     pub fn size(&self) -> u64 {
         self.size
@@ -269,7 +308,7 @@ impl Session {
         self.settled
     }
 
-    /// Ownership epoch of the last engine.
+    /// Ownership epoch of the last engine, or a newer one that was told of.
     pub fn epoch(&self) -> u64 {
         self.epoch
     }
@@ -298,9 +337,7 @@ impl Session {
                 if self.phase != Phase::Connecting {
                     return self.leave(Some(Breach::OutOfTurn), out);
                 }
-                if !self.settled {
-                    self.ending.get_or_insert(Ending::Refused);
-                }
+                self.refused = true;
                 self.leave(None, out);
             }
             Message::Resized { generation, size } if self.is_present(generation) => {
@@ -319,6 +356,10 @@ impl Session {
                 self.leave(Some(Breach::Nonsense), out);
             }
             Message::Lost { generation } if self.is_waited_for(generation) => self.lost(out),
+            Message::Retarget { targets, first, epoch, keep } => {
+                self.targets = targets.max(1);
+                self.retarget(first.min(self.targets - 1), epoch, keep, out);
+            }
             Message::Detach => self.detach(out),
             // A message from an earlier connection, or a timer that is too late.
             _ => {}
@@ -387,7 +428,7 @@ impl Session {
         }
         let first = !self.settled;
         self.phase = Phase::Ready;
-        self.attempts = 0;
+        (self.attempts, self.failures) = (0, 0);
         self.settled = true;
         self.epoch = attached.epoch;
         self.read_only = attached.read_only;
@@ -425,15 +466,52 @@ impl Session {
         }
     }
 
+    fn retarget(&mut self, first: u32, epoch: u64, keep: bool, out: &mut Vec<Action>) {
+        let outdated = epoch > self.epoch && self.settled;
+        self.epoch = self.epoch.max(epoch);
+        self.target = first;
+        let stays = keep && !outdated || self.is(Mutant::StayWithOldOwner);
+        match self.phase {
+            Phase::Connecting | Phase::Ready if stays => {}
+            Phase::Connecting | Phase::Ready => {
+                self.at_once = true;
+                self.leave(None, out);
+            }
+            Phase::Leaving => self.at_once = true,
+            Phase::Pausing => {
+                (self.attempts, self.failures) = (0, 0);
+                self.connect(out);
+            }
+            Phase::New | Phase::Over => {}
+        }
+    }
+
     fn lost(&mut self, out: &mut Vec<Action>) {
-        if !self.settled && self.ending.is_none() {
-            self.ending = Some(Ending::Unreachable);
+        let first_of_all = core::mem::take(&mut self.at_once);
+        if first_of_all {
+            (self.attempts, self.failures) = (0, 0);
+        } else if self.phase != Phase::Ready {
+            self.failures += 1;
+        }
+        let round_is_over = self.failures >= self.targets;
+        if !self.settled && self.ending.is_none() && round_is_over {
+            self.ending = Some(if self.refused { Ending::Refused } else { Ending::Unreachable });
         }
         if let Some(ending) = self.ending {
             self.give_up(out);
             self.phase = Phase::Over;
             return out.push(Action::Ended(ending));
         }
+        if first_of_all {
+            return self.connect(out);
+        }
+        if self.failures > 0 && !self.is(Mutant::OneTargetOnly) {
+            self.target = (self.target + 1) % self.targets;
+        }
+        if self.failures > 0 && !round_is_over {
+            return self.connect(out);
+        }
+        self.failures = 0;
         self.phase = Phase::Pausing;
         let pause_ms = (PAUSE_FIRST_MS << self.attempts.min(8)).min(PAUSE_LONGEST_MS);
         self.attempts = self.attempts.saturating_add(1);

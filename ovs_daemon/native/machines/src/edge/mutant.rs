@@ -21,11 +21,22 @@ pub enum Mutant {
     AnyEpoch,
     /// The front end gets its memory back while the engine still uses it.
     GiveUpEarly,
+    /// A retarget is taken note of, but the outdated owner is not left.
+    StayWithOldOwner,
+    /// After a failure the same target is tried for ever.
+    OneTargetOnly,
+    /// The engine lets a connection in while an earlier one of the same Edge works.
+    NoDoor,
+    /// The engine ends the earlier connection, but does not wait for what it had taken (planted by
+    /// the world: it is whoever uses the door that waits).
+    DoorWithoutWait,
+    /// The engine lets an earlier connection end a later one.
+    AnyConnection,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 9] = [
+    pub const ALL: [Mutant; 14] = [
         Mutant::NoGate,
         Mutant::BelieveOldGenerations,
         Mutant::SameGeneration,
@@ -35,5 +46,10 @@ impl Mutant {
         Mutant::ReplayBackwards,
         Mutant::AnyEpoch,
         Mutant::GiveUpEarly,
+        Mutant::StayWithOldOwner,
+        Mutant::OneTargetOnly,
+        Mutant::NoDoor,
+        Mutant::DoorWithoutWait,
+        Mutant::AnyConnection,
     ];
 }

@@ -208,3 +208,78 @@ fn a_detached_session_answers_everything_once_the_engine_let_go() {
     assert_eq!(step(&mut session, Message::Lost { generation: 1 }), expected);
     assert_eq!(session.phase(), Phase::Over);
 }
+
+fn retarget(targets: u32, first: u32, epoch: u64, keep: bool) -> Message {
+    Message::Retarget { targets, first, epoch, keep }
+}
+
+#[test]
+fn a_round_tries_every_target_at_once_and_only_then_pauses() {
+    let mut session = Session::new(8);
+    assert_eq!(step(&mut session, retarget(3, 1, 0, false)), []);
+    let mut tried = Vec::new();
+    assert_eq!(step(&mut session, Message::Start), [Action::Connect { generation: 1 }]);
+    tried.push(session.target());
+    assert_eq!(
+        step(&mut session, Message::Lost { generation: 1 }),
+        [Action::Connect { generation: 2 }],
+    );
+    tried.push(session.target());
+    let opened = Message::Attached { generation: 2, attached: attached(1, 8) };
+    assert_eq!(step(&mut session, opened), [Action::Opened { first: true }]);
+    let pause = |pause_ms| [Action::SetTimer { pause_ms }];
+    assert_eq!(step(&mut session, Message::Lost { generation: 2 }), pause(5));
+    for generation in 3..6 {
+        let actions = match generation {
+            3 => step(&mut session, Message::Timer),
+            _ => step(&mut session, Message::Lost { generation: generation - 1 }),
+        };
+        assert_eq!(actions, [Action::Connect { generation }]);
+        tried.push(session.target());
+    }
+    assert_eq!(tried, [1, 2, 2, 0, 1], "who served last comes first");
+    assert_eq!(step(&mut session, Message::Lost { generation: 5 }), pause(10));
+}
+
+#[test]
+fn a_first_round_fails_with_what_the_engines_said() {
+    let mut session = Session::new(8);
+    step(&mut session, retarget(2, 0, 0, false));
+    step(&mut session, Message::Start);
+    step(&mut session, Message::Refused { generation: 1 });
+    let next = [Action::Connect { generation: 2 }];
+    assert_eq!(step(&mut session, Message::Lost { generation: 1 }), next);
+    let ended = [Action::Ended(Ending::Refused)];
+    assert_eq!(step(&mut session, Message::Lost { generation: 2 }), ended);
+}
+
+#[test]
+fn a_retarget_leaves_an_outdated_owner_and_keeps_the_present_one() {
+    let mut session = ready(8);
+    let write = command(0, Verb::Write, 0, 4096);
+    step(&mut session, Message::Submit(write));
+    assert_eq!(step(&mut session, retarget(2, 1, 1, true)), [], "the same epoch");
+    assert_eq!(session.target(), 1);
+    let leave = Action::Leave { generation: 1, breach: None };
+    assert_eq!(step(&mut session, retarget(2, 0, 2, true)), [leave], "a newer epoch");
+    let next = [Action::Connect { generation: 2 }];
+    assert_eq!(step(&mut session, Message::Lost { generation: 1 }), next);
+    let opened = Message::Attached { generation: 2, attached: attached(1, 8) };
+    let breach = Some(Breach::OldEpoch { epoch: 1 });
+    assert_eq!(step(&mut session, opened), [Action::Leave { generation: 2, breach }]);
+    let next = [Action::Connect { generation: 3 }];
+    assert_eq!(step(&mut session, Message::Lost { generation: 2 }), next);
+    assert_eq!(session.target(), 1);
+    let opened = Message::Attached { generation: 3, attached: attached(2, 8) };
+    let expected = [Action::Opened { first: false }, Action::Send(write)];
+    assert_eq!(step(&mut session, opened), expected);
+}
+
+#[test]
+fn a_retarget_ends_a_pause() {
+    let mut session = ready(8);
+    step(&mut session, Message::Lost { generation: 1 });
+    let next = [Action::Connect { generation: 2 }];
+    assert_eq!(step(&mut session, retarget(1, 0, 0, true)), next);
+    assert_eq!(step(&mut session, Message::Timer), [], "of the pause that is over");
+}

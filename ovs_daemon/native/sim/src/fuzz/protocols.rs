@@ -155,6 +155,9 @@ fn edge_streams() -> Vec<Vec<u8>> {
         read_only: false,
         entries: 64,
         token: [0; 64],
+        edge: [1; 16],
+        connection: 3,
+        host: "host-1".into(),
         client: "host-1 edge 4242".to_string(),
     };
     let attached =

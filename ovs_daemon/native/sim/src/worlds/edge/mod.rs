@@ -7,8 +7,11 @@
 //! epoch or, a ghost, with an older one and old data, and may answer a request twice. Answers that
 //! were published before the end of a connection may be taken after it.
 //!
+//! Sessions over a network, whose volume moves between hosts, have a world of their own ([`follow`]).
+//!
 //! Values of writes are the numbers of their requests; what a guest may see is in [`register`].
 
+mod follow;
 mod register;
 mod scenarios;
 
@@ -172,25 +175,31 @@ struct Engine {
 }
 
 /// The bounds are the same in all states of a world: nothing to compare.
-#[derive(Clone, Debug)]
-struct Fixed(&'static Bounds);
+#[derive(Debug)]
+struct Fixed<B: 'static>(&'static B);
 
-impl PartialEq for Fixed {
+impl<B> Clone for Fixed<B> {
+    fn clone(&self) -> Self {
+        Self(self.0)
+    }
+}
+
+impl<B> PartialEq for Fixed<B> {
     fn eq(&self, _: &Self) -> bool {
         true
     }
 }
 
-impl Eq for Fixed {}
+impl<B> Eq for Fixed<B> {}
 
-impl Hash for Fixed {
+impl<B> Hash for Fixed<B> {
     fn hash<H: Hasher>(&self, _: &mut H) {}
 }
 
 /// A session and everything around it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct EdgeWorld {
-    bounds: Fixed,
+    bounds: Fixed<Bounds>,
     session: Session,
     engine: Option<Engine>,
     /// Connections; the last one is the present one, earlier ones only have answers left.
@@ -355,13 +364,7 @@ impl EdgeWorld {
         let (number, request) = (self.submitted, self.bounds.0.menu[at].0);
         let taken = |tag: u32| self.outstanding.iter().any(|asked| asked.tag == tag);
         let tag = (0..ENTRIES).find(|tag| !taken(*tag)).expect("entries for all");
-        let (verb, cell, cells) = match request {
-            Request::Write(cell) => (Verb::Write, cell, 1),
-            Request::WriteBoth => (Verb::WriteZeroes, 0, 2),
-            Request::Read(cell) => (Verb::Read, cell, 1),
-        };
-        let (offset, length) = (u64::from(cell) * CELL, cells * CELL);
-        let command = Command { tag, verb, flags: 0, offset, length, place: 0, room: 0 };
+        let command = command_of(tag, request);
         self.outstanding.push(Asked { tag, number, request, sent: false });
         self.register.submitted(number, request);
         self.step(Message::Submit(command), None)
@@ -452,6 +455,16 @@ impl EdgeWorld {
             link.close();
         }
     }
+}
+
+fn command_of(tag: u32, request: Request) -> Command {
+    let (verb, cell, cells) = match request {
+        Request::Write(cell) => (Verb::Write, cell, 1),
+        Request::WriteBoth => (Verb::WriteZeroes, 0, 2),
+        Request::Read(cell) => (Verb::Read, cell, 1),
+    };
+    let (offset, length) = (u64::from(cell) * CELL, cells * CELL);
+    Command { tag, verb, flags: 0, offset, length, place: 0, room: 0 }
 }
 
 #[cfg(feature = "mutants")]

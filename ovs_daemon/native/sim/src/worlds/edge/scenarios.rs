@@ -2,6 +2,7 @@
 
 use machines::edge::{Ending, Mutant, Phase};
 
+use super::follow::{self, DOOR, FollowWorld, ROUND};
 use super::{Bounds, EPOCH, EdgeWorld, Faults, LINEAR, ONCE, OWNER, PROGRESS, Request};
 use crate::scenario::Scenario;
 
@@ -31,6 +32,11 @@ fn name_of(mutant: Mutant) -> &'static str {
         Mutant::ReplayBackwards => "requests are sent again in reverse order",
         Mutant::AnyEpoch => "an older epoch is accepted",
         Mutant::GiveUpEarly => "memory is given back before the engine let go",
+        Mutant::StayWithOldOwner => "an outdated owner is not left",
+        Mutant::OneTargetOnly => "the same target is tried for ever",
+        Mutant::NoDoor => "an earlier connection goes on beside a later one",
+        Mutant::DoorWithoutWait => "what an earlier connection had sent is not waited for",
+        Mutant::AnyConnection => "an earlier connection ends a later one",
     }
 }
 
@@ -172,8 +178,84 @@ fn endings(more: u8) -> Scenario {
     scenario("edge-endings", &[MEMORY], bounds, &mutants)
 }
 
+fn follow_scenario(
+    name: &'static str,
+    invariants: &[(&'static str, &'static str)],
+    bounds: follow::Bounds,
+    mutants: &[(Mutant, &'static str)],
+) -> Scenario {
+    let bounds: &'static follow::Bounds = Box::leak(Box::new(bounds));
+    let requests: u8 = bounds.menu.iter().map(|(_, times)| times).sum();
+    let faults = &bounds.faults;
+    let mut text = format!("two hosts, {requests} requests, {} at a time", bounds.outstanding);
+    let counts = [
+        (faults.cuts, "cuts"),
+        (faults.moves, "hand-overs"),
+        (faults.takeovers, "takeovers"),
+        (faults.crashes, "crashes"),
+    ];
+    for (count, what) in counts {
+        if count > 0 {
+            text += &format!(", {count} {what}");
+        }
+    }
+    let start = FollowWorld::new(bounds, None);
+    let mut made = Scenario::new(name, "machines::edge", text, invariants, start);
+    for (mutant, caught_by) in mutants {
+        if cfg!(feature = "mutants") {
+            let start = FollowWorld::new(bounds, Some(*mutant));
+            made = made.mutant(name_of(*mutant), caught_by, start);
+        }
+    }
+    made
+}
+
+/// Connections that are cut, to an engine that does not know it.
+fn cuts(more: u8) -> Scenario {
+    let bounds = follow::Bounds {
+        menu: vec![(Request::Write(0), 2), (Request::Read(0), 1 + more.min(1))],
+        outstanding: 2,
+        faults: follow::Faults { cuts: 1 + more, ..follow::Faults::default() },
+        goals: vec![
+            ("everything is answered after all cuts", FollowWorld::is_done),
+            ("a request is sent again", FollowWorld::has_replayed),
+            ("a connection waits for an earlier one", FollowWorld::has_waited),
+        ],
+    };
+    let later = (DOOR, "an engine ends a connection of an Edge only for a later one of that Edge");
+    let mutants = [
+        (Mutant::NoDoor, LINEAR),
+        (Mutant::DoorWithoutWait, LINEAR),
+        (Mutant::NoReplay, PROGRESS),
+        (Mutant::AnyConnection, DOOR),
+    ];
+    follow_scenario("edge-cuts", &[DISK, FORGOTTEN, later], bounds, &mutants)
+}
+
+/// Owners that hand over, freeze, are replaced, crash.
+fn owners(more: u8) -> Scenario {
+    let bounds = follow::Bounds {
+        menu: vec![(Request::Write(0), 2), (Request::Read(0), 2)],
+        outstanding: 2,
+        faults: follow::Faults { cuts: more.min(1), moves: 1, takeovers: 1, crashes: more.min(2) },
+        goals: vec![
+            ("everything is answered after all that can go wrong", FollowWorld::is_done),
+            ("the other host serves while the first is frozen", FollowWorld::serves_elsewhere),
+            ("a frozen owner keeps requests waiting", FollowWorld::is_stuck),
+        ],
+    };
+    let rounds = (ROUND, "no pause begins before each target was tried since the last one");
+    let mutants = [
+        (Mutant::StayWithOldOwner, EPOCH),
+        (Mutant::OneTargetOnly, ROUND),
+        (Mutant::ForgetInFlight, PROGRESS),
+        (Mutant::NoGate, LINEAR),
+    ];
+    follow_scenario("edge-owners", &[DISK, EPOCHS, FORGOTTEN, rounds], bounds, &mutants)
+}
+
 /// All worlds of the session; higher levels allow more.
 pub fn scenarios(level: u32) -> Vec<Scenario> {
     let more = level.min(3) as u8;
-    vec![replay(more), engines(more), answers(more), endings(more)]
+    vec![replay(more), engines(more), answers(more), endings(more), cuts(more), owners(more)]
 }

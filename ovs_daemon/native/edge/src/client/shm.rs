@@ -1,21 +1,26 @@
-//! One connection to an engine: its socket, its rings, and the bytes of frames that are not
-//! complete yet.
+//! One connection to an engine on this host: its socket, its rings, and the bytes of frames that are
+//! not complete yet.
 
 use std::io;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::sync::Arc;
 
-use format::edge::{Command, Done, Frame, Hello, Layout, VERSION, WireError};
-use media::{Arena, Fd};
+use format::edge::{ANSWER_ROOM, Command, Done, EXTENT_LEN, Frame, Layout, WireError};
+use media::{Arena, Fd, Ring};
 use net::Bell;
 use net::pass;
-use net::shm::{Consumer, PeerBroke, Place, Producer};
+use net::shm::{Consumer, Place, Producer};
 
+use super::KIND_CONTROL;
+use super::carrier::Purpose;
 use super::session::Shared;
+use crate::token::Token;
 
-pub(super) struct Connection {
+pub(super) struct Shm {
     pub(super) generation: u32,
     socket: Fd,
+    layout: Layout,
     bytes: Vec<u8>,
     /// The engine has closed its end.
     ended: bool,
@@ -25,18 +30,13 @@ pub(super) struct Connection {
     engine_bell: Bell,
 }
 
-impl Connection {
+impl Shm {
     /// Connects, makes fresh rings and says hello; never waits.
-    pub(super) fn open(
-        shared: &Shared,
-        uuid: [u8; 16],
-        read_only: bool,
-        entries: u32,
-        generation: u32,
-    ) -> io::Result<Self> {
+    pub(super) fn open(path: &Path, shared: &Shared, purpose: &Purpose) -> io::Result<Self> {
+        let entries = purpose.entries;
         let invalid = |why: String| io::Error::new(io::ErrorKind::InvalidInput, why);
         let layout = Layout::new(entries).map_err(|e| invalid(e.to_string()))?;
-        let socket = pass::connect(&shared.engine)?;
+        let socket = pass::connect(path)?;
         let memory = Arena::shared(layout.len())?;
         let place = |cursors, first| {
             Place::new(&memory, cursors, first, entries)
@@ -47,16 +47,7 @@ impl Connection {
             Place::new(&memory, layout.completion_cursors(), layout.completions(), entries)
                 .ok_or_else(|| invalid("the rings do not fit".into()))?;
         let engine_bell = Bell::new()?;
-        let hello = Hello {
-            version: VERSION,
-            features: 0,
-            volume: uuid,
-            read_only,
-            entries,
-            token: [0; 64],
-            client: shared.client.clone(),
-        };
-        let bytes = Frame::Hello(hello).encode();
+        let bytes = Frame::Hello(purpose.hello(&shared.identity)).encode();
         let (Some(rings), Some(data)) = (memory.fd(), shared.arena.fd()) else {
             return Err(invalid("the data arena is not a shared one".into()));
         };
@@ -65,8 +56,9 @@ impl Connection {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         Ok(Self {
-            generation,
+            generation: purpose.generation,
             socket: Arc::new(socket),
+            layout,
             bytes: Vec::new(),
             ended: false,
             memory,
@@ -76,12 +68,17 @@ impl Connection {
         })
     }
 
-    pub(super) fn socket(&self) -> &Fd {
-        &self.socket
+    /// An event comes when the engine says something or closes its end.
+    pub(super) fn listen(&self, class: u8, index: u32, ring: &mut Ring) {
+        let token = Token { kind: KIND_CONTROL, generation: self.generation as u16, index };
+        ring.poll_readable(&self.socket, token.pack(class));
     }
 
-    pub(super) fn memory(&self) -> &Arc<Arena> {
-        &self.memory
+    /// Bytes of the extents of an answer; `None`: more than fit.
+    pub(super) fn extents(&self, done: &Done) -> Option<Vec<u8>> {
+        let len = done.extents as usize * EXTENT_LEN;
+        let room = self.memory.slice(self.layout.answer(done.tag), ANSWER_ROOM as usize)?;
+        (len <= room.len()).then(|| room.sub(0, len).to_vec())
     }
 
     /// Reads what the engine sent. The end of the connection shows in [`Connection::has_ended`].
@@ -121,9 +118,10 @@ impl Connection {
         pass::shutdown_write(self.socket.as_fd());
     }
 
+    /// False: the ring is full, or the engine broke it.
     #[inline]
-    pub(super) fn push(&mut self, command: &Command) -> Result<bool, PeerBroke> {
-        self.commands.push(&command.to_words())
+    pub(super) fn push(&mut self, command: &Command) -> bool {
+        matches!(self.commands.push(&command.to_words()), Ok(true))
     }
 
     #[inline]
@@ -135,8 +133,8 @@ impl Connection {
     }
 
     #[inline]
-    pub(super) fn look(&mut self) -> Result<u32, PeerBroke> {
-        self.answers.look()
+    pub(super) fn look(&mut self) -> Result<bool, ()> {
+        self.answers.look().map(|ready| ready > 0).map_err(|_| ())
     }
 
     #[inline]

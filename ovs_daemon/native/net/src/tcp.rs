@@ -1,0 +1,92 @@
+//! TCP sockets of our own making, and sends that gather without waiting.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
+
+use media::{Fd, Slice};
+
+use crate::listen::{set_option, tune_stream};
+
+/// Data that the peer's kernel has not acknowledged for so long, in milliseconds, ends a
+/// connection, and so does a peer whose kernel is silent for as long.
+const SILENCE_MS: i32 = 3000;
+/// Pieces of one send (IOV_MAX).
+pub const PIECES_MAX: usize = 1024;
+
+/// A socket for `Ring::connect` to this address, tuned as [`tune_peer`] does.
+pub fn tcp_socket(address: SocketAddr) -> io::Result<Fd> {
+    let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    // SAFETY: no pointers; the result is checked.
+    let raw = unsafe { libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
+    if raw < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: fresh descriptor of ours.
+    let fd: Fd = Arc::new(unsafe { OwnedFd::from_raw_fd(raw) });
+    tune_peer(&fd);
+    Ok(fd)
+}
+
+/// Prepares a connection between Edge and engine: no delay, and a host that is gone is noticed
+/// within seconds, whether something is on its way to it or not. Does nothing to other sockets.
+pub fn tune_peer(fd: &Fd) {
+    tune_stream(fd);
+    set_option(fd, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, 1);
+    set_option(fd, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, 1);
+    set_option(fd, libc::IPPROTO_TCP, libc::TCP_KEEPCNT, SILENCE_MS / 1000);
+    set_option(fd, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, SILENCE_MS);
+}
+
+/// Sends as much of the slices, in order, as the socket takes without waiting; 0: nothing now. At
+/// most [`PIECES_MAX`] slices.
+pub fn send_all_now(fd: &Fd, slices: &[Slice]) -> io::Result<usize> {
+    assert!(slices.len() <= PIECES_MAX, "more slices than IOV_MAX");
+    let iovec =
+        |slice: &Slice| libc::iovec { iov_base: slice.as_mut_ptr().cast(), iov_len: slice.len() };
+    let mut iovecs: Vec<libc::iovec> = slices.iter().map(iovec).collect();
+    // SAFETY: all-zero is a valid msghdr.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = iovecs.as_mut_ptr();
+    message.msg_iovlen = iovecs.len();
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: the slices and the vector outlive the call.
+    let sent = unsafe { libc::sendmsg(fd.as_raw_fd(), &message, flags) };
+    if let Ok(sent) = usize::try_from(sent) {
+        return Ok(sent);
+    }
+    let error = io::Error::last_os_error();
+    match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(0),
+        _ => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn slices_leave_in_order_and_a_full_socket_takes_part_of_them() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut theirs, _) = listener.accept().unwrap();
+        let fd: Fd = Arc::new(ours.into());
+        tune_peer(&fd);
+        let parts = [Slice::copy_of(b"hello ").unwrap(), Slice::copy_of(b"world").unwrap()];
+        assert_eq!(send_all_now(&fd, &parts).unwrap(), 11);
+        let mut heard = [0; 11];
+        theirs.read_exact(&mut heard).unwrap();
+        assert_eq!(&heard, b"hello world");
+        let large = [Slice::zeroed(64 << 20).unwrap()];
+        let sent = send_all_now(&fd, &large).unwrap();
+        assert!((1..64 << 20).contains(&sent), "{sent}");
+        while send_all_now(&fd, &large).unwrap() > 0 {}
+        drop(theirs);
+        assert!((0..1_000_000).any(|_| send_all_now(&fd, &large).is_err()));
+    }
+}
