@@ -26,7 +26,7 @@ fn serve(path: &Path, uuid: [u8; 16], size: u64) -> Result<(), Box<dyn std::erro
         }
         // A few looks at the rings for each system call: io_uring has nothing urgent here.
         for _ in 0..16 {
-            if !server.poll(&mut volumes) {
+            if !server.poll(&mut volumes, &mut ring) {
                 break;
             }
             volumes.take_completions(&mut done);

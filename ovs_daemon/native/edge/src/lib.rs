@@ -4,6 +4,7 @@
 //! ones from its own small process.
 
 pub mod client;
+mod flow;
 pub mod fuse;
 pub mod memory;
 pub mod nbd;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use alba::cluster::OsdPlace;
 use format::entry::Uuid;
+use edge::server::{ClusterKey, KEY_BYTES_MIN};
 use format::log::PAGE;
 use machines::volume::Limits;
 use serde::Deserialize;
@@ -57,6 +58,10 @@ pub struct Config {
     pub dtl_listen: Option<SocketAddr>,
     #[serde(default)]
     pub dtl_dir: Option<PathBuf>,
+    #[serde(default)]
+    pub edge_listen: Option<SocketAddr>,
+    #[serde(default)]
+    pub cluster_key_file: Option<PathBuf>,
 }
 
 fn one() -> usize {
@@ -81,6 +86,8 @@ fn socket_mode() -> u32 {
     0o660
 }
 
+/// More of a key file is not read, in bytes.
+const KEY_FILE_BYTES_MAX: u64 = 4096;
 /// SCOs with at most this share of live clusters are compacted, in percent.
 const COMPACT_PERCENT: u32 = 40;
 /// Data clusters of one operation: 256 KiB, what front ends cut requests to.
@@ -104,6 +111,9 @@ impl Config {
         }
         if config.backend_dir.is_some() == config.alba.is_some() {
             return Err(bad("give either backend_dir or alba".to_owned()));
+        }
+        if config.edge_listen.is_some() && config.cluster_key_file.is_none() {
+            return Err(bad("edge_listen is set without a cluster_key_file".into()));
         }
         config.owner()?;
         config.cluster()?;
@@ -131,6 +141,25 @@ impl Config {
             let why = format!("socket_owner is {text:?}, not uid:gid in digits");
             Error::new("BAD_CONFIG", "cannot start the engine", why, "correct the configuration")
         })
+    }
+
+    /// Where Edges of other hosts connect, and the key that their tokens are signed with.
+    pub(crate) fn edge_tcp(&self) -> Result<Option<(SocketAddr, ClusterKey)>> {
+        let (Some(address), Some(path)) = (self.edge_listen, &self.cluster_key_file) else {
+            return Ok(None);
+        };
+        let failed = |why: String| {
+            let what = format!("use the cluster key {}", path.display());
+            let fix = "copy the file from a node that has it, readable for the daemon alone";
+            Error::new("BAD_CONFIG", &what, why, fix)
+        };
+        let file = media::File::open_read(path).map_err(|error| failed(error.to_string()))?;
+        let len = file.len().map_err(|error| failed(error.to_string()))?.min(KEY_FILE_BYTES_MAX);
+        let mut text = vec![0; len as usize];
+        file.read_bytes_at(0, &mut text).map_err(|error| failed(error.to_string()))?;
+        let key = ClusterKey::new(&text)
+            .ok_or_else(|| failed(format!("it has fewer than {KEY_BYTES_MIN} bytes")))?;
+        Ok(Some((address, key)))
     }
 
     /// Sizes for a volume's machine.
@@ -164,6 +193,7 @@ mod tests {
             (r#""socket_owner":"root""#, "uid:gid"),
             (r#""scosize":1"#, "unknown field"),
             (r#""alba":{"osds":[],"preset":"default","reserve":0}"#, "either backend_dir or alba"),
+            (r#""edge_listen":"127.0.0.1:0""#, "cluster_key_file"),
         ] {
             let error = Config::parse(&format!("{{{paths},{key}}}")).unwrap_err();
             assert!(error.why.contains(word), "{error}");

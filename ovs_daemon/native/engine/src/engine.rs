@@ -148,6 +148,7 @@ impl Engine {
         let events = Arc::new(Events::default());
         let lease = Arc::new(AtomicU64::new(u64::MAX));
         let mut dtl_address = None;
+        let edge_tcp = config.edge_tcp()?;
         for number in 0..config.shards {
             let setup = Setup {
                 number,
@@ -155,6 +156,7 @@ impl Engine {
                 places: places.clone(),
                 workers: workers.clone(),
                 edge_socket: (number == 0).then(|| config.run_dir.join("engine.sock")),
+                edge_tcp: edge_tcp.clone(),
                 nbd_tcp: config.nbd_tcp.map(|mut address| {
                     address.set_port(address.port() + number as u16);
                     address

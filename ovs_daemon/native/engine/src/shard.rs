@@ -15,7 +15,7 @@ use std::time::Duration;
 use dtl::Server;
 use edge::class_of;
 use edge::nbd::{NbdServer, Offer};
-use edge::server::EdgeServer;
+use edge::server::{ClusterKey, EdgeServer};
 use edge::target::{Completion, VolumeId};
 use format::edge::CloseReason;
 use format::entry::Uuid;
@@ -48,6 +48,9 @@ pub(crate) struct Setup {
     pub(crate) workers: Workers,
     /// Socket for Edges; one shard listens for all.
     pub(crate) edge_socket: Option<PathBuf>,
+    /// TCP address for Edges of other hosts, and the key of their tokens. Every shard checks
+    /// tokens; the one with the socket for Edges of this host listens.
+    pub(crate) edge_tcp: Option<(SocketAddr, ClusterKey)>,
     pub(crate) nbd_tcp: Option<SocketAddr>,
     pub(crate) owner: Option<(u32, u32)>,
     pub(crate) mode: u32,
@@ -104,6 +107,12 @@ impl Shard {
         if let Some(path) = &setup.edge_socket {
             edge.listen(path, &mut ring).map_err(|e| failed(e.to_string()))?;
         }
+        if let Some((address, key)) = &setup.edge_tcp {
+            edge.trust(key.clone());
+            if setup.edge_socket.is_some() {
+                edge.listen_tcp(*address, &mut ring).map_err(|e| failed(e.to_string()))?;
+            }
+        }
         if let Some(address) = setup.nbd_tcp {
             nbd.listen_tcp(&mut ring, address).map_err(|e| failed(e.to_string()))?;
         }
@@ -144,7 +153,7 @@ impl Shard {
             for event in &events {
                 self.on_event(*event, mail);
             }
-            self.edge.poll(&mut self.hosted);
+            self.edge.poll(&mut self.hosted, &mut self.ring);
             loop {
                 self.hosted.turn(monotonic_ns(), &mut self.ring);
                 self.deliver();

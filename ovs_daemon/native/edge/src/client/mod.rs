@@ -29,6 +29,8 @@
 //! many volumes there are. Each connection has its own bell towards its engine.
 
 mod carrier;
+#[cfg(test)]
+mod follow_tests;
 mod session;
 mod shm;
 mod stream;

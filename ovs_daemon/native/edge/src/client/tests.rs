@@ -107,7 +107,7 @@ impl Bench {
         }
         self.targets.on_timers(net::clock::monotonic_ns(), &mut self.ring);
         if let Some(engine) = &mut self.engine {
-            engine.server.poll(&mut engine.volumes);
+            engine.server.poll(&mut engine.volumes, &mut self.ring);
             let mut done = Vec::new();
             engine.volumes.take_completions(&mut done);
             for completion in done {

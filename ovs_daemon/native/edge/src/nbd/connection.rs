@@ -9,11 +9,11 @@ use media::{Fd, Ring};
 use crate::target::{self, Completion, Outcome, Targets, VolumeId};
 
 use super::exports::View;
-use super::input::Input;
-use super::output::Output;
-use super::pool::{NONE, Place};
 use super::slots::{Kind, Slot, Whole};
 use super::{Core, Stats, TokenKind};
+use crate::flow::input::Input;
+use crate::flow::output::Output;
+use crate::flow::pool::{NONE, Place};
 
 /// A receive that a signal ended, on Linux; it is simply started again.
 const EINTR: i32 = 4;

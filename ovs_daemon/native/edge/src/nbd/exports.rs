@@ -7,7 +7,7 @@ use machines::nbd::{Catalogue, Export};
 use crate::target::{Targets, VolumeId};
 
 use super::Stats;
-use super::pool::NONE;
+use crate::flow::pool::NONE;
 
 /// A volume under a name.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -14,19 +14,16 @@
 //!  }
 //! ```
 //!
-//! What makes it fast: one `recv` fetches as many requests as the socket holds (see `input`), their
+//! What makes it fast: one `recv` fetches as many requests as the socket holds (see `flow::input`), their
 //! payloads are handed to the volume where they lie, and the replies of a turn leave with one
-//! `send` (see `output`). A 4 KiB request allocates nothing; its state is a slot found by index.
-//! Memory is the arena that the loop passed in, in chunks (see `pool`): it bounds what all clients
+//! `send` (see `flow::output`). A 4 KiB request allocates nothing; its state is a slot found by index.
+//! Memory is the arena that the loop passed in, in chunks (see `flow::pool`): it bounds what all clients
 //! together can make this server hold, and a client that finds none waits in its own socket.
 //!
 //! A target may use the memory of a request until it reports the outcome, not longer.
 
 mod connection;
 mod exports;
-mod input;
-mod output;
-mod pool;
 mod slots;
 #[cfg(test)]
 mod tests;
@@ -44,10 +41,10 @@ use net::{ListenError, UnixSocket};
 
 use crate::target::{Completion, Targets, VolumeId};
 
+use crate::flow::pool::{CHUNK_BYTES, NONE, Pool};
 use connection::Connection;
 use exports::Exports;
 pub use exports::Offer;
-use pool::{CHUNK_BYTES, NONE, Pool};
 use slots::{Slab, Slots, Whole};
 
 /// Largest piece of a read or write at a volume, in bytes.

@@ -1,6 +1,6 @@
 //! What is outstanding at the volumes: one slot for each request submitted.
 
-use super::pool::Place;
+use crate::flow::pool::Place;
 pub(super) use crate::slab::Slab;
 
 /// The slots of one server.

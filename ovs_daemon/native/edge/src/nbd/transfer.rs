@@ -10,9 +10,9 @@ use format::nbd::{self, DATA_HEADER_BYTES, SIMPLE_REPLY_BYTES};
 use crate::target::{self, Targets};
 
 use super::connection::{Connection, Read};
-use super::pool::Place;
 use super::slots::{Kind, Slot, Whole};
 use super::{Core, PIECE_BYTES};
+use crate::flow::pool::Place;
 
 impl Connection {
     /// Hands the next piece of a write's payload to the volume; false: more must arrive first.

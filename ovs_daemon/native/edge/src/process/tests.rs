@@ -60,7 +60,7 @@ impl Engine {
         for event in events {
             self.server.on_event(event, &mut self.ring, &mut self.volumes);
         }
-        self.server.poll(&mut self.volumes);
+        self.server.poll(&mut self.volumes, &mut self.ring);
         let mut done = Vec::new();
         self.volumes.take_completions(&mut done);
         for completion in done {

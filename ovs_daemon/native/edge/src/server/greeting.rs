@@ -13,11 +13,12 @@ pub(super) struct Greeting {
     socket: Socket,
     bytes: Vec<u8>,
     fds: Vec<OwnedFd>,
+    over_tcp: bool,
 }
 
 impl Greeting {
-    pub(super) fn new(socket: Socket) -> Self {
-        Self { socket, bytes: Vec::new(), fds: Vec::new() }
+    pub(super) fn new(socket: Socket, over_tcp: bool) -> Self {
+        Self { socket, bytes: Vec::new(), fds: Vec::new(), over_tcp }
     }
 
     pub(super) fn socket(&self) -> &Socket {
@@ -40,11 +41,10 @@ impl Greeting {
         }
         match Frame::decode(&self.bytes) {
             Ok(Some((Frame::Hello(hello), used))) if used == self.bytes.len() => {
-                let got = self.fds.len();
-                if got == HELLO_DESCRIPTORS {
-                    Ok(Some(hello))
-                } else {
-                    Err(format!("the hello came with {got} descriptors, not {HELLO_DESCRIPTORS}"))
+                let wanted = if self.over_tcp { 0 } else { HELLO_DESCRIPTORS };
+                match self.fds.len() {
+                    got if got == wanted => Ok(Some(hello)),
+                    got => Err(format!("the hello came with {got} descriptors, not {wanted}")),
                 }
             }
             Ok(Some((frame, _))) => Err(format!("{:?} came instead of a hello", frame.kind())),
@@ -60,9 +60,23 @@ impl Greeting {
         say(&self.socket, &Frame::Refused(refusal.clone()));
     }
 
-    pub(super) fn into_adopted(self, hello: Hello) -> Adopted {
-        Adopted { socket: self.socket, hello, fds: self.fds }
+    /// What waits in the ring holds on to the socket: lets it complete.
+    pub(super) fn close(&self) {
+        pass::shutdown(self.socket.as_fd());
     }
+
+    pub(super) fn into_adopted(self, hello: Hello) -> Adopted {
+        let carrier = if self.over_tcp { Carrier::Tcp } else { Carrier::Shm(self.fds) };
+        Adopted { socket: self.socket, hello, carrier }
+    }
+}
+
+/// How requests are to cross.
+pub(super) enum Carrier {
+    /// In memory, with what the Edge passed for it.
+    Shm(Vec<OwnedFd>),
+    /// On the connection itself.
+    Tcp,
 }
 
 /// A connection that said hello; it can be sent to the thread of another shard.
@@ -70,7 +84,7 @@ pub struct Adopted {
     pub(super) socket: Socket,
     /// What it said.
     pub hello: Hello,
-    pub(super) fds: Vec<OwnedFd>,
+    pub(super) carrier: Carrier,
 }
 
 impl Adopted {

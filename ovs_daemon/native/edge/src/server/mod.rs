@@ -1,11 +1,11 @@
 //! The engine's side of the Edge protocol, driven by a shard's loop.
 //!
 //! ```text
-//! server.listen(path)                        once
+//! server.listen(path), listen_tcp(...)       once
 //! loop {
 //!     ring.turn(if server.wants_polling() { Wait::No } else { ... }, &mut events)
 //!     for event in events: if class_of(event.token) == CLASS { server.on_event(event, ring, host) }
-//!     server.poll(host)                      commands of the rings -> Targets::submit
+//!     server.poll(host, ring)                commands of the rings -> Targets::submit
 //!     ... the volumes work; for each completion whose id has our class: server.complete(it)
 //!     server.end_turn(ring)                  answers become visible; sleepers are rung
 //! }
@@ -15,32 +15,54 @@
 //! asks its [`Host`] where the volume is, and hands the connection over ([`take_handovers`] there,
 //! [`adopt`] here) when it is on another shard.
 //!
+//! Edges on this host come over a unix socket and share memory (`session`), others over TCP, with a
+//! token (`stream`, `key`). Which connection of an Edge may work is decided at the volume's door
+//! (`machines::edge::Door`).
+//!
 //! [`take_handovers`]: EdgeServer::take_handovers
 //! [`adopt`]: EdgeServer::adopt
 
 mod greeting;
+mod key;
 mod session;
+mod stream;
+#[cfg(test)]
+mod stream_tests;
 #[cfg(test)]
 mod tests;
 
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Weak};
 
 use format::edge::{CloseReason, Frame, Hello, Refusal};
+use machines::edge::{Door, Guest, Verdict};
 use media::{Arena, Event, Fd, Ring};
 use net::UnixSocket;
+use net::clock::unix_ms;
 
 use crate::spin::Spin;
-use crate::target::{Completion, Targets, VolumeId};
+use crate::target::{Completion, Targets, VolumeId, VolumeInfo};
 use crate::token::Token;
 
+use crate::flow::pool::Pool;
 pub use greeting::Adopted;
-use greeting::Greeting;
-use session::{Identity, Session};
+use greeting::{Carrier, Greeting};
+pub use key::{ClusterKey, KEY_BYTES_MIN};
+use session::{End, Identity, Session};
+use stream::Streaming;
 
 const KIND_ACCEPT: u8 = 0;
 const KIND_CONTROL: u8 = 1;
 const KIND_BELL: u8 = 2;
+const KIND_ACCEPT_TCP: u8 = 3;
+const KIND_RECEIVE: u8 = 4;
+const KIND_SEND: u8 = 5;
+/// Connections over TCP that have said nothing yet, at once; a further one ends the oldest.
+const GREETINGS_MAX: usize = 256;
+/// Memory for the requests and answers of all sessions over TCP; pages never used cost nothing.
+const STREAM_ARENA: usize = 256 << 20;
 /// Connections at once; more are refused.
 const SESSIONS_MAX: usize = 4096;
 
@@ -68,7 +90,17 @@ pub trait Host: Targets {
 
 enum Place {
     Greeting(Greeting),
+    /// An earlier connection of the same Edge must go first.
+    Waiting(Box<Visitor>),
     Open(Box<Session>),
+    Stream(Box<Streaming>),
+}
+
+/// A connection at the door of its volume.
+struct Visitor {
+    adopted: Adopted,
+    volume: VolumeId,
+    epoch: u64,
 }
 
 struct Connection {
@@ -80,6 +112,11 @@ struct Connection {
 pub struct EdgeServer {
     class: u8,
     listener: Option<UnixSocket>,
+    tcp: Option<Fd>,
+    /// The key that the tokens of sessions over TCP are signed with.
+    key: Option<ClusterKey>,
+    /// Connections over TCP that have not said hello, the oldest first.
+    silent: VecDeque<(u32, u16)>,
     connections: Vec<Connection>,
     free: Vec<u32>,
     /// Sessions whose rings are looked at; the others sleep until their bell is rung.
@@ -87,6 +124,15 @@ pub struct EdgeServer {
     /// Sessions that have answers to publish or may have come to their end.
     touched: Vec<u32>,
     arenas: Vec<((u64, u64), Weak<Arena>)>,
+    doors: BTreeMap<VolumeId, Door>,
+    /// Connections that may enter now.
+    admitted: Vec<u32>,
+    /// Memory of sessions over TCP, once there is one.
+    pool: Option<Pool>,
+    /// Sessions over TCP that wait for memory.
+    stalled: Vec<u32>,
+    /// Memory came back.
+    retry: bool,
     handovers: Vec<(usize, Adopted)>,
     log: Vec<String>,
     spin: Spin,
@@ -99,11 +145,19 @@ impl EdgeServer {
         Self {
             class,
             listener: None,
+            tcp: None,
+            key: None,
+            silent: VecDeque::new(),
             connections: Vec::new(),
             free: Vec::new(),
             awake: Vec::new(),
             touched: Vec::new(),
             arenas: Vec::new(),
+            doors: BTreeMap::new(),
+            admitted: Vec::new(),
+            pool: None,
+            stalled: Vec::new(),
+            retry: false,
             handovers: Vec::new(),
             log: Vec::new(),
             spin: Spin::default(),
@@ -122,10 +176,38 @@ impl EdgeServer {
         Ok(())
     }
 
+    /// Opens sessions over TCP, accepted here or on another shard, whose tokens are signed with
+    /// `key`.
+    pub fn trust(&mut self, key: ClusterKey) {
+        self.key = Some(key);
+    }
+
+    /// Accepts Edges of other hosts. Returns the address in use (port 0 lets the kernel choose).
+    ///
+    /// # Errors
+    /// The socket can't be made; the error says why.
+    pub fn listen_tcp(
+        &mut self,
+        address: SocketAddr,
+        ring: &mut Ring,
+    ) -> Result<SocketAddr, net::ListenError> {
+        let (fd, bound) = net::listen_tcp(address)?;
+        self.tcp = Some(fd);
+        self.accept_next_tcp(ring);
+        Ok(bound)
+    }
+
     fn accept_next(&self, ring: &mut Ring) {
         if let Some(listener) = &self.listener {
             let token = Token { kind: KIND_ACCEPT, generation: 0, index: 0 };
             ring.accept(listener.fd(), token.pack(self.class));
+        }
+    }
+
+    fn accept_next_tcp(&self, ring: &mut Ring) {
+        if let Some(fd) = &self.tcp {
+            let token = Token { kind: KIND_ACCEPT_TCP, generation: 0, index: 0 };
+            ring.accept(fd, token.pack(self.class));
         }
     }
 
@@ -141,21 +223,26 @@ impl EdgeServer {
 
     /// Open sessions of a volume.
     pub fn sessions(&self, volume: VolumeId) -> usize {
-        let mine = |s: &&Session| s.volume() == volume;
-        self.open_sessions().filter(mine).count()
-    }
-
-    fn open_sessions(&self) -> impl Iterator<Item = &Session> {
-        self.connections.iter().filter_map(|c| match &c.place {
-            Some(Place::Open(session)) => Some(&**session),
-            _ => None,
-        })
+        let mine = |connection: &&Connection| match &connection.place {
+            Some(Place::Open(session)) => session.volume() == volume,
+            Some(Place::Stream(stream)) => stream.volume() == Some(volume),
+            _ => false,
+        };
+        self.connections.iter().filter(mine).count()
     }
 
     fn session(&mut self, index: u32) -> Option<&mut Session> {
         match self.connections.get_mut(index as usize)?.place.as_mut()? {
             Place::Open(session) => Some(session),
-            Place::Greeting(_) => None,
+            _ => None,
+        }
+    }
+
+    /// A session over TCP, and the memory for it.
+    fn stream(&mut self, index: u32) -> Option<(&mut Streaming, &mut Pool)> {
+        match self.connections.get_mut(index as usize)?.place.as_mut()? {
+            Place::Stream(stream) => Some((stream, self.pool.as_mut()?)),
+            _ => None,
         }
     }
 
@@ -177,6 +264,7 @@ impl EdgeServer {
         let place = self.connections.get_mut(index as usize)?.place.take()?;
         self.free.push(index);
         self.awake.retain(|awake| *awake != index);
+        self.admitted.retain(|admitted| *admitted != index);
         Some(place)
     }
 
@@ -193,8 +281,8 @@ impl EdgeServer {
     /// An event of our class.
     pub fn on_event<H: Host + ?Sized>(&mut self, event: Event, ring: &mut Ring, host: &mut H) {
         let token = Token::unpack(event.token);
-        if token.kind == KIND_ACCEPT {
-            return self.accepted(event, ring);
+        if matches!(token.kind, KIND_ACCEPT | KIND_ACCEPT_TCP) {
+            return self.accepted(event, token.kind == KIND_ACCEPT_TCP, ring);
         }
         let present = self.connections.get(token.index as usize);
         if present.is_none_or(|c| c.generation != token.generation || c.place.is_none()) {
@@ -207,14 +295,33 @@ impl EdgeServer {
                     self.wake(token.index);
                 }
             }
+            KIND_RECEIVE | KIND_SEND => self.moved_bytes(token, event.result, host),
             _ => self.readable(token.index, ring, host),
         }
     }
 
-    fn accepted(&mut self, event: Event, ring: &mut Ring) {
+    /// A receive or a send of a session over TCP has ended.
+    fn moved_bytes<H: Host + ?Sized>(&mut self, token: Token, result: i32, host: &mut H) {
+        let me = self.identity(token.index);
+        let Some((stream, pool)) = self.stream(token.index) else { return };
+        if token.kind == KIND_SEND {
+            stream.sent(result, pool);
+        } else {
+            stream.received(result);
+            stream.run(me, pool, host);
+        }
+        self.touched.push(token.index);
+    }
+
+    fn accepted(&mut self, event: Event, over_tcp: bool, ring: &mut Ring) {
         match Ring::take_fd(&event) {
             Ok(fd) if self.connections.len() - self.free.len() < SESSIONS_MAX => {
-                let index = self.insert(Place::Greeting(Greeting::new(fd.clone())));
+                let greeting = Greeting::new(fd.clone(), over_tcp);
+                let index = self.insert(Place::Greeting(greeting));
+                if over_tcp {
+                    net::tune_peer(&fd);
+                    self.note_silent(index);
+                }
                 ring.poll_readable(&fd, self.token(KIND_CONTROL, index));
             }
             Ok(fd) => {
@@ -222,7 +329,30 @@ impl EdgeServer {
             }
             Err(error) => self.log.push(format!("cannot accept an Edge: {error}")),
         }
-        self.accept_next(ring);
+        if over_tcp {
+            self.accept_next_tcp(ring);
+        } else {
+            self.accept_next(ring);
+        }
+    }
+
+    /// Nobody may hold connections without saying who it is.
+    fn note_silent(&mut self, index: u32) {
+        let connections = &self.connections;
+        self.silent.retain(|(index, generation)| {
+            let connection = &connections[*index as usize];
+            connection.generation == *generation
+                && matches!(connection.place, Some(Place::Greeting(_)))
+        });
+        self.silent.push_back((index, connections[index as usize].generation));
+        if self.silent.len() > GREETINGS_MAX
+            && let Some((oldest, _)) = self.silent.pop_front()
+            && let Some(Place::Greeting(greeting)) = self.remove(oldest)
+        {
+            let who = net::peer_name(greeting.socket());
+            self.log.push(format!("closed the Edge connection of {who}: it says nothing"));
+            greeting.close();
+        }
     }
 
     /// The control socket of a connection has something to read.
@@ -251,7 +381,7 @@ impl EdgeServer {
                     self.remove(index);
                 }
             },
-            None => {}
+            _ => {}
         }
     }
 
@@ -264,27 +394,117 @@ impl EdgeServer {
 
     /// Opens the session of a connection that was accepted here or on another shard, or refuses it.
     pub fn adopt<H: Host + ?Sized>(&mut self, adopted: Adopted, ring: &mut Ring, host: &mut H) {
-        let found = host.find(&adopted.hello.volume);
-        let opened = match found {
-            Found::Here { volume, epoch } => match host.info(volume) {
-                Some(info) => Session::open(&adopted, volume, info, epoch, &mut self.arenas),
-                None => Err(unknown(&adopted.hello)),
-            },
-            _ => Err(unknown(&adopted.hello)),
+        let Found::Here { volume, epoch } = host.find(&adopted.hello.volume) else {
+            return self.refuse(&adopted, &unknown(&adopted.hello));
         };
-        let name = uuid(&adopted.hello.volume);
+        if let Carrier::Tcp = adopted.carrier {
+            let checked = match &self.key {
+                Some(key) => key.check(&adopted.hello, unix_ms() / 1000),
+                None => Err(unknown(&adopted.hello)),
+            };
+            if let Err(refusal) = checked {
+                return self.refuse(&adopted, &refusal);
+            }
+        }
+        let Hello { edge, connection, .. } = adopted.hello;
+        let visitor = Visitor { adopted, volume, epoch };
+        let index = self.insert(Place::Waiting(Box::new(visitor)));
+        let door = self.doors.entry(volume).or_default();
+        match door.knock(index, Guest { edge, connection }) {
+            Verdict::Enter => self.enter(index, host, ring),
+            Verdict::Wait { end } => end.into_iter().for_each(|index| self.replace(index)),
+            Verdict::TooLate => {
+                if let Some(Place::Waiting(visitor)) = self.remove(index) {
+                    self.refuse(&visitor.adopted, &too_late(&visitor.adopted.hello));
+                }
+            }
+        }
+    }
+
+    fn refuse(&mut self, adopted: &Adopted, refusal: &Refusal) {
+        let (name, why) = (uuid(&adopted.hello.volume), &refusal.why);
+        self.log.push(format!("volume {name}: refused {}: {why}", adopted.who()));
+        adopted.refuse(refusal);
+    }
+
+    /// Opens the session of a connection that was let in.
+    fn enter<T: Targets + ?Sized>(&mut self, index: u32, targets: &mut T, ring: &mut Ring) {
+        let place = &mut self.connections[index as usize].place;
+        let waiting = place.take_if(|place| matches!(place, Place::Waiting(_)));
+        let Some(Place::Waiting(visitor)) = waiting else { return };
+        let Visitor { adopted, volume, epoch } = *visitor;
+        let opened = match targets.info(volume) {
+            Some(info) => self.open(index, &adopted, volume, info, epoch),
+            None => Err(unknown(&adopted.hello)),
+        };
         match opened {
-            Ok(session) => {
+            Ok(place) => {
+                let name = uuid(&adopted.hello.volume);
                 self.log.push(format!("volume {name}: attached by {}", adopted.who()));
-                let fd = session.socket().clone();
-                let index = self.insert(Place::Open(Box::new(session)));
-                ring.poll_readable(&fd, self.token(KIND_CONTROL, index));
-                self.wake(index);
+                self.connections[index as usize].place = Some(place);
+                if let Some(session) = self.session(index) {
+                    let fd = session.socket().clone();
+                    ring.poll_readable(&fd, self.token(KIND_CONTROL, index));
+                    self.wake(index);
+                }
+                self.touched.push(index);
             }
             Err(refusal) => {
-                let why = &refusal.why;
-                self.log.push(format!("volume {name}: refused {}: {why}", adopted.who()));
-                adopted.refuse(&refusal);
+                self.free.push(index);
+                self.leave_door(volume, index);
+                self.refuse(&adopted, &refusal);
+            }
+        }
+    }
+
+    fn open(
+        &mut self,
+        index: u32,
+        adopted: &Adopted,
+        volume: VolumeId,
+        info: VolumeInfo,
+        epoch: u64,
+    ) -> Result<Place, Refusal> {
+        if let Carrier::Shm(_) = adopted.carrier {
+            let session = Session::open(adopted, volume, info, epoch, &mut self.arenas)?;
+            return Ok(Place::Open(Box::new(session)));
+        }
+        if self.pool.is_none() {
+            let arena = Arena::anonymous(STREAM_ARENA).map_err(|error| Refusal {
+                code: "memory".into(),
+                what: format!("attach volume {}", uuid(&adopted.hello.volume)),
+                why: format!("the engine has no memory for sessions over TCP: {error}"),
+                fix: "free memory on the owner's host".into(),
+            })?;
+            self.pool = Some(Pool::new(arena, STREAM_ARENA));
+        }
+        let session = Streaming::open(adopted, volume, info, epoch, index)?;
+        Ok(Place::Stream(Box::new(session)))
+    }
+
+    /// A connection must make room for a later one of its Edge.
+    fn replace(&mut self, index: u32) {
+        match self.connections[index as usize].place.as_mut() {
+            Some(Place::Open(session)) => session.end_with(End::Replaced),
+            Some(Place::Stream(stream)) => stream.end_with(End::Replaced),
+            Some(Place::Waiting(_)) => {
+                if let Some(Place::Waiting(visitor)) = self.remove(index) {
+                    self.refuse(&visitor.adopted, &too_late(&visitor.adopted.hello));
+                    self.leave_door(visitor.volume, index);
+                }
+                return;
+            }
+            _ => return,
+        }
+        self.touched.push(index);
+    }
+
+    /// Nothing of a connection can happen any more.
+    fn leave_door(&mut self, volume: VolumeId, index: u32) {
+        if let Some(door) = self.doors.get_mut(&volume) {
+            self.admitted.extend(door.gone(index));
+            if door.is_empty() {
+                self.doors.remove(&volume);
             }
         }
     }
@@ -298,8 +518,21 @@ impl EdgeServer {
     }
 
     /// Gives commands of all rings to the targets. True: there were some.
-    pub fn poll<T: Targets + ?Sized>(&mut self, targets: &mut T) -> bool {
+    pub fn poll<T: Targets + ?Sized>(&mut self, targets: &mut T, ring: &mut Ring) -> bool {
         let mut found = false;
+        for index in std::mem::take(&mut self.admitted) {
+            self.enter(index, targets, ring);
+        }
+        if std::mem::take(&mut self.retry) {
+            for index in std::mem::take(&mut self.stalled) {
+                let me = self.identity(index);
+                if let Some((stream, pool)) = self.stream(index) {
+                    stream.run(me, pool, targets);
+                    self.touched.push(index);
+                    found = true;
+                }
+            }
+        }
         for at in 0..self.awake.len() {
             let index = self.awake[at];
             let me = self.identity(index);
@@ -328,6 +561,9 @@ impl EdgeServer {
                 self.touched.push(index);
             }
             self.found_work = true;
+        } else if let Some((stream, pool)) = self.stream(index) {
+            stream.complete(completion, pool);
+            self.touched.push(index);
         }
     }
 
@@ -335,11 +571,12 @@ impl EdgeServer {
     /// loop that looks at the rings several times in a turn calls it in between.
     pub fn publish(&mut self) {
         let mut touched = std::mem::take(&mut self.touched);
-        touched.retain(|index| {
-            self.session(*index).is_some_and(|session| {
+        touched.retain(|index| match self.session(*index) {
+            Some(session) => {
                 session.publish();
                 session.has_ended()
-            })
+            }
+            None => true,
         });
         self.touched = touched;
     }
@@ -347,15 +584,42 @@ impl EdgeServer {
     /// Publishes answers, rings sleepers, ends what has ended.
     pub fn end_turn(&mut self, ring: &mut Ring) {
         self.publish();
-        for index in std::mem::take(&mut self.touched) {
-            if self.session(index).is_some_and(|session| session.is_over()) {
-                self.finish(index);
-            }
+        let mut touched = std::mem::take(&mut self.touched);
+        touched.sort_unstable();
+        touched.dedup();
+        for index in touched {
+            self.end_turn_of(index, ring);
         }
+        let freed = self.pool.as_mut().is_some_and(Pool::take_freed);
+        self.retry |= freed && !self.stalled.is_empty();
         if std::mem::take(&mut self.found_work) {
             self.spin.worked();
         } else if !self.awake.is_empty() && !self.spin.again() {
             self.fall_asleep(ring);
+        }
+    }
+
+    fn end_turn_of(&mut self, index: u32, ring: &mut Ring) {
+        if let Some(session) = self.session(index) {
+            if session.is_over() {
+                self.finish(index, None);
+            }
+            return;
+        }
+        let (receive, send) = (self.token(KIND_RECEIVE, index), self.token(KIND_SEND, index));
+        let Some((stream, pool)) = self.stream(index) else { return };
+        stream.end_turn(receive, send, pool, ring);
+        let (is_over, is_stalled) = (stream.is_over(), stream.is_stalled());
+        if is_stalled && !self.stalled.contains(&index) {
+            self.stalled.push(index);
+        }
+        if is_over {
+            self.finish(index, None);
+        }
+        if let Some((stream, pool)) = self.stream(index)
+            && stream.let_go(pool)
+        {
+            self.remove(index);
         }
     }
 
@@ -368,14 +632,26 @@ impl EdgeServer {
         self.awake = awake;
     }
 
-    /// True while rings are looked at without a bell: the loop must not sleep.
+    /// True while rings are looked at without a bell, or something waits for [`EdgeServer::poll`]:
+    /// the loop must not sleep.
     pub fn wants_polling(&self) -> bool {
-        !self.awake.is_empty()
+        !self.awake.is_empty() || !self.admitted.is_empty() || self.retry
     }
 
-    fn finish(&mut self, index: u32) {
-        if let Some(Place::Open(session)) = self.remove(index) {
+    /// Closes a session. One over TCP stays until the ring has let go of it.
+    fn finish(&mut self, index: u32, last: Option<&Frame>) {
+        if let Some((stream, pool)) = self.stream(index) {
+            let volume = stream.volume();
+            let line = stream.close(last, pool);
+            self.log.push(line);
+            self.touched.push(index);
+            if let Some(volume) = volume {
+                self.leave_door(volume, index);
+            }
+        } else if let Some(Place::Open(session)) = self.remove(index) {
+            let volume = session.volume();
             self.log.push(session.close());
+            self.leave_door(volume, index);
         }
     }
 
@@ -389,6 +665,11 @@ impl EdgeServer {
             {
                 session.tell(&frame);
                 self.touched.push(at);
+            } else if let Some((stream, _)) = self.stream(at)
+                && stream.volume() == Some(volume)
+            {
+                stream.tell(&frame);
+                self.touched.push(at);
             }
         }
     }
@@ -397,13 +678,33 @@ impl EdgeServer {
     /// stopped and touches no request's memory any more: requests that it did not complete are
     /// answered by whoever serves the volume next, or fail when it was deleted.
     pub fn close_volume(&mut self, volume: VolumeId, reason: CloseReason, detail: &str) {
-        let frame = Frame::Closed { reason, detail: detail.to_owned() };
+        self.leave_volume(volume, &Frame::Closed { reason, detail: detail.to_owned() });
+    }
+
+    /// As [`EdgeServer::close_volume`], for a volume that `address` owns now: its Edges follow it.
+    pub fn volume_moved(&mut self, volume: VolumeId, address: &str, epoch: u64) {
+        self.leave_volume(volume, &Frame::Moved { address: address.to_owned(), epoch });
+    }
+
+    fn leave_volume(&mut self, volume: VolumeId, frame: &Frame) {
+        // Nobody enters any more, so nothing of it waits for the others to go.
+        self.doors.remove(&volume);
         for at in 0..self.connections.len() as u32 {
-            let Some(session) = self.session(at) else { continue };
-            if session.volume() == volume {
-                session.publish();
-                session.tell(&frame);
-                self.finish(at);
+            match self.connections[at as usize].place.as_mut() {
+                Some(Place::Open(session)) if session.volume() == volume => {
+                    session.publish();
+                    session.tell(frame);
+                    self.finish(at, None);
+                }
+                Some(Place::Stream(stream)) if stream.volume() == Some(volume) => {
+                    self.finish(at, Some(frame));
+                }
+                Some(Place::Waiting(visitor)) if visitor.volume == volume => {
+                    if let Some(Place::Waiting(visitor)) = self.remove(at) {
+                        self.refuse(&visitor.adopted, &unknown(&visitor.adopted.hello));
+                    }
+                }
+                _ => {}
             }
         }
     }
@@ -411,8 +712,12 @@ impl EdgeServer {
     /// Ends as a killed process does: every socket closes, nothing is said.
     #[cfg(test)]
     pub(crate) fn die(mut self, ring: &mut Ring) {
-        for session in self.open_sessions() {
-            session.drop_dead();
+        for connection in &self.connections {
+            match &connection.place {
+                Some(Place::Open(session)) => session.drop_dead(),
+                Some(Place::Stream(stream)) => stream.drop_dead(),
+                _ => {}
+            }
         }
         self.stop_listening(ring);
     }
@@ -423,6 +728,9 @@ impl EdgeServer {
             listener.unlink();
             ring.shutdown(listener.fd());
         }
+        if let Some(fd) = self.tcp.take() {
+            ring.shutdown(&fd);
+        }
     }
 }
 
@@ -432,6 +740,15 @@ fn unknown(hello: &Hello) -> Refusal {
         what: format!("attach volume {}", uuid(&hello.volume)),
         why: "this engine does not serve a volume with this UUID".into(),
         fix: "check the UUID with 'vstorage volume list'; if it is listed, start its daemon".into(),
+    }
+}
+
+fn too_late(hello: &Hello) -> Refusal {
+    Refusal {
+        code: "replaced".into(),
+        what: format!("attach volume {}", uuid(&hello.volume)),
+        why: "a later connection of the same Edge has taken its place".into(),
+        fix: "nothing: the later connection serves".into(),
     }
 }
 

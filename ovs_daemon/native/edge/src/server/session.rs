@@ -21,7 +21,7 @@ use net::Bell;
 use net::pass;
 use net::shm::{Consumer, Place, Producer};
 
-use super::greeting::{Adopted, say};
+use super::greeting::{Adopted, Carrier, say};
 use super::{Arenas, Socket, map_arena, uuid};
 use crate::target::{
     Completion, Extent, Outcome, Request, RequestId, Targets, Verb, VolumeId, VolumeInfo,
@@ -52,21 +52,29 @@ impl Identity {
     }
 
     #[inline]
-    fn request(self, tag: u32) -> RequestId {
+    pub(super) fn request(self, tag: u32) -> RequestId {
         let head = u64::from(self.class) << 56 | u64::from(self.generation) << 48;
         RequestId(head | u64::from(self.index) << TAG_BITS | u64::from(tag))
     }
 }
 
 #[inline]
-fn tag_of(id: RequestId) -> u32 {
+pub(super) fn tag_of(id: RequestId) -> u32 {
     (id.0 & ((1 << TAG_BITS) - 1)) as u32
 }
 
+/// Why a session was refused.
+pub(super) fn refusal_of(name: &str, code: &str, why: String, fix: &str) -> Refusal {
+    let what = format!("attach volume {name}");
+    Refusal { code: code.into(), what, why, fix: fix.into() }
+}
+
 /// Why a session ends.
-enum End {
+pub(super) enum End {
     /// The Edge went away or said goodbye.
     Left,
+    /// The Edge has a later connection.
+    Replaced,
     /// The Edge broke the protocol.
     Breach(String),
 }
@@ -105,12 +113,7 @@ impl Session {
     ) -> Result<Self, Refusal> {
         let hello = &adopted.hello;
         let name = uuid(&hello.volume);
-        let failed = |code: &str, why: String, fix: &str| Refusal {
-            code: code.into(),
-            what: format!("attach volume {name}"),
-            why,
-            fix: fix.into(),
-        };
+        let failed = |code: &str, why: String, fix: &str| refusal_of(&name, code, why, fix);
         let update = "run a vstorage-edge of the same release as the daemon";
         if hello.version < VERSION {
             let why = format!("the Edge speaks version {} of its protocol", hello.version);
@@ -159,9 +162,12 @@ impl Session {
     }
 
     fn breach(&mut self, why: impl Into<String>) {
-        if self.end.is_none() {
-            self.end = Some(End::Breach(why.into()));
-        }
+        self.end_with(End::Breach(why.into()));
+    }
+
+    /// It takes no more commands.
+    pub(super) fn end_with(&mut self, end: End) {
+        self.end.get_or_insert(end);
     }
 
     /// Reads the control socket. False: the session ends, do not listen again.
@@ -384,6 +390,7 @@ impl Session {
         let line = match self.end.take() {
             None => format!("volume {}: closed its Edge session", self.name),
             Some(End::Left) => format!("volume {}: the Edge has left", self.name),
+            Some(End::Replaced) => format!("volume {}: its Edge has connected again", self.name),
             Some(End::Breach(why)) => {
                 let detail = why.clone();
                 say(&self.socket, &Frame::Closed { reason: CloseReason::Protocol, detail });
@@ -412,7 +419,10 @@ struct Mapped {
 impl Mapped {
     fn new(adopted: &Adopted, layout: &Layout, arenas: &mut Arenas) -> io::Result<Self> {
         let short = || io::Error::new(io::ErrorKind::InvalidInput, "it is too small");
-        let [memory, data, our_bell, edge_bell] = adopted.fds.as_slice() else {
+        let Carrier::Shm(fds) = &adopted.carrier else {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it came over a network"));
+        };
+        let [memory, data, our_bell, edge_bell] = fds.as_slice() else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "descriptors are missing"));
         };
         let memory = Arena::from_fd(memory.try_clone()?)?;

@@ -48,7 +48,7 @@ impl Engine {
             assert_eq!(crate::class_of(event.token), CLASS);
             self.server.on_event(event, &mut self.ring, &mut self.volumes);
         }
-        self.server.poll(&mut self.volumes);
+        self.server.poll(&mut self.volumes, &mut self.ring);
         let mut done = Vec::new();
         self.volumes.take_completions(&mut done);
         for completion in done {
@@ -87,7 +87,7 @@ fn hello() -> Hello {
         read_only: false,
         entries: 8,
         token: [0; 64],
-        edge: [1; 16],
+        edge: net::random_name(),
         connection: 3,
         host: "host-1".into(),
         client: "by hand".into(),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use format::nbd::{self, RequestHeader, chunk, option};
 use media::{Arena, Ring, Slice, Wait};
 
-use crate::nbd::pool::CHUNK_BYTES;
+use crate::flow::pool::CHUNK_BYTES;
 use crate::nbd::{NbdServer, Offer};
 use crate::target::{
     Completion, Extent, Outcome, Request, RequestId, Targets, Verb, VolumeId, VolumeInfo,

@@ -17,9 +17,9 @@ use std::sync::Arc;
 use media::{Arena, Slice};
 
 /// Bytes of a chunk: the largest piece of a read or write, with room for headers and remainders.
-pub(super) const CHUNK_BYTES: usize = (256 + 4) << 10;
+pub(crate) const CHUNK_BYTES: usize = (256 + 4) << 10;
 /// No chunk, no export.
-pub(super) const NONE: u32 = u32::MAX;
+pub(crate) const NONE: u32 = u32::MAX;
 /// Chunks that the unanswered writes of an export may pin even when memory is scarce.
 const PINNED_MIN: u32 = 2;
 /// Chunks that the replies of a connection may hold even when memory is scarce.
@@ -27,10 +27,10 @@ const REPLYING_MIN: u32 = 2;
 
 /// A part of a chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
-    pub(super) chunk: u32,
-    pub(super) at: u32,
-    pub(super) len: u32,
+pub(crate) struct Place {
+    pub(crate) chunk: u32,
+    pub(crate) at: u32,
+    pub(crate) len: u32,
 }
 
 /// On whose account a chunk is in use.
@@ -71,7 +71,7 @@ impl Counts {
 }
 
 /// See the module's essay.
-pub(super) struct Pool {
+pub(crate) struct Pool {
     arena: Arc<Arena>,
     chunks: Vec<Chunk>,
     free: Vec<u32>,
@@ -82,7 +82,7 @@ pub(super) struct Pool {
 
 impl Pool {
     /// Chunks in the first `bytes` of the arena.
-    pub(super) fn new(arena: Arc<Arena>, bytes: usize) -> Self {
+    pub(crate) fn new(arena: Arc<Arena>, bytes: usize) -> Self {
         let count = arena.len().min(bytes) / CHUNK_BYTES;
         assert!(count >= 4, "an arena for NBD needs at least {} bytes", 4 * CHUNK_BYTES);
         let chunk = |_| Chunk { users: 0, account: Account::Receiver };
@@ -97,12 +97,12 @@ impl Pool {
     }
 
     /// Less than half is free: connections that wait for their client should hold nothing.
-    pub(super) fn is_scarce(&self) -> bool {
+    pub(crate) fn is_scarce(&self) -> bool {
         self.free.len() * 2 < self.chunks.len()
     }
 
     /// A chunk to receive into, for a connection that has none; the caller is its first user.
-    pub(super) fn take_to_receive(&mut self) -> Option<u32> {
+    pub(crate) fn take_to_receive(&mut self) -> Option<u32> {
         if self.free.len() * 4 <= self.chunks.len() {
             return None;
         }
@@ -111,7 +111,7 @@ impl Pool {
 
     /// Another chunk to receive into, for a connection of `export` that leaves its chunk `old` to
     /// the writes in it. The caller is the first user of the new one and no user of `old` any more.
-    pub(super) fn replace_to_receive(&mut self, old: u32, export: u32) -> Option<u32> {
+    pub(crate) fn replace_to_receive(&mut self, old: u32, export: u32) -> Option<u32> {
         if export != NONE && self.is_scarce() && self.pinned.get(export) >= PINNED_MIN {
             return None;
         }
@@ -125,7 +125,7 @@ impl Pool {
     }
 
     /// A chunk for the replies of a connection; the caller is its first user.
-    pub(super) fn take_to_reply(&mut self, connection: u32) -> Option<u32> {
+    pub(crate) fn take_to_reply(&mut self, connection: u32) -> Option<u32> {
         if self.replying.get(connection) >= self.replying_max() {
             return None;
         }
@@ -135,7 +135,7 @@ impl Pool {
     /// So many chunks for one reply of a connection (each with the caller as its first user), or
     /// none at all: whoever holds some and waits for more could wait for another who does the same.
     /// One such reply at a time may be larger than a connection's share.
-    pub(super) fn take_all_to_reply(&mut self, connection: u32, count: usize) -> Option<Vec<u32>> {
+    pub(crate) fn take_all_to_reply(&mut self, connection: u32, count: usize) -> Option<Vec<u32>> {
         let held = self.replying.get(connection);
         let too_many = held + count as u32 > self.replying_max() && held >= REPLYING_MIN;
         if too_many || self.free.len() < count {
@@ -165,13 +165,13 @@ impl Pool {
 
     /// One more user.
     #[inline]
-    pub(super) fn hold(&mut self, chunk: u32) {
+    pub(crate) fn hold(&mut self, chunk: u32) {
         self.chunks[chunk as usize].users += 1;
     }
 
     /// So many users fewer.
     #[inline]
-    pub(super) fn release(&mut self, chunk: u32, users: u32) {
+    pub(crate) fn release(&mut self, chunk: u32, users: u32) {
         let entry = &mut self.chunks[chunk as usize];
         assert!(entry.users >= users, "chunk {chunk} released more often than held");
         entry.users -= users;
@@ -187,35 +187,40 @@ impl Pool {
     }
 
     /// Chunks came back since this was last asked.
-    pub(super) fn take_freed(&mut self) -> bool {
+    pub(crate) fn take_freed(&mut self) -> bool {
         std::mem::take(&mut self.freed)
     }
 
     /// The caller, who is one, is the only user.
     #[inline]
-    pub(super) fn is_sole_user(&self, chunk: u32) -> bool {
+    pub(crate) fn is_sole_user(&self, chunk: u32) -> bool {
         self.chunks[chunk as usize].users == 1
     }
 
     /// How many chunks replies can count on, whatever is being received.
-    pub(super) fn reply_chunks(&self) -> usize {
+    pub(crate) fn reply_chunks(&self) -> usize {
         self.chunks.len() / 4
     }
 
     /// The memory of a whole chunk.
-    pub(super) fn memory(&self, chunk: u32) -> Slice {
+    pub(crate) fn memory(&self, chunk: u32) -> Slice {
         self.slice(Place { chunk, at: 0, len: CHUNK_BYTES as u32 })
     }
 
     /// The memory of a place.
     #[inline]
-    pub(super) fn slice(&self, place: Place) -> Slice {
+    pub(crate) fn slice(&self, place: Place) -> Slice {
         let offset = place.chunk as usize * CHUNK_BYTES + place.at as usize;
         self.arena.slice(offset, place.len as usize).expect("chunks lie inside the arena")
     }
 
     #[cfg(test)]
-    pub(super) fn free_chunks(&self) -> usize {
+    pub(crate) fn chunk_count(&self) -> usize {
+        self.chunks.len()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn free_chunks(&self) -> usize {
         self.free.len()
     }
 }

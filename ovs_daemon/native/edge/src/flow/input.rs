@@ -17,7 +17,7 @@ const ROOM_BYTES_MIN: usize = 64 << 10;
 const CLUSTER_BYTES: u64 = 4096;
 
 /// See the module's essay.
-pub(super) struct Input {
+pub(crate) struct Input {
     chunk: u32,
     memory: Option<Slice>,
     /// Next byte to be looked at.
@@ -27,30 +27,30 @@ pub(super) struct Input {
 }
 
 impl Input {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { chunk: NONE, memory: None, start: 0, fill: 0 }
     }
 
     /// Bytes received and not yet taken.
     #[inline]
-    pub(super) fn available(&self) -> usize {
+    pub(crate) fn available(&self) -> usize {
         self.fill - self.start
     }
 
     #[inline]
-    pub(super) fn chunk(&self) -> u32 {
+    pub(crate) fn chunk(&self) -> u32 {
         self.chunk
     }
 
     /// Offset in the chunk of the next byte.
     #[inline]
-    pub(super) fn at(&self) -> usize {
+    pub(crate) fn at(&self) -> usize {
         self.start
     }
 
     /// Copies the next bytes out; there must be as many.
     #[inline]
-    pub(super) fn take(&mut self, into: &mut [u8]) {
+    pub(crate) fn take(&mut self, into: &mut [u8]) {
         let memory = self.memory.as_ref().expect("bytes are available");
         assert!(into.len() <= self.fill - self.start, "more than was received");
         memory.read(self.start, into);
@@ -59,14 +59,14 @@ impl Input {
 
     /// Skips the next `len` bytes and returns them in place.
     #[inline]
-    pub(super) fn take_slice(&mut self, len: usize) -> Slice {
+    pub(crate) fn take_slice(&mut self, len: usize) -> Slice {
         assert!(len <= self.fill - self.start, "more than was received");
         let slice = self.memory.as_ref().expect("bytes are available").sub(self.start, len);
         self.start += len;
         slice
     }
 
-    pub(super) fn skip(&mut self, len: usize) {
+    pub(crate) fn skip(&mut self, len: usize) {
         assert!(len <= self.fill - self.start, "more than was received");
         self.start += len;
     }
@@ -76,7 +76,7 @@ impl Input {
     /// `whole`: it has not been cut yet. A write of up to 64 KiB never is, so a client that dies
     /// while it sends one leaves all or nothing of it.
     #[inline]
-    pub(super) fn piece(&self, left: u32, offset: u64, whole: bool) -> usize {
+    pub(crate) fn piece(&self, left: u32, offset: u64, whole: bool) -> usize {
         let ready = self.available();
         if ready >= left as usize {
             return left as usize;
@@ -92,7 +92,7 @@ impl Input {
 
     /// `len` more bytes have arrived.
     #[inline]
-    pub(super) fn received(&mut self, len: usize) {
+    pub(crate) fn received(&mut self, len: usize) {
         self.fill += len;
         debug_assert!(self.fill <= CHUNK_BYTES, "received past the chunk");
     }
@@ -100,7 +100,7 @@ impl Input {
     /// The room to receive into, with space for `contiguous` bytes from the next one on. `None`: no
     /// chunk to be had now.
     #[inline]
-    pub(super) fn room(
+    pub(crate) fn room(
         &mut self,
         contiguous: usize,
         export: u32,
@@ -128,14 +128,14 @@ impl Input {
     }
 
     /// Lets go of the chunk when nothing unread lies in it and nobody else uses it.
-    pub(super) fn let_go(&mut self, pool: &mut Pool) {
+    pub(crate) fn let_go(&mut self, pool: &mut Pool) {
         if self.chunk != NONE && self.available() == 0 && pool.is_sole_user(self.chunk) {
             self.close(pool);
         }
     }
 
     /// Lets go of the chunk and of what was not taken.
-    pub(super) fn close(&mut self, pool: &mut Pool) {
+    pub(crate) fn close(&mut self, pool: &mut Pool) {
         if self.chunk != NONE {
             pool.release(self.chunk, 1);
         }

@@ -23,9 +23,9 @@ struct Piece {
 }
 
 /// See the module's essay.
-pub(super) struct Output {
+pub(crate) struct Output {
     /// Index of the connection, on whose account memory is taken.
-    pub(super) owner: u32,
+    pub(crate) owner: u32,
     /// The chunk for the next reply, and up to where it is used.
     current: Option<(u32, usize)>,
     small: Vec<u8>,
@@ -37,7 +37,7 @@ pub(super) struct Output {
 }
 
 impl Output {
-    pub(super) fn new(owner: u32) -> Self {
+    pub(crate) fn new(owner: u32) -> Self {
         Self {
             owner,
             current: None,
@@ -51,7 +51,7 @@ impl Output {
     /// Memory for a reply of up to a chunk, right behind the one before it where possible, so that
     /// the replies of a turn are one piece. The caller is a user of its chunk. `None`: not now.
     #[inline]
-    pub(super) fn reserve(&mut self, len: usize, pool: &mut Pool) -> Option<Place> {
+    pub(crate) fn reserve(&mut self, len: usize, pool: &mut Pool) -> Option<Place> {
         debug_assert!(len <= CHUNK_BYTES, "longer than a chunk");
         let (chunk, used) = match self.current {
             Some((chunk, _)) if pool.is_sole_user(chunk) => (chunk, 0),
@@ -67,7 +67,7 @@ impl Output {
     }
 
     /// Memory for all parts of one reply (bytes each), or none at all.
-    pub(super) fn reserve_all(&mut self, lens: &[usize], pool: &mut Pool) -> Option<Vec<Place>> {
+    pub(crate) fn reserve_all(&mut self, lens: &[usize], pool: &mut Pool) -> Option<Vec<Place>> {
         let chunks = pool.take_all_to_reply(self.owner, lens.len())?;
         let place = |(chunk, len): (u32, &usize)| Place { chunk, at: 0, len: *len as u32 };
         Some(chunks.into_iter().zip(lens).map(place).collect())
@@ -90,18 +90,18 @@ impl Output {
 
     /// Bytes that have no place in the pool yet.
     #[inline]
-    pub(super) fn put(&mut self, bytes: &[u8]) {
+    pub(crate) fn put(&mut self, bytes: &[u8]) {
         self.small.extend_from_slice(bytes);
     }
 
     /// For replies that are built in place.
-    pub(super) fn small(&mut self) -> &mut Vec<u8> {
+    pub(crate) fn small(&mut self) -> &mut Vec<u8> {
         &mut self.small
     }
 
     /// A finished reply in the pool; its use of the chunk passes to the output.
     #[inline]
-    pub(super) fn push(&mut self, place: Place) {
+    pub(crate) fn push(&mut self, place: Place) {
         match self.pieces.last_mut() {
             Some(Piece { place: last, users, .. })
                 if last.chunk == place.chunk && last.at + last.len == place.at =>
@@ -114,23 +114,23 @@ impl Output {
     }
 
     /// The client does not take its replies: do not take its requests.
-    pub(super) fn is_congested(&self) -> bool {
+    pub(crate) fn is_congested(&self) -> bool {
         self.small.len() > SMALL_BYTES_MAX
     }
 
     /// A send is under way.
-    pub(super) fn is_sending(&self) -> bool {
+    pub(crate) fn is_sending(&self) -> bool {
         self.sending_bytes > 0
     }
 
     /// Nothing waits and nothing is under way.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         !self.is_sending() && self.small.is_empty() && self.pieces.is_empty()
     }
 
     /// Starts sending what waits, unless a send is under way.
     #[inline]
-    pub(super) fn send(&mut self, fd: &Fd, token: u64, pool: &mut Pool, ring: &mut Ring) {
+    pub(crate) fn send(&mut self, fd: &Fd, token: u64, pool: &mut Pool, ring: &mut Ring) {
         if self.is_sending() {
             return;
         }
@@ -179,7 +179,7 @@ impl Output {
     }
 
     /// Gives the small replies a place behind what waits: whatever is pushed later follows them.
-    pub(super) fn settle(&mut self, pool: &mut Pool) {
+    pub(crate) fn settle(&mut self, pool: &mut Pool) {
         let mut small = std::mem::take(&mut self.small);
         for bytes in small.chunks(CHUNK_BYTES) {
             if let Some(place) = self.reserve(bytes.len(), pool) {
@@ -197,7 +197,7 @@ impl Output {
 
     /// The send has ended; false: the client did not get all of it.
     #[inline]
-    pub(super) fn sent(&mut self, result: i32, pool: &mut Pool) -> bool {
+    pub(crate) fn sent(&mut self, result: i32, pool: &mut Pool) -> bool {
         for (chunk, users) in self.sending.drain(..) {
             pool.release(chunk, users);
         }
@@ -207,7 +207,7 @@ impl Output {
     }
 
     /// Forgets what waits.
-    pub(super) fn drop_waiting(&mut self, pool: &mut Pool) {
+    pub(crate) fn drop_waiting(&mut self, pool: &mut Pool) {
         self.small.clear();
         self.leave_chunk(pool);
         for piece in self.pieces.drain(..) {

@@ -1,0 +1,134 @@
+//! Who may open a session over a network: the checker of attach tokens.
+
+use format::edge::token::Token;
+use format::edge::{Hello, Refusal};
+use hmac::{Hmac, Mac};
+use sha2::Sha256;
+
+use super::uuid;
+
+/// Fewest bytes of a cluster key.
+pub const KEY_BYTES_MIN: usize = 32;
+
+/// The cluster's key, with which tokens are signed.
+#[derive(Clone)]
+pub struct ClusterKey {
+    bytes: Vec<u8>,
+}
+
+impl ClusterKey {
+    /// The key in the text of its file; `None`: it is too short to be one.
+    pub fn new(text: &[u8]) -> Option<Self> {
+        let bytes = text.trim_ascii().to_vec();
+        (bytes.len() >= KEY_BYTES_MIN).then_some(Self { bytes })
+    }
+
+    fn mac(&self, token: &Token, volume: &[u8; 16], host: &str) -> Hmac<Sha256> {
+        let mac = Hmac::<Sha256>::new_from_slice(&self.bytes);
+        let mut mac = mac.expect("a key of any length will do");
+        mac.update(&token.signed(volume, host));
+        mac
+    }
+
+    /// A token for this volume and host, until `expires` (seconds since 1970).
+    pub fn sign(&self, volume: &[u8; 16], host: &str, may_write: bool, expires: u64) -> Token {
+        let mut token = Token { may_write, expires, mac: [0; 32] };
+        token.mac = self.mac(&token, volume, host).finalize().into_bytes().into();
+        token
+    }
+
+    /// Whether the hello's token opens the session that it asks for, at `now` (seconds since 1970).
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub fn check(&self, hello: &Hello, now: u64) -> Result<(), Refusal> {
+        let refusal = |why: &str, fix: &str| Refusal {
+            code: "bad_token".into(),
+            what: format!("attach volume {} from host {:?}", uuid(&hello.volume), hello.host),
+            why: why.into(),
+            fix: fix.into(),
+        };
+        let again = "attach it again through the daemon of that host, which issues tokens";
+        let token = match Token::decode(&hello.token) {
+            Ok(Some(token)) => token,
+            Ok(None) => return Err(refusal("it came over TCP without an attach token", again)),
+            Err(error) => return Err(refusal(&error.to_string(), again)),
+        };
+        // Compares in the same time wherever they differ.
+        let genuine = self.mac(&token, &hello.volume, &hello.host).verify_slice(&token.mac);
+        if genuine.is_err() {
+            let fix = "give both nodes the same cluster_key_file, and try again";
+            let why = "the token was not signed with this cluster's key for this volume and host";
+            return Err(refusal(why, fix));
+        }
+        if token.expires <= now {
+            let late = now - token.expires;
+            let why = format!("the token expired {late} s ago");
+            return Err(refusal(&why, "start the daemon of that host, and compare the clocks"));
+        }
+        if !token.may_write && !hello.read_only {
+            return Err(refusal("the token allows reading only", again));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hello(token: [u8; 64]) -> Hello {
+        Hello {
+            version: 1,
+            features: 0,
+            volume: [7; 16],
+            read_only: false,
+            entries: 8,
+            token,
+            edge: [1; 16],
+            connection: 1,
+            host: "host-a".into(),
+            client: "a test".into(),
+        }
+    }
+
+    #[test]
+    fn a_token_opens_what_it_was_made_for_and_nothing_else() {
+        let key = ClusterKey::new(&[b'k'; 32]).unwrap();
+        let token = key.sign(&[7; 16], "host-a", true, 100).encode();
+        assert_eq!(key.check(&hello(token), 99), Ok(()));
+        let refused = |hello: &Hello, now| key.check(hello, now).unwrap_err().why;
+        assert!(refused(&hello(token), 100).contains("expired 0 s ago"));
+        let others = [
+            Hello { volume: [8; 16], ..hello(token) },
+            Hello { host: "host-b".into(), ..hello(token) },
+            hello(
+                ClusterKey::new(&[b'x'; 32]).unwrap().sign(&[7; 16], "host-a", true, 100).encode(),
+            ),
+        ];
+        for other in others {
+            assert!(refused(&other, 0).contains("not signed"), "{other:?}");
+        }
+        assert!(refused(&hello([0; 64]), 0).contains("without an attach token"));
+        assert!(refused(&hello([9; 64]), 0).contains("token version"));
+        let reading = key.sign(&[7; 16], "host-a", false, 100).encode();
+        assert!(refused(&hello(reading), 0).contains("reading only"));
+        assert_eq!(key.check(&Hello { read_only: true, ..hello(reading) }, 0), Ok(()));
+        for bit in 0..512 {
+            let mut wrong = token;
+            wrong[bit / 8] ^= 1 << (bit % 8);
+            assert!(key.check(&hello(wrong), 0).is_err(), "bit {bit}");
+        }
+    }
+
+    /// The same token as `tests/unit/control/test_tokens.py` expects of the daemon.
+    #[test]
+    fn the_bytes_of_a_token_are_those_that_the_daemon_makes() {
+        let key = ClusterKey::new(b" 0123456789abcdef0123456789abcdef\n").unwrap();
+        let token = key.sign(&[0x11; 16], "host-a", true, 1_800_000_000).encode();
+        let hex: String = token.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex.len(), 128);
+        assert!(hex.starts_with("010100000000000000d2496b00000000"), "{hex}");
+        assert_eq!(ClusterKey::new(b"too short").map(|_| ()), None);
+    }
+}
