@@ -70,7 +70,7 @@ impl Client {
         let bytes = options.qd * BLOCK as usize;
         let arena = Arena::shared(bytes).map_err(failed)?;
         let mut ring = Ring::new(64).map_err(failed)?;
-        let identity = Identity::fresh("localhost", "bench_shm");
+        let identity = Identity::fresh("bench_shm");
         let mut targets =
             EdgeTargets::new(1, &options.engine, Arc::clone(&arena), identity).map_err(failed)?;
         targets.set_eager(true);

@@ -38,17 +38,15 @@ pub struct Identity {
     pub edge: [u8; 16],
     /// Connections of this life have higher numbers than those of earlier ones: a time.
     pub origin_ms: u64,
-    /// Name of this host, as in its attach tokens.
-    pub host: String,
     /// For an engine's log.
     pub client: String,
 }
 
 impl Identity {
     /// One that no Edge had before.
-    pub fn fresh(host: &str, client: &str) -> Self {
+    pub fn fresh(client: &str) -> Self {
         let (edge, origin_ms) = (net::random_name(), net::clock::unix_ms());
-        Self { edge, origin_ms, host: host.to_owned(), client: client.to_owned() }
+        Self { edge, origin_ms, client: client.to_owned() }
     }
 }
 
@@ -59,6 +57,7 @@ pub(super) struct Purpose {
     pub(super) entries: u32,
     pub(super) generation: u32,
     pub(super) token: [u8; 64],
+    pub(super) host: String,
 }
 
 impl Purpose {
@@ -72,7 +71,7 @@ impl Purpose {
             token: self.token,
             edge: identity.edge,
             connection: (identity.origin_ms << 22) + u64::from(self.generation),
-            host: identity.host.clone(),
+            host: self.host.clone(),
             client: identity.client.clone(),
         }
     }

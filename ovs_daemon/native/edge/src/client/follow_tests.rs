@@ -41,7 +41,7 @@ impl Bench {
     fn new() -> Self {
         let arena = Arena::shared(4 * MIB as usize).unwrap();
         let nowhere = Path::new("/nonexistent/engine.sock");
-        let identity = Identity::fresh("host-a", "a test");
+        let identity = Identity::fresh("a test");
         Self {
             ring: Ring::new(64).unwrap(),
             engines: Vec::new(),
@@ -91,7 +91,7 @@ impl Bench {
             engines.iter().map(|engine| Address::Tcp(self.engines[*engine].address)).collect();
         let expires = unix_ms() / 1000 + 60;
         let token = self.key.sign(&UUID, "host-a", true, expires).encode();
-        Whereabouts { targets, token, epoch }
+        Whereabouts { targets, token, host: "host-a".into(), epoch }
     }
 
     fn attach(&mut self, engines: &[usize]) -> VolumeId {

@@ -42,6 +42,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use format::edge::Refusal;
+use format::edge::stream::PIECE_MAX;
 use machines::edge::{Ending, Phase};
 use media::{Arena, Event, Ring};
 use net::Bell;
@@ -106,13 +107,15 @@ pub struct Whereabouts {
     pub targets: Vec<Address>,
     /// Attach token; zero for engines on this host.
     pub token: [u8; 64],
+    /// Name of this host, for which the token was made.
+    pub host: String,
     /// No engine with an older epoch owns the volume; 0: nothing is known.
     pub epoch: u64,
 }
 
 impl Default for Whereabouts {
     fn default() -> Self {
-        Self { targets: Vec::new(), token: [0; 64], epoch: 0 }
+        Self { targets: Vec::new(), token: [0; 64], host: String::new(), epoch: 0 }
     }
 }
 
@@ -433,9 +436,11 @@ impl Targets for EdgeTargets {
             return self.shared.completions.push(Completion { id: request.id, outcome });
         };
         if let Verb::Read(slice) | Verb::Write { data: slice, .. } = &request.verb
-            && !Arc::ptr_eq(slice.arena(), &self.shared.arena)
+            && (!Arc::ptr_eq(slice.arena(), &self.shared.arena)
+                || !(1..=PIECE_MAX as usize).contains(&slice.len()))
         {
-            let outcome = Outcome::Failed(EINVAL);
+            let empty = slice.is_empty();
+            let outcome = if empty { Outcome::Done } else { Outcome::Failed(EINVAL) };
             return self.shared.completions.push(Completion { id: request.id, outcome });
         }
         session.submit(request, &mut self.shared);

@@ -52,6 +52,7 @@ pub(super) struct Session {
     /// Where it may be served; never empty.
     targets: Vec<Address>,
     token: [u8; 64],
+    host: String,
     connection: Option<Carrier>,
     /// Where that is to.
     connected_to: Address,
@@ -76,6 +77,7 @@ impl Session {
             None => machine::Session::new(ENTRIES),
         };
         let Whereabouts { token, epoch, .. } = attachment.whereabouts;
+        let host = attachment.whereabouts.host.clone();
         let targets = targets_of(&attachment.whereabouts, shared);
         let first =
             Message::Retarget { targets: targets.len() as u32, first: 0, epoch, keep: false };
@@ -88,6 +90,7 @@ impl Session {
             connected_to: targets[0].clone(),
             targets,
             token,
+            host,
             connection: None,
             pending: (0..ENTRIES).map(|_| None).collect(),
             free: (0..ENTRIES).rev().collect(),
@@ -165,6 +168,7 @@ impl Session {
     ) {
         self.targets = targets_of(whereabouts, shared);
         self.token = whereabouts.token;
+        self.host.clone_from(&whereabouts.host);
         let known = self.targets.iter().position(|target| *target == self.connected_to);
         let outdated = whereabouts.epoch > self.machine.epoch();
         let present = known.filter(|_| !outdated && self.connection.is_some());
@@ -391,6 +395,7 @@ impl Session {
             entries: ENTRIES,
             generation,
             token: self.token,
+            host: self.host.clone(),
         };
         let (address, index) = (&self.connected_to, self.volume.0);
         self.connection = Some(Carrier::open(address, shared, &purpose, index, ring)?);

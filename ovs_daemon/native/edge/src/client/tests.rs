@@ -41,8 +41,7 @@ impl Bench {
         let socket = std::env::temp_dir().join(name);
         let arena = Arena::shared(MIB as usize).unwrap();
         let targets =
-            EdgeTargets::new(CLIENT, &socket, arena.clone(), Identity::fresh("here", "a test"))
-                .unwrap();
+            EdgeTargets::new(CLIENT, &socket, arena.clone(), Identity::fresh("a test")).unwrap();
         Self {
             ring: Ring::new(64).unwrap(),
             events: Vec::new(),

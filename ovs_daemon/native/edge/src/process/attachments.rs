@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use media::{Dir, File, StoreError};
 use serde::{Deserialize, Serialize};
 
+use super::whereabouts::Where;
+
 /// Largest file that is read, in bytes.
 const FILE_MAX: u64 = 64 << 20;
 const NAME: &str = "edge.json";
@@ -35,6 +37,9 @@ pub(super) struct Spec {
     /// connects again. Only for guests that do connect again.
     #[serde(default)]
     pub(super) drop_on_resize: bool,
+    /// Where it comes from.
+    #[serde(default, rename = "where")]
+    pub(super) place: Where,
 }
 
 impl Spec {

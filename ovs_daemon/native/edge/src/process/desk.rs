@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use super::attachments::{Attachments, Kept, Spec};
 use super::control::Asker;
 use super::served::{Served, parse_owner};
+use super::whereabouts::Where;
 use super::{Fatal, guest_socket};
 use crate::client::{Attachment, EdgeTargets, Notice};
 use crate::fuse::FuseServer;
@@ -61,6 +62,8 @@ struct Asked {
     read_only: bool,
     #[serde(default)]
     drop_on_resize: bool,
+    #[serde(flatten)]
+    place: Where,
 }
 
 pub(super) struct Desk {
@@ -102,7 +105,7 @@ impl Desk {
                 uuid,
                 read_only: spec.read_only,
                 known_size: Some(size),
-                ..Attachment::default()
+                whereabouts: spec.place.parse().unwrap_or_default(),
             };
             let volume = room.targets.attach(&attachment, room.ring);
             let mut served = Served {
@@ -165,11 +168,12 @@ impl Desk {
             "attach" => self.attach(asker, asked, room),
             "detach" => self.detach(asker, &asked, room),
             "drop" => self.drop_connections(&asked, room),
+            "retarget" => self.retarget(&asked, room),
             other => Err(Failure::new(
                 "bad_request",
                 "understand a request",
                 format!("there is no op {other:?}"),
-                "use attach, detach, drop, list or ping",
+                "use attach, retarget, detach, drop, list or ping",
             )),
         };
         match outcome {
@@ -201,6 +205,7 @@ impl Desk {
                 "why": status.as_ref().map_or("", |status| &status.why),
                 "in_flight": status.as_ref().map_or(0, |status| status.in_flight),
                 "epoch": status.as_ref().map_or(0, |status| status.epoch),
+                "target": status.as_ref().map_or("", |status| &status.target),
             })
         };
         self.served.iter().map(one).collect()
@@ -225,8 +230,9 @@ impl Desk {
             let why = format!("another volume is served under the name {:?}", spec.name);
             return Err(Failure::new("duplicate_name", &what, why, "detach that volume first"));
         }
-        let attachment =
-            Attachment { uuid: bytes, read_only: spec.read_only, ..Attachment::default() };
+        let whereabouts = spec.place.parse().map_err(|why| bad_place(&what, why))?;
+        let (read_only, known_size) = (spec.read_only, None);
+        let attachment = Attachment { uuid: bytes, read_only, known_size, whereabouts };
         let volume = room.targets.attach(&attachment, room.ring);
         self.served.push(Served {
             spec,
@@ -258,6 +264,10 @@ impl Desk {
             let why = "it is attached already, in another way";
             return Err(Failure::new("in_use", what, why, "detach it first"));
         }
+        let whereabouts = spec.place.parse().map_err(|why| bad_place(what, why))?;
+        if !served.spec.place.same_places(&spec.place) {
+            room.targets.retarget(served.volume, &whereabouts, room.ring);
+        }
         if !served.opened {
             served.spec = spec.clone();
             served.waiters.push(asker);
@@ -282,6 +292,20 @@ impl Desk {
     ) -> Result<Option<Value>, Failure> {
         let at = self.find_asked(asked, "close the connections of")?;
         room.nbd.drop_connections(self.served[at].volume);
+        Ok(Some(json!({})))
+    }
+
+    /// A volume is served elsewhere from now on; its guests notice nothing but a pause.
+    fn retarget(&mut self, asked: &Asked, room: &mut Room<'_>) -> Result<Option<Value>, Failure> {
+        let at = self.find_asked(asked, "retarget")?;
+        let served = &mut self.served[at];
+        let what = format!("retarget {}", served.title());
+        let whereabouts = asked.place.parse().map_err(|why| bad_place(&what, why))?;
+        room.targets.retarget(served.volume, &whereabouts, room.ring);
+        let before = std::mem::replace(&mut served.spec.place, asked.place.clone());
+        if before != asked.place {
+            self.save().map_err(|why| unsaved(&what, &why))?;
+        }
         Ok(Some(json!({})))
     }
 
@@ -329,7 +353,11 @@ impl Desk {
         }
         let (read_only, drop_on_resize) = (asked.read_only, asked.drop_on_resize);
         let owner = asked.owner;
-        Ok((bytes, Spec { volume, name, socket, file, owner, mode, read_only, drop_on_resize }))
+        let place = asked.place;
+        Ok((
+            bytes,
+            Spec { volume, name, socket, file, owner, mode, read_only, drop_on_resize, place },
+        ))
     }
 
     fn detach(
@@ -507,6 +535,10 @@ impl Desk {
             self.fail(asker, &failure);
         }
     }
+}
+
+fn bad_place(what: &str, why: String) -> Failure {
+    Failure::new("bad_request", what, why, "give the token as the daemon issued it")
 }
 
 fn unsaved(what: &str, why: &str) -> Failure {

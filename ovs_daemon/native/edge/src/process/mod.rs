@@ -7,9 +7,11 @@
 mod attachments;
 mod control;
 mod desk;
+mod identity;
 mod served;
 #[cfg(test)]
 mod tests;
+mod whereabouts;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -17,7 +19,7 @@ use std::time::Duration;
 
 use media::{Arena, Event, Ring, Wait};
 use net::Signals;
-use net::clock::monotonic_ns;
+use net::clock::{monotonic_ns, unix_ms};
 
 use crate::class_of;
 use crate::client::{EdgeTargets, Identity};
@@ -100,7 +102,10 @@ impl Process {
         })?;
         let engine = setup.run_dir.join("engine.sock");
         let client = format!("vstorage-edge of {}", setup.run_dir.display());
-        let identity = Identity::fresh("localhost", &client);
+        let edge = identity::of(&setup.run_dir).map_err(|e| {
+            Fatal::new("keep a name for this Edge", e, "make the run directory writable")
+        })?;
+        let identity = Identity { edge, origin_ms: unix_ms(), client };
         let targets = EdgeTargets::new(CLASS_TARGETS, &engine, arena.clone(), identity)
             .map_err(|e| Fatal::new("set up sessions", e, "raise the limit of open files"))?;
         let for_nbd = setup.arena_bytes / 4 * 3;
