@@ -101,7 +101,7 @@ fn entries<T, const N: usize>(
     if crc32c(body) != header.crc {
         return Err(WireError::Checksum);
     }
-    if body.is_empty() || body.len() % N != 0 || body.len() != header.body_len as usize {
+    if body.is_empty() || !body.len().is_multiple_of(N) || body.len() != header.body_len as usize {
         return Err(WireError::Length);
     }
     body.chunks_exact(N)

@@ -1,9 +1,10 @@
 //! Targets for what arrives over sockets and rings.
 
 use format::crc32c;
+use format::edge::token::{TOKEN_LEN, Token};
 use format::edge::{
     Attached, COMMAND_LEN, CloseReason, Command, DONE_LEN, Done, FLAG_FUA, FRAME_HEADER_LEN, Frame,
-    Hello, Refusal, Verb,
+    FrameHeader, FrameKind, Hello, Refusal, Verb, stream,
 };
 use format::fuse::{self, Ask, Asked};
 use format::{dtl, nbd};
@@ -19,6 +20,8 @@ pub(super) fn targets() -> Vec<Target> {
         Target { name: "dtl_frame", run: dtl_frames, seeds: dtl_streams, seal: seal_dtl },
         Target { name: "edge_ring", run: edge_ring, seeds: edge_entries, seal: |_| {} },
         Target { name: "fuse_request", run: fuse_request, seeds: fuse_requests, seal: seal_fuse },
+        Target { name: "edge_batch", run: edge_batch, seeds: edge_batches, seal: seal_frame },
+        Target { name: "edge_token", run: edge_token, seeds: edge_tokens, seal: |_| {} },
     ]
 }
 
@@ -265,6 +268,70 @@ fn dtl_frames(bytes: &[u8]) -> bool {
         Err(_) => false,
     });
     sense.count() > 0
+}
+
+/// Batches of commands and of answers as they cross a stream.
+fn edge_batches() -> Vec<Vec<u8>> {
+    let command = |tag, verb, length| Command {
+        tag,
+        verb,
+        flags: 0,
+        offset: 4096,
+        length,
+        place: 0,
+        room: 0,
+    };
+    let commands =
+        [command(1, Verb::Write, 4096), command(2, Verb::Read, 8192), command(3, Verb::Flush, 0)];
+    let answers = [Done { tag: 1, errno: 0, extents: 0 }, Done { tag: 4, errno: 0, extents: 2 }];
+    let mut all = vec![Vec::new(), Vec::new()];
+    stream::put_commands(&mut all[0], &commands);
+    stream::put_answers(&mut all[1], &answers);
+    all
+}
+
+/// A batch is refused, or says the same when it is written again, and asks for no payload longer
+/// than a stream carries.
+fn edge_batch(bytes: &[u8]) -> bool {
+    let Some((header, body)) = bytes.split_first_chunk::<FRAME_HEADER_LEN>() else {
+        return false;
+    };
+    let Ok(header) = FrameHeader::decode(header) else { return false };
+    let Some(body) = body.get(..header.body_len as usize) else { return false };
+    let mut again = Vec::new();
+    match header.kind {
+        FrameKind::Submit => {
+            let Ok(commands) = stream::commands(&header, body) else { return false };
+            let longest = commands.iter().map(stream::payload_of).max().unwrap_or(0);
+            assert!(longest as u64 <= stream::PIECE_MAX, "{longest} bytes in one payload");
+            stream::put_commands(&mut again, &commands);
+        }
+        FrameKind::Complete => {
+            let Ok(answers) = stream::answers(&header, body) else { return false };
+            stream::put_answers(&mut again, &answers);
+        }
+        _ => return false,
+    }
+    assert_eq!(again, bytes[..again.len()]);
+    true
+}
+
+fn edge_tokens() -> Vec<Vec<u8>> {
+    let token = Token { may_write: true, expires: 1_800_000_000, mac: [7; 32] };
+    vec![token.encode().to_vec(), [0; TOKEN_LEN].to_vec()]
+}
+
+/// A token is refused, or has the bytes that it was read from.
+fn edge_token(bytes: &[u8]) -> bool {
+    let Some(bytes) = bytes.first_chunk::<TOKEN_LEN>() else { return false };
+    match Token::decode(bytes) {
+        Ok(Some(token)) => {
+            assert_eq!(token.encode(), *bytes);
+            true
+        }
+        Ok(None) => bytes.iter().all(|byte| *byte == 0),
+        Err(_) => false,
+    }
 }
 
 fn edge_entries() -> Vec<Vec<u8>> {

@@ -30,8 +30,11 @@ pub(super) struct Bounds {
     /// How often each thing may go wrong.
     pub(super) faults: Faults,
     /// What must be reached.
-    pub(super) goals: Vec<(&'static str, fn(&FollowWorld) -> bool)>,
+    pub(super) goals: Vec<Wanted>,
 }
+
+/// Something that must be reached, and how to tell that a world has.
+type Wanted = (&'static str, fn(&FollowWorld) -> bool);
 
 /// How often things may happen that need no guest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
