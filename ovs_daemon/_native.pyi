@@ -22,7 +22,9 @@ class Engine:
         ("uid:gid" or null), socket_mode (integer), nbd_tcp ("address:port" or null), cluster (UUID
         of the cluster, or null: what belongs to another one is refused), dtl_listen ("address:port"
         where this engine keeps the unsaved tails of other nodes' volumes, or null; port 0 takes a
-        free one, `status` says which), dtl_dir (where it keeps them).
+        free one, `status` says which), dtl_dir (where it keeps them), edge_listen ("address:port"
+        where it serves Edges of other hosts, or null; needs cluster_key_file), cluster_key_file
+        (path of the key that their attach tokens are signed with, or null).
         """
 
     def create_volume(self, spec_json: str) -> None:

@@ -33,6 +33,7 @@ from ovs_daemon.control.recovery import recover
 from ovs_daemon.control.server import ControlServer
 from ovs_daemon.control.steward import Steward
 from ovs_daemon.control.store import Store
+from ovs_daemon.control.tokens import load_key
 from ovs_daemon.control.topology import Alive
 from ovs_daemon.control.verbs import Verbs
 from ovs_daemon.edge import EdgeClient
@@ -100,6 +101,7 @@ def _run(conf: cfg.ConfigOpts) -> None:
     lock = _claim(state_dir)
     registry = open_registry(conf.registry.url)
     store = Store(registry)
+    key = cluster_key(conf)
     engine = start_engine(conf, store.cluster_id())
     edge = EdgeClient(run_dir / "edge.sock")
     settings = Settings(
@@ -112,6 +114,7 @@ def _run(conf: cfg.ConfigOpts) -> None:
         availability_zone=conf.availability_zone,
         membership=_membership(conf, state_dir, engine),
         dtl_mode=DtlMode(conf.dtl.mode),
+        cluster_key=key,
     )
     host = Host(store, engine, edge, settings)
     me = Alive(conf.host, settings.membership.instance, host.now())
@@ -166,6 +169,24 @@ def _run(conf: cfg.ConfigOpts) -> None:
     LOG.info("stopped")
 
 
+def cluster_key(conf: cfg.ConfigOpts) -> bytes | None:
+    """The cluster's key; made when it is missing on a node whose registry is its own.
+
+    :raises VStorageError: ``bad_request``, it is needed and cannot be used
+    """
+    path = Path(conf.cluster_key_file)
+    key = load_key(path, may_make=not conf.registry.url.startswith("etcd:"))
+    if key is None and conf.edge.listen is not None:
+        raise VStorageError(
+            Code.BAD_REQUEST,
+            f"use the cluster key {path}",
+            "there is no such file, and [edge] listen needs it to know whom to serve",
+            "copy it from another node; on the first node: "
+            f"(umask 077; openssl rand -hex 32 > {path})",
+        )
+    return key
+
+
 def start_engine(conf: cfg.ConfigOpts, cluster: str) -> EngineClient:
     """Start the native engine.
 
@@ -207,6 +228,8 @@ def _membership(conf: cfg.ConfigOpts, state_dir: Path, engine: EngineClient) -> 
         # The engine knows the port that it took; an address that others can use may be given.
         listening = engine.status().get("dtl_server") or {}
         addresses.setdefault("dtl", str(listening.get("address", conf.dtl.listen)))
+    if conf.edge.listen is not None:
+        addresses.setdefault("edge_tcp", conf.edge.listen)
     return Membership(
         domain_configured=options.domain_configured(conf),
         recovery_domain=conf.recovery_domain,

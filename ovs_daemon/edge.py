@@ -32,6 +32,37 @@ class EdgeUnavailable(VStorageError):
 
 
 @dataclass(frozen=True)
+class Where:
+    """Where the Edge finds a volume.
+
+    :param targets: ("shm", socket) or ("tcp", "ADDRESS:PORT"), the likeliest first; empty: the
+        engine of this host
+    :param token: attach token in hexadecimal digits, for targets over TCP
+    :param host: the host for which the token was made
+    :param epoch: no engine with an older one owns the volume; 0: nothing is known
+    """
+
+    targets: tuple[tuple[str, str], ...] = ()
+    token: str | None = None
+    host: str = ""
+    epoch: int = 0
+
+    def fields(self) -> dict[str, Any]:
+        """As the Edge's requests have it."""
+        return {
+            "targets": [{kind: place} for kind, place in self.targets],
+            "token": self.token,
+            "host": self.host,
+            "epoch": self.epoch,
+        }
+
+    def describe(self) -> str:
+        """For the log; the token is nobody's business."""
+        places = " or ".join(place for _, place in self.targets) or "this host's engine"
+        return f"{places}, epoch {self.epoch}"
+
+
+@dataclass(frozen=True)
 class Serving:
     """What the Edge is to do for a volume.
 
@@ -40,6 +71,7 @@ class Serving:
     :param owner: "uid:gid" of socket and file, None to leave it
     :param mode: their permission bits
     :param drop_on_resize: close guests' connections when the size changes
+    :param where: who serves it to the Edge
     """
 
     uuid: str
@@ -50,6 +82,7 @@ class Serving:
     mode: int
     read_only: bool
     drop_on_resize: bool
+    where: Where = Where()
 
 
 class EdgeClient:
@@ -81,8 +114,14 @@ class EdgeClient:
                 "mode": serving.mode,
                 "read_only": serving.read_only,
                 "drop_on_resize": serving.drop_on_resize,
+                **(serving.where.fields() if serving.where.targets else {}),
             },
         )
+
+    def retarget(self, uuid: str, where: Where) -> None:
+        """Have a volume found elsewhere from now on; its guests see a pause at most."""
+        request = {"op": "retarget", "volume": uuid, **where.fields()}
+        self._call(f"tell where volume {uuid} is", request)
 
     def drop_connections(self, uuid: str) -> None:
         """Close the connections of a volume's guests over NBD; they may connect again."""

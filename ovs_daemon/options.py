@@ -103,6 +103,13 @@ DEFAULT_OPTS = [
         "edge.sock (between engine and Edge), nbd/ and direct/ (guests), volumes/ (files).",
     ),
     cfg.StrOpt(
+        "cluster_key_file",
+        default="$state_dir/cluster.key",
+        help="File with the key by which nodes know attach tokens of each other: the same on all "
+        "nodes, at least 32 characters, readable for the daemon alone. A node whose registry is "
+        "its own makes it when it is missing; in a cluster it is copied from the first node.",
+    ),
+    cfg.StrOpt(
         "control_group",
         help="Group (name or number) that may use control.sock besides the daemon's user: the "
         "one of the services that attach volumes, nova-compute and cinder-volume. Who may use it "
@@ -263,6 +270,12 @@ RPC_OPTS = [
 ]
 
 EDGE_OPTS = [
+    cfg.StrOpt(
+        "listen",
+        help="ADDRESS:PORT on which the engine serves Edges of other hosts over TCP, such as "
+        "192.0.2.7:6640, each with an attach token. Not set: only the Edge of this host. Where "
+        "others must use another address, edge_tcp in addresses says it.",
+    ),
     cfg.FloatOpt(
         "check_interval",
         default=1.0,
@@ -355,6 +368,8 @@ def engine_config(conf: cfg.ConfigOpts, cluster: str | None = None) -> dict[str,
         "socket_owner": socket_owner(conf),
         "socket_mode": socket_mode(conf),
         "nbd_tcp": conf.nbd.tcp,
+        "edge_listen": conf.edge.listen,
+        "cluster_key_file": conf.cluster_key_file,
     }
 
 

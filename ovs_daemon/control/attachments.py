@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 
 from ovs_daemon.control.checks import describe_holders, require_available
 from ovs_daemon.control.host import Host
+from ovs_daemon.control.remote import is_foreign, require_reachable, served_here, where
 from ovs_daemon.control.records import LOCAL, Attachment, Mode, Volume
 from ovs_daemon.control.store import put
 from ovs_daemon.edge import EdgeUnavailable, Serving
@@ -58,7 +59,7 @@ def attach(host: Host, reference: str, wish: Wish) -> Volume:
     _check_holder(what, wish.holder)
     found = host.require(what, reference)
     with host.locks.holding(found.uuid), host.edge_lock:
-        volume = require_available(host, what, host.again(what, found))
+        volume = _reachable(host, what, host.again(what, found), wish.mode)
         if volume.template and not wish.read_only:
             raise VStorageError(
                 Code.READ_ONLY,
@@ -80,7 +81,7 @@ def attach(host: Host, reference: str, wish: Wish) -> Volume:
             return volume
         intended = _store(host, volume, _with(volume, wanted))
         try:
-            return serve(host, host.open(intended))
+            return serve(host, intended if is_foreign(host, intended) else host.open(intended))
         except VStorageError:
             _withdraw(host, intended, wish.holder)
             raise
@@ -143,13 +144,14 @@ def set_multi_attach(host: Host, reference: str, multi_attach: bool) -> Volume:
 
 def serve(host: Host, volume: Volume) -> Volume:
     """Make true what the registry says about an open volume's attachments."""
-    if not volume.attachments:
+    mine = served_here(host, volume)
+    if not mine:
         return volume
-    if volume.attachments[0].mode is not Mode.DIRECT:
-        host.edge.attach(_serving(host, volume, volume.attachments))
+    if mine[0].mode is not Mode.DIRECT:
+        host.edge.attach(_serving(host, volume, mine))
         return volume
     socket = host.engine.export_nbd(volume.uuid, volume.name)
-    return _store(host, volume, (replace(volume.attachments[0], socket=socket),))
+    return _store(host, volume, (replace(mine[0], socket=socket),))
 
 
 def reconcile_edge(host: Host) -> None:
@@ -162,7 +164,7 @@ def reconcile_edge(host: Host) -> None:
         wanted = {
             volume.uuid: volume
             for volume in host.store.volumes()
-            if any(one.mode is not Mode.DIRECT for one in volume.attachments)
+            if any(one.mode is not Mode.DIRECT for one in served_here(host, volume))
         }
         for uuid in sorted(attached - wanted.keys()):
             host.edge.detach(uuid)
@@ -177,6 +179,13 @@ def reconcile_edge(host: Host) -> None:
                 raise
             except VStorageError as failure:
                 host.remember_failure(uuid, failure)
+
+
+def _reachable(host: Host, what: str, volume: Volume, mode: Mode) -> Volume:
+    """The volume, open here or reachable where it is."""
+    if is_foreign(host, volume):
+        return require_reachable(host, what, volume, mode)
+    return require_available(host, what, volume)
 
 
 def _check_holder(what: str, holder: str) -> None:
@@ -222,7 +231,8 @@ def _refuse_others(what: str, volume: Volume) -> None:
 
 def _wanted(host: Host, volume: Volume, wish: Wish) -> Attachment:
     path = _path(host, volume, wish.mode)
-    return Attachment(wish.mode, wish.read_only, path, wish.holder, wish.reconnects)
+    me = host.settings.node
+    return Attachment(wish.mode, wish.read_only, path, wish.holder, wish.reconnects, me)
 
 
 def _with(volume: Volume, attachment: Attachment) -> tuple[Attachment, ...]:
@@ -234,6 +244,7 @@ def _serving(host: Host, volume: Volume, attachments: tuple[Attachment, ...]) ->
     """What the Edge is to do for a volume: the sum of its attachments."""
     by_mode = {one.mode: one.socket for one in attachments}
     guests = [one for one in attachments if one.mode is Mode.EDGE]
+    read_only = all(one.read_only for one in attachments)
     return Serving(
         uuid=volume.uuid,
         name=volume.name,
@@ -241,14 +252,20 @@ def _serving(host: Host, volume: Volume, attachments: tuple[Attachment, ...]) ->
         file=by_mode.get(Mode.FILE),
         owner=host.settings.socket_owner,
         mode=host.settings.socket_mode,
-        read_only=all(one.read_only for one in attachments),
+        read_only=read_only,
         drop_on_resize=bool(guests) and all(one.reconnects for one in guests),
+        where=where(host, volume, read_only),
     )
 
 
 def _stop_serving(host: Host, volume: Volume, remaining: tuple[Attachment, ...]) -> None:
     """Serve a volume to the remaining holders only."""
-    if any(one.mode is Mode.DIRECT for one in volume.attachments):
+    mine = served_here(host, volume)
+    remaining = served_here(host, replace(volume, attachments=remaining))
+    if not mine and not remaining:
+        # Whoever serves the others looks at the record.
+        return
+    if any(one.mode is Mode.DIRECT for one in mine):
         # One that could not be opened is not served either.
         if host.is_open(volume.uuid):
             host.engine.unexport_nbd(volume.uuid)

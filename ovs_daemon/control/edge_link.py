@@ -1,7 +1,7 @@
 """Keeps an eye on the Edge process, which starts, stops and is upgraded on its own.
 
 A thread asks the Edge for a sign of life; when it answers for the first time, or again after it
-did not, the Edge is told what it should serve.
+did not, the Edge is told what it should serve; and, while it answers, who owns that now.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from ovs_daemon.control.attachments import reconcile_edge
 from ovs_daemon.control.host import Host
+from ovs_daemon.control.remote import Follower
 from ovs_daemon.edge import EdgeUnavailable
 from ovs_daemon.errors import VStorageError
 
@@ -26,6 +27,7 @@ class EdgeLink:
         self._interval_s = interval_s
         self._stopping = threading.Event()
         self._connected = False
+        self._follower = Follower(host)
         self._thread = threading.Thread(target=self._run, name="edge-link", daemon=True)
 
     @property
@@ -48,7 +50,9 @@ class EdgeLink:
             self._host.edge.ping()
             if not self._connected:
                 reconcile_edge(self._host)
+                self._follower.forget()
                 LOG.info("the Edge process is there")
+            self._follower.look()
             self._connected = True
         except EdgeUnavailable as failure:
             if self._connected:

@@ -64,6 +64,7 @@ class Settings:
     :param socket_owner: "uid:gid" of guests' sockets, None to leave them
     :param socket_mode: permission bits of guests' sockets
     :param dtl_mode: of new volumes
+    :param cluster_key: signs attach tokens; None on a node that has none
     :param domain: name of the Domain in which this host registers; where it is, says its node
     :param availability_zone: OpenStack's name for a Domain that this host has to make
     """
@@ -77,6 +78,7 @@ class Settings:
     availability_zone: str | None = None
     membership: Membership = Membership()
     dtl_mode: DtlMode = DtlMode.SYNC
+    cluster_key: bytes | None = None
 
 
 class Host:

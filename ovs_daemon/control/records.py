@@ -48,6 +48,8 @@ class Attachment:
     :param socket: the unix socket, or with :attr:`Mode.FILE` the file, by which it is used
     :param holder: who uses it; a volume has at most one attachment for each
     :param reconnects: its guest connects again by itself when its connection is closed
+    :param node: the node whose Edge serves it; None for the volume's owner (records of earlier
+        releases)
     """
 
     mode: Mode
@@ -55,6 +57,7 @@ class Attachment:
     socket: str
     holder: str = LOCAL
     reconnects: bool = False
+    node: str | None = None
 
     @property
     def uri(self) -> str:

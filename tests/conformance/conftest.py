@@ -1,4 +1,5 @@
-"""Every test here runs against each server of OVS_NBD_SERVERS (default: direct and edge).
+"""Every test here runs against each server of OVS_NBD_SERVERS (default: direct, edge
+and edge-tcp).
 
 ``OVS_NBD_SERVERS=qemu-nbd pytest tests/conformance`` runs the suite against a peer: that is how the
 suite itself was tried. (qemu-nbd 7.2 fails two: it answers EINVAL to writes and zeroes beyond the
@@ -16,7 +17,7 @@ from tests.support.nbdwire import Wire
 from tests.support.server import Export, Server, open_server
 
 DISK_BYTES = 256 << 20
-KINDS = os.environ.get("OVS_NBD_SERVERS", "direct,edge").split(",")
+KINDS = os.environ.get("OVS_NBD_SERVERS", "direct,edge,edge-tcp").split(",")
 
 
 @pytest.fixture(scope="session", params=KINDS)

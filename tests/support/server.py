@@ -1,6 +1,7 @@
 """NBD servers under test, behind one interface.
 
-``direct`` and ``edge`` are ours through daemon and CLI; ``serve`` is the engine alone in the plain
+``direct`` and ``edge`` are ours through daemon and CLI, ``edge-tcp`` through an Edge elsewhere that
+reaches the engine over TCP; ``serve`` is the engine alone in the plain
 binary ``ovs-serve``. ``qemu-nbd`` is a peer: running a suite against it tests the suite.
 Nothing falls back from one to another: a server that cannot start is an error.
 """
@@ -15,10 +16,11 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import quote
 
+from tests.support.far_edge import FarEdge, free_port, listening_node, token_of
 from tests.support.node import Node
 from tests.support.process import Process, accepts, find_program
 
-KINDS = ("direct", "edge", "serve", "qemu-nbd")
+KINDS = ("direct", "edge", "edge-tcp", "serve", "qemu-nbd")
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,56 @@ class NodeServer(Server):
         self.node.__exit__(details[0] if details else None)
 
 
+class FarEdgeServer(Server):
+    """Our engine, reached over TCP by an Edge that knows it by its address only."""
+
+    kind = "edge-tcp"
+
+    def __init__(self) -> None:
+        self._port = free_port()
+        self._volumes: dict[Path, str] = {}
+        self.node = listening_node(self._port)
+        self._edge: FarEdge | None = None
+        try:
+            self.node.start_daemon()
+            self._edge = FarEdge()
+        except BaseException as error:
+            self.close(type(error))
+            raise
+
+    @property
+    def edge(self) -> FarEdge:
+        """The Edge elsewhere."""
+        assert self._edge is not None
+        return self._edge
+
+    def export(self, size: int) -> Export:
+        name = f"disk-{len(self._volumes) + 1}"
+        uuid = self.node.cli("volume", "create", name, str(size))["uuid"]
+        answer = self.edge.attach(name, uuid, token_of(self.node, uuid), self._port)
+        assert answer["ok"], answer
+        socket = self.edge.socket_of(uuid)
+        self._volumes[socket] = name
+        return Export(socket, name, size)
+
+    def volume_of(self, export: Export) -> str:
+        """Return the name of the volume behind ``export``."""
+        return self._volumes[export.socket]
+
+    def pids(self) -> list[int]:
+        return [p.pid for p in (self.node.daemon, self.edge.process) if p is not None]
+
+    def check_alive(self) -> None:
+        for process in (self.node.daemon, self.edge.process):
+            if process is not None:
+                process.wait_until(process.running, "the end of the test")
+
+    def close(self, *details: object) -> None:
+        if self._edge is not None:
+            self._edge.__exit__()
+        self.node.__exit__(details[0] if details else None)
+
+
 class PerVolumeServer(Server):
     """A server that is one process per volume."""
 
@@ -163,6 +215,8 @@ def open_server(kind: str) -> Server:
     """Start a server of ``kind`` (one of KINDS)."""
     if kind in ("direct", "edge"):
         return NodeServer(direct=kind == "direct")
+    if kind == "edge-tcp":
+        return FarEdgeServer()
     if kind == "serve":
         return OvsServe()
     if kind == "qemu-nbd":

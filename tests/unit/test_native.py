@@ -46,6 +46,8 @@ def start(tmp_path: Path) -> EngineClient:
         "socket_owner": None,
         "socket_mode": 0o600,
         "nbd_tcp": None,
+        "edge_listen": None,
+        "cluster_key_file": None,
     }
     return EngineClient(_native.Engine(json.dumps(config)), _native.EngineError)
 

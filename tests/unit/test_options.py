@@ -39,6 +39,8 @@ def test_defaults(tmp_path: Path) -> None:
         "socket_owner": None,
         "socket_mode": 0o660,
         "nbd_tcp": None,
+        "edge_listen": None,
+        "cluster_key_file": "/var/lib/vstorage/cluster.key",
     }
     assert conf.registry.url == "sqlite:////var/lib/vstorage/registry.sqlite"
 

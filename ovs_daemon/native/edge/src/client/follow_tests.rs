@@ -1,6 +1,6 @@
 //! Edge and engines over TCP in one thread: sessions that are cut, moved, refused, and go on.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 
 use format::edge::CloseReason;
 use media::{Slice, Wait};
@@ -349,7 +349,7 @@ fn who_has_no_good_token_is_told_so_and_a_better_one_helps() {
 #[test]
 fn an_attach_tells_why_nobody_can_be_reached() {
     let mut bench = Bench::new();
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (_, closed) = net::listen_tcp("127.0.0.1:0".parse().unwrap()).unwrap();
     let targets = vec![Address::Tcp(closed)];
     let whereabouts = Whereabouts { targets, ..Whereabouts::default() };
     let attachment = Attachment { uuid: UUID, whereabouts, ..Attachment::default() };
@@ -366,10 +366,10 @@ fn an_attach_tells_why_nobody_can_be_reached() {
 #[test]
 fn who_never_answers_is_given_up_and_the_next_one_tried() {
     let mut bench = Bench::new();
-    let deaf = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (_deaf, address) = net::listen_tcp("127.0.0.1:0".parse().unwrap()).unwrap();
     let engine = bench.start(1);
     let mut whereabouts = bench.whereabouts(&[engine], 0);
-    whereabouts.targets.insert(0, Address::Tcp(deaf.local_addr().unwrap()));
+    whereabouts.targets.insert(0, Address::Tcp(address));
     let attachment = Attachment { uuid: UUID, whereabouts, ..Attachment::default() };
     let volume = bench.targets.attach(&attachment, &mut bench.ring);
     bench.until(|b| !b.notices.is_empty());
