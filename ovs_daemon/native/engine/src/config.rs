@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use alba::cluster::OsdPlace;
-use format::entry::Uuid;
 use edge::server::{ClusterKey, KEY_BYTES_MIN};
+use format::entry::Uuid;
 use format::log::PAGE;
 use machines::volume::Limits;
 use serde::Deserialize;
