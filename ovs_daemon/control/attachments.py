@@ -19,8 +19,8 @@ from dataclasses import dataclass, replace
 
 from ovs_daemon.control.checks import describe_holders, require_available
 from ovs_daemon.control.host import Host
-from ovs_daemon.control.remote import is_foreign, require_reachable, served_here, where
 from ovs_daemon.control.records import LOCAL, Attachment, Mode, Volume
+from ovs_daemon.control.remote import is_foreign, require_reachable, served_here, where
 from ovs_daemon.control.store import put
 from ovs_daemon.edge import EdgeUnavailable, Serving
 from ovs_daemon.errors import Code, VStorageError

@@ -49,7 +49,7 @@ def require_reachable(host: Host, what: str, volume: Volume, mode: Mode) -> Volu
         missing = "this node has no cluster key to make an attach token with"
         fix = "copy cluster_key_file from the owner's node and restart the daemon"
     elif _address(host, volume.node) is None:
-        missing = f"that node says no address (edge_tcp) where Edges reach it"
+        missing = "that node says no address (edge_tcp) where Edges reach it"
         fix = f"set [edge] listen on node {volume.node!r} and restart its daemon"
     if missing is not None:
         raise VStorageError(

@@ -81,7 +81,8 @@ class Guest:
         with self._moved:
             wanted = self._count + count
             reached = self._moved.wait_for(lambda: self._failure or self._count >= wanted, 60)
-        assert reached and self._failure is None, self._failure
+        assert self._failure is None
+        assert reached, "nothing is acknowledged any more"
 
     def finish(self) -> None:
         """Stop, and compare everything with what was acknowledged."""

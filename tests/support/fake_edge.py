@@ -18,6 +18,8 @@ class FakeEdge(EdgeClient):
         self.served: dict[str, dict[str, Any]] = {}
         #: volumes whose guests' connections were closed, in order
         self.dropped: list[str] = []
+        #: what it was told about where volumes are, in order
+        self.retargeted: list[dict[str, Any]] = []
 
     def restart(self) -> None:
         """It comes back knowing nothing."""
@@ -32,6 +34,8 @@ class FakeEdge(EdgeClient):
         elif request["op"] == "detach":
             if self.served.pop(request["volume"], None) is not None:
                 self.dropped.append(request["volume"])
+        elif request["op"] == "retarget":
+            self.retargeted.append(request)
         elif request["op"] == "drop":
             self.dropped.append(request["volume"])
         elif request["op"] == "list":

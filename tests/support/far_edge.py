@@ -1,5 +1,4 @@
-"""An Edge on another host: a process with a run directory of its own, which reaches engines over TCP.
-"""
+"""An Edge on another host: a process with its own run directory, reaching engines over TCP."""
 
 from __future__ import annotations
 

@@ -37,10 +37,14 @@ class Inhabitant:
     def __init__(self, town: Town, name: str, domain: str, recovery: str | None) -> None:
         self.town = town
         self.name = name
-        member = Membership(True, recovery, addresses=(("dtl", f"{name}:1"),), instance=name)
+        # A port for each node, as if all were on one host.
+        edge_tcp = f"127.0.0.1:{6640 + sum(name.encode())}"
+        addresses = (("dtl", f"{name}:1"), ("edge_tcp", edge_tcp))
+        member = Membership(True, recovery, addresses=addresses, instance=name)
         self.settings = replace(
             Settings(name, Path("/run/vstorage"), 64 * MIB, None, 0o660, domain),
             membership=member,
+            cluster_key=b"k" * 32,
         )
         self.start()
 

@@ -48,7 +48,8 @@ def test_a_key_is_made_once_and_for_the_daemon_alone(tmp_path: Path) -> None:
     path = tmp_path / "state" / "cluster.key"
     assert load_key(path, may_make=False) is None
     key = load_key(path, may_make=True)
-    assert key is not None and len(key) == 64
+    assert key is not None
+    assert len(key) == 64
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert load_key(path, may_make=True) == key
     assert [one.name for one in path.parent.iterdir()] == ["cluster.key"]

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use format::checkpoint::{ChunkRef, Footer, Metadata, StoredMap};
 use format::chunk::{self, Extent};
 use format::dtl;
+use format::edge::token::Token;
 use format::edge::{Command, Done, FrameHeader, FrameKind, Verb};
 use format::entry::Entry;
 use format::fragment::{ERASURE_AT, ErasureHeader, StoredFragment};
@@ -430,4 +431,8 @@ fn the_edge_protocol() {
         ("body crc", u32(format::crc32c(b"body"))),
     ];
     compare("Edge frame header", &header, &fields);
+    let token = Token { may_write: true, expires: 77, mac: [9; 32] }.encode();
+    let fields =
+        [("may write", vec![1]), ("expires", u64(77)), ("signature", [9; 32].to_vec())];
+    compare("Edge attach token", &token, &fields);
 }

@@ -25,7 +25,7 @@ use super::session::{End, Identity, refusal_of, tag_of};
 use super::{Socket, uuid};
 use crate::flow::input::Input;
 use crate::flow::output::Output;
-use crate::flow::pool::{Place, Pool};
+use crate::flow::pool::{CHUNK_BYTES, Place, Pool};
 use crate::target::{Completion, Extent, Outcome, Request, Targets, Verb, VolumeId, VolumeInfo};
 
 /// Requests that may be unanswered at once, at most.
@@ -34,6 +34,8 @@ const CREDITS_MAX: u32 = 256;
 const EPERM: i32 = 1;
 /// A receive that a signal ended (errno(3)); it is simply started again.
 const EINTR: i32 = 4;
+
+const _: () = assert!(stream::PIECE_MAX as usize <= CHUNK_BYTES, "a payload fits into a chunk");
 
 /// What a request in flight holds.
 #[derive(Clone, Copy)]

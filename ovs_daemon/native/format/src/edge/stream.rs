@@ -22,8 +22,8 @@ use crate::bytes::crc32c;
 
 /// Most commands or answers in one frame.
 pub const BATCH_MAX: usize = 64;
-/// Longest payload of one command, in bytes.
-pub const PIECE_MAX: u64 = 256 << 10;
+/// Longest payload of one command, in bytes: the largest piece that front ends cut requests to.
+pub const PIECE_MAX: u64 = 260 << 10;
 /// Most extents of one answer.
 pub const EXTENTS_MAX: u32 = ANSWER_ROOM / EXTENT_LEN as u32;
 
