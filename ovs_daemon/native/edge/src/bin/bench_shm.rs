@@ -1,18 +1,19 @@
 //! Measures the Edge protocol over shared memory alone: no NBD, no guest.
 //!
-//! `bench_shm --engine SOCKET --volume UUID [--qd 32] [--seconds 3] [--span MIB]`
+//! `bench_shm --engine SOCKET --volume UUID [--qd 32] [--seconds 3] [--span MIB]`, or, over TCP,
+//! `bench_shm --tcp ADDRESS:PORT --token HEX --host NAME --volume UUID ...`
 //!
 //! Writes 4 KiB at random places of the first `span` MiB (64) for so many seconds, then reads as long,
 //! always `qd` requests at a time; prints both rates and, as its last line, `RESULT {json}`.
 // A benchmark's main reads the clock; the library may not.
 #![allow(clippy::disallowed_methods)]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use edge::client::{Attachment, EdgeTargets, Identity, Notice};
+use edge::client::{Address, Attachment, EdgeTargets, Identity, Notice, Whereabouts, parse_token};
 use edge::server::parse_uuid;
 use edge::target::{Completion, Outcome, Request, RequestId, Targets, Verb, VolumeId};
 use media::{Arena, Event, Ring, Slice, Wait};
@@ -22,7 +23,7 @@ const BLOCK: u64 = 4096;
 const LOOKS: usize = 16;
 
 struct Options {
-    engine: PathBuf,
+    whereabouts: Whereabouts,
     volume: [u8; 16],
     qd: usize,
     seconds: u64,
@@ -30,14 +31,24 @@ struct Options {
 }
 
 fn options() -> Result<Options, String> {
-    let (mut engine, mut volume) = (None, None);
+    let mut volume = None;
+    let mut whereabouts = Whereabouts::default();
     let (mut qd, mut seconds, mut span) = (32, 3, 64);
     let mut arguments = std::env::args().skip(1);
     while let Some(name) = arguments.next() {
         let value = arguments.next().ok_or(format!("{name} needs a value"))?;
         let number = value.parse::<u64>().map_err(|_| format!("{name} {value}: not a number"));
         match name.as_str() {
-            "--engine" => engine = Some(PathBuf::from(value)),
+            "--engine" => whereabouts.targets.push(Address::Shm(PathBuf::from(value))),
+            "--tcp" => {
+                let address = value.parse().map_err(|_| format!("--tcp {value}: no address"))?;
+                whereabouts.targets.push(Address::Tcp(address));
+            }
+            "--token" => {
+                let token = parse_token(&value).ok_or("--token: not 128 hexadecimal digits")?;
+                whereabouts.token = token;
+            }
+            "--host" => whereabouts.host = value,
             "--volume" => volume = parse_uuid(&value),
             "--qd" => qd = number? as usize,
             "--seconds" => seconds = number?,
@@ -48,9 +59,11 @@ fn options() -> Result<Options, String> {
     if !(1..=256).contains(&qd) {
         return Err("--qd must be between 1 and 256".into());
     }
-    let engine = engine.ok_or("--engine SOCKET is missing")?;
+    if whereabouts.targets.is_empty() {
+        return Err("--engine SOCKET or --tcp ADDRESS:PORT is missing".into());
+    }
     let volume = volume.ok_or("--volume UUID is missing or no UUID")?;
-    Ok(Options { engine, volume, qd, seconds, span: span << 20 })
+    Ok(Options { whereabouts, volume, qd, seconds, span: span << 20 })
 }
 
 struct Client {
@@ -72,9 +85,10 @@ impl Client {
         let mut ring = Ring::new(64).map_err(failed)?;
         let identity = Identity::fresh("bench_shm");
         let mut targets =
-            EdgeTargets::new(1, &options.engine, Arc::clone(&arena), identity).map_err(failed)?;
+            EdgeTargets::new(1, Path::new(""), Arc::clone(&arena), identity).map_err(failed)?;
         targets.set_eager(true);
-        let attachment = Attachment { uuid: options.volume, ..Attachment::default() };
+        let whereabouts = options.whereabouts.clone();
+        let attachment = Attachment { uuid: options.volume, whereabouts, ..Attachment::default() };
         let volume = targets.attach(&attachment, &mut ring);
         let slices = (0..options.qd).filter_map(|at| arena.slice(at * 4096, 4096)).collect();
         let (events, done) = (Vec::new(), Vec::new());

@@ -113,6 +113,17 @@ pub struct Whereabouts {
     pub epoch: u64,
 }
 
+/// The bytes of an attach token in hexadecimal digits.
+pub fn parse_token(text: &str) -> Option<[u8; 64]> {
+    let mut token = [0; 64];
+    let digits: Option<Vec<u32>> = text.chars().map(|digit| digit.to_digit(16)).collect();
+    let digits = digits.filter(|digits| digits.len() == 128)?;
+    for (byte, pair) in token.iter_mut().zip(digits.chunks_exact(2)) {
+        *byte = (pair[0] << 4 | pair[1]) as u8;
+    }
+    Some(token)
+}
+
 impl Default for Whereabouts {
     fn default() -> Self {
         Self { targets: Vec::new(), token: [0; 64], host: String::new(), epoch: 0 }

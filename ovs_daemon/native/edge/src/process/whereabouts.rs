@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::client::{Address, Whereabouts};
+use crate::client::{Address, Whereabouts, parse_token};
 
 /// One place: `{"shm": PATH}` or `{"tcp": "ADDRESS:PORT"}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,16 +61,6 @@ impl Where {
         (&self.targets, &self.token, &self.host) == (&other.targets, &other.token, &other.host)
             && self.epoch >= other.epoch
     }
-}
-
-fn parse_token(text: &str) -> Option<[u8; 64]> {
-    let mut token = [0; 64];
-    let digits: Option<Vec<u32>> = text.chars().map(|digit| digit.to_digit(16)).collect();
-    let digits = digits.filter(|digits| digits.len() == 128)?;
-    for (byte, pair) in token.iter_mut().zip(digits.chunks_exact(2)) {
-        *byte = (pair[0] << 4 | pair[1]) as u8;
-    }
-    Some(token)
 }
 
 #[cfg(test)]
