@@ -432,6 +432,11 @@ fn the_edge_protocol() {
     ];
     compare("Edge frame header", &header, &fields);
     let token = Token { may_write: true, expires: 77, mac: [9; 32] }.encode();
-    let fields = [("may write", vec![1]), ("expires", u64(77)), ("signature", [9; 32].to_vec())];
+    let fields = [
+        ("version", vec![1]),
+        ("may write", vec![1]),
+        ("expires", u64(77)),
+        ("signature", [9; 32].to_vec()),
+    ];
     compare("Edge attach token", &token, &fields);
 }
