@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use edge::client::{Attachment, EdgeTargets, Notice};
+use edge::client::{Attachment, EdgeTargets, Identity, Notice};
 use edge::server::parse_uuid;
 use edge::target::{Completion, Request, RequestId, Targets, Verb, VolumeId};
 use media::{Arena, Event, Ring, Slice, Wait};
@@ -31,10 +31,11 @@ impl Client {
     fn attach(socket: &Path, depth: usize) -> Outcome<Self> {
         let arena = Arena::shared(depth * BLOCK as usize)?;
         let mut ring = Ring::new(64)?;
-        let mut targets = EdgeTargets::new(1, socket, Arc::clone(&arena), "bench_dtl")?;
+        let mut targets =
+            EdgeTargets::new(1, socket, Arc::clone(&arena), Identity::fresh("bench_dtl"))?;
         targets.set_eager(true);
         let uuid = parse_uuid(UUID).ok_or("no UUID")?;
-        let attachment = Attachment { uuid, read_only: false, known_size: None };
+        let attachment = Attachment { uuid, ..Attachment::default() };
         let volume = targets.attach(&attachment, &mut ring);
         let slices = (0..depth).filter_map(|at| arena.slice(at * 4096, 4096)).collect();
         let started = vec![Instant::now(); depth];
