@@ -19,6 +19,7 @@
 
 mod checkpoint;
 mod coding;
+mod fence;
 mod folder;
 mod fragment;
 mod object;
@@ -47,6 +48,7 @@ enum Kind {
     Checkpoint,
     Fragment,
     Claim,
+    Fence,
     Unknown,
 }
 
@@ -58,6 +60,7 @@ fn kind(file: &File) -> Result<Kind, StoreError> {
         b"OVSOBJ01" => return Ok(Kind::Object),
         b"OVSOSD01" => return Ok(Kind::Claim),
         b"OVSFRAG1" => return Ok(Kind::Fragment),
+        b"OVSFENCE" => return Ok(Kind::Fence),
         _ => {}
     }
     let footer = file.len()?.checked_sub(format::checkpoint::FOOTER as u64);
@@ -70,6 +73,10 @@ fn kind(file: &File) -> Result<Kind, StoreError> {
 fn look_at(path: &Path, verify: bool) -> Result<Report, StoreError> {
     let file = File::open_read(path)?;
     let mut report = Report::new(path);
+    if path.file_name().is_some_and(|name| name == "boot") {
+        report.kind = "boot of the kernel";
+        return Ok(report);
+    }
     if path.parent().is_some_and(|folder| folder.ends_with("uses")) {
         report.kind = "record of use";
         return Ok(report);
@@ -80,6 +87,7 @@ fn look_at(path: &Path, verify: bool) -> Result<Report, StoreError> {
         Kind::Checkpoint => checkpoint::look(&file, verify, &mut report)?,
         Kind::Fragment => fragment::look(&file, verify, &mut report)?,
         Kind::Claim => osd::look(&file, &mut report)?,
+        Kind::Fence => fence::look(&file, &mut report)?,
         Kind::Unknown if file.is_empty()? => report.kind = "empty file",
         Kind::Unknown => {
             report.kind = "unknown";

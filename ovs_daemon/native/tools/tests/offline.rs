@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use buffer::{LogBuffer, Tail, file_name};
+use format::dtl::Fence;
 use format::entry::Entry;
 use format::log::PAGE;
 use media::{File, Slice};
@@ -50,6 +51,26 @@ fn a_sound_file_is_dumped_and_verified() {
     let (status, text) = offline("verify", &dir);
     assert_eq!(status, 0, "{text}");
     assert!(text.contains("write buffer of a volume, sound"), "{text}");
+    fs::remove_dir_all(dir).unwrap();
+}
+
+/// A volume as its DTL node keeps it.
+#[test]
+fn the_folder_of_a_dtl_node_is_verified_as_a_whole() {
+    let dir = scratch("dtl");
+    write_sco(&dir.join("volume"));
+    let mut fence = Fence { volume: [7; 16], epoch: 3, suspect: true }.encode();
+    let path = dir.join("volume/fence");
+    fs::write(&path, fence).unwrap();
+    fs::write(dir.join("boot"), "the kernel's name for it").unwrap();
+    let (status, text) = offline("verify", &dir);
+    assert_eq!(status, 0, "{text}");
+    assert!(text.contains("fence of a DTL node, sound"), "{text}");
+    let (_, text) = offline("dump", &path);
+    assert!(text.contains("epoch") && text.contains("suspect"), "{text}");
+    fence[30] ^= 1;
+    fs::write(&path, fence).unwrap();
+    assert_eq!(offline("verify", &dir).0, 1);
     fs::remove_dir_all(dir).unwrap();
 }
 
