@@ -156,10 +156,12 @@ impl Client {
         while in_flight > 0 {
             let goes_on = started.elapsed() < time;
             for _ in 0..LOOKS {
-                if !self.targets.poll() {
+                // Over TCP, answers come with events and not by looking.
+                let found = self.targets.poll();
+                self.targets.take_completions(&mut self.done);
+                if !found && self.done.is_empty() {
                     break;
                 }
-                self.targets.take_completions(&mut self.done);
                 std::mem::swap(&mut done, &mut self.done);
                 for completion in done.drain(..) {
                     if completion.outcome != Outcome::Done {
