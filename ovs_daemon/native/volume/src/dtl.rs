@@ -268,6 +268,12 @@ impl Volume {
         }
     }
 
+    /// The DTL lets a SCO that ends with this batch go to the backend. When it does not: not yet,
+    /// so the upload is tried again.
+    pub(crate) fn dtl_may_upload(&self, sequence: u64) -> bool {
+        self.dtl.as_ref().is_none_or(|dtl| dtl.link.may_upload(sequence))
+    }
+
     /// Lets go of the DTL node, before the volume is closed.
     pub fn leave_dtl(&mut self, ring: &mut Ring) {
         if let Some(line) = self.dtl.take().and_then(|dtl| dtl.line) {

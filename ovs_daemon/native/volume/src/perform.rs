@@ -199,6 +199,9 @@ impl Volume {
             self.trouble.insert("upload", format!("{} is not there", file_name(sco)));
             return Some(Message::UploadFailed { sco });
         };
+        if !self.dtl_may_upload(file.index.last_sequence) {
+            return Some(Message::UploadFailed { sco });
+        }
         self.job(Work::Upload { log, log_text, sco, file }, out);
         None
     }

@@ -21,7 +21,10 @@
 //!   `in_sync`.
 //! * A refused swap, a newer epoch at the DTL node, or the end of the lease stop the owner for
 //!   good. It must be opened again, with an epoch of its own.
-//! * With mode `async` nothing waits: the log is copied from the write buffer, always.
+//! * With mode `async` no write waits: the log is copied from the write buffer, always. But a SCO
+//!   goes to the backend only when the DTL node has all of it ([`Link::may_upload`]), as it does of
+//!   itself with `sync`: a node that takes over finishes that SCO as the DTL node has it, and must
+//!   not find more of it on the backend.
 
 use alloc::vec::Vec;
 
@@ -443,6 +446,13 @@ impl Link {
             (Line::Copying, _) => Some(State::CatchingUp),
             (Line::Down | Line::Greeted, _) => None,
         }
+    }
+
+    /// A SCO that ends with this batch may be stored on the backend.
+    pub fn may_upload(&self, sequence: u64) -> bool {
+        let may_be_in_sync = self.recorded == State::InSync || self.proposed == Some(State::InSync);
+        let has_it = self.is_connected() && self.acknowledged >= sequence;
+        self.stopped.is_none() && (self.mode != Mode::Async || !may_be_in_sync || has_it)
     }
 
     /// Number of the present connection.

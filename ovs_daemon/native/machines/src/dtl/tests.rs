@@ -67,6 +67,36 @@ fn a_lost_dtl_node_is_recorded_before_a_write_is_released_and_comes_back() {
     assert_eq!(link.recorded(), State::InSync);
 }
 
+/// Whoever takes over would otherwise find more of a SCO on the backend than at the DTL node.
+#[test]
+fn with_async_the_backend_gets_what_the_dtl_node_has() {
+    use link::{Action, Message};
+    let mut link = Link::new(Mode::Async, State::Degraded, mark(5), Saved::default());
+    link.start(&mut vec![]);
+    assert!(link.may_upload(5), "nobody can take over");
+    tell(&mut link, Message::Connected { generation: 1, held: held(5) });
+    tell(&mut link, Message::Answered { accepted: true });
+    tell(&mut link, Message::Acknowledged { generation: 1, sequence: 5 });
+    let (from, to) = (State::CatchingUp, State::InSync);
+    let copied = tell(&mut link, Message::Copied { generation: 1 });
+    assert_eq!(copied, [Action::Propose { from, to }]);
+    assert_eq!(tell(&mut link, Message::Appended(mark(6))), [Action::Release]);
+    assert!(link.may_upload(5));
+    assert!(!link.may_upload(6), "the registry may say in_sync already");
+    tell(&mut link, Message::Answered { accepted: true });
+    assert!(!link.may_upload(6));
+    tell(&mut link, Message::Acknowledged { generation: 1, sequence: 6 });
+    assert!(link.may_upload(6));
+    tell(&mut link, Message::Lost { generation: 1 });
+    assert!(!link.may_upload(6), "what it has is known for a connection only");
+    tell(&mut link, Message::Impatient);
+    tell(&mut link, Message::Answered { accepted: true });
+    assert_eq!(link.recorded(), State::Degraded);
+    assert!(link.may_upload(6));
+    tell(&mut link, Message::LeaseExpired);
+    assert!(!link.may_upload(6), "another node may be the owner");
+}
+
 #[test]
 fn a_dtl_node_that_can_be_reached_and_takes_nothing_holds_nobody_up() {
     use link::{Action, Message};
