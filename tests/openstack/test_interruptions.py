@@ -144,6 +144,10 @@ def moments(verb: str, case: Interruption) -> dict[str, Callable[[], bool]]:
 def test_killed_meanwhile(
     verb: str, moment: str, victim: str, interruption: Interruption, user: User, server: str
 ) -> None:
+    if (verb, moment, victim) == ("attach", "done by the daemon", COMPUTE):
+        # Nova then has a record without connection information, which none of its verbs can
+        # remove ("Could not find a handler for None volume"), whichever the driver.
+        pytest.skip("Nova 34 cannot detach what nova-compute did not write down")
     volume = interruption.volume
     if verb == "detach":
         user.attach(server, volume)
