@@ -16,6 +16,7 @@ from ovs_daemon.control.records import Dtl, Mode, State, Volume
 from ovs_daemon.control.store import ALIVE, Store, put
 from ovs_daemon.engine import DtlSpec, EngineClient, FetchSpec, OpenSpec
 from ovs_daemon.errors import Code, VStorageError, unknown_volume
+from ovs_daemon.policy.model import DtlState
 from ovs_daemon.policy.ownership import Decision, Fetch, Knowledge, Record, Step, decide
 from ovs_daemon.registry import Absent, Conflict
 
@@ -176,6 +177,16 @@ class Opener:
     def _spec(self, volume: Volume) -> OpenSpec:
         existing = (State.AVAILABLE, State.HIDDEN)
         snapshots = self._store.snapshots(volume.uuid)
+        dtl = self.dtl_spec(volume)
+        if dtl is None and volume.dtl.state is DtlState.IN_SYNC:
+            # Opened without it, writes would be acknowledged here alone while the record lets
+            # another node go on from the log.
+            raise VStorageError(
+                Code.NOT_HERE,
+                f"open volume {volume.name!r}",
+                f"its log is in sync on node {volume.dtl.node!r}, whose address is not known",
+                "start that node; it is tried again",
+            )
         return OpenSpec(
             uuid=volume.uuid,
             size=volume.size,
@@ -185,7 +196,7 @@ class Opener:
             parent=volume.parent,
             snapshots=tuple(one.uuid for one in snapshots if one.state in existing),
             sco_size=volume.sco_size,
-            dtl=self.dtl_spec(volume),
+            dtl=dtl,
             qos=volume.limits,
         )
 

@@ -1,7 +1,7 @@
 """Who may open a volume, and by which steps: one node's view, as a pure function.
 
 `decide` looks at the volume's record and at what this life of the daemon knows, and names the one
-thing to do next. What performs it (`control/ownership.py`) does it, reads again, and asks again,
+thing to do next. What performs it (`control/opening.py`) does it, reads again, and asks again,
 until there is nothing to do. A crash forgets the knowledge and nothing else; whatever is decided
 rests on the record, which changes by compare-and-swap only.
 

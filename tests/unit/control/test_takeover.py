@@ -12,6 +12,7 @@ from ovs_daemon.control.dtl import DtlEvent, set_dtl_mode
 from ovs_daemon.control.moves import move_volume, take_over
 from ovs_daemon.control.records import Dtl, State, Volume
 from ovs_daemon.control.store import put
+from ovs_daemon.control.topology import Node
 from ovs_daemon.control.view import View
 from ovs_daemon.control.volumes import Source
 from ovs_daemon.errors import VStorageError
@@ -238,6 +239,38 @@ def test_the_only_keeper_is_waited_for(town: Town) -> None:
     pair.pass_time()
     pair.tend()
     assert pair.volume(volume.uuid).dtl == Dtl(DtlMode.SYNC, "a2", DEGRADED)
+
+
+def test_nobody_goes_on_alone_while_the_record_says_in_sync(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = make(town)
+    town["a1"].kill()
+    town.pass_time()
+    successor = town["a2"]
+    fetch_tail = successor.engine.fetch_tail
+
+    def fetch_and_forget(request: str) -> str:
+        answer = fetch_tail(request)
+        # Its address is gone between the fetch and the opening.
+        successor.host.store.commit(put(replace(keeper(), addresses={})))
+        return answer
+
+    def keeper() -> Node:
+        found = successor.host.store.node("b1")
+        assert found is not None
+        return found
+
+    addresses = keeper().addresses
+    monkeypatch.setattr(successor.engine, "fetch_tail", fetch_and_forget)
+    successor.steward.tend()
+    assert town.volume(volume.uuid).dtl.state is IN_SYNC
+    assert open_at(town, volume) == []
+    successor.host.store.commit(put(replace(keeper(), addresses=addresses)))
+    monkeypatch.undo()
+    town.pass_time()
+    successor.steward.tend()
+    assert open_at(town, volume) == ["a2"]
 
 
 def test_relatives_follow_together(town: Town) -> None:
