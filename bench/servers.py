@@ -6,17 +6,17 @@ round, so that no round inherits another's fragmentation.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import socket
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 from urllib.parse import quote
 
 from tests.support.process import Process, accepts, find_program
+from tests.support.sockets import ask
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CLOCK_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
@@ -62,7 +62,7 @@ def check_cpu_accounting(pid: int) -> None:
         raise BenchError(f"threads of {pid} used {total:.2f} s, the process {charged:.2f} s")
 
 
-class Server:
+class Server(ABC):
     """A server of one volume of ``size`` bytes in a new directory below ``store``."""
 
     kind = ""
@@ -94,9 +94,9 @@ class Server:
         """The NBD URI for fio."""
         return f"nbd+unix:///{quote(self.export)}?socket={self.socket}"
 
+    @abstractmethod
     def start(self) -> None:
         """Start the processes and wait until the socket accepts connections."""
-        raise NotImplementedError(self.kind)
 
     def launch(self, name: str, command: Sequence[str], listener: Path) -> None:
         """Start one process, on one CPU if pinned, and wait for its listener."""
@@ -168,7 +168,7 @@ class OursThroughEdge(Server):
             "mode": 0o600,
             "read_only": False,
         }
-        answer = ask(control, request)
+        answer = ask(control, request, 30.0)
         if not answer.get("ok"):
             raise BenchError(f"vstorage-edge refused {request}: {answer}")
 
@@ -179,16 +179,6 @@ def only_volume(data: Path) -> str:
     if len(volumes) != 1:
         raise BenchError(f"{data / 'buffer'} holds {volumes}, expected one volume")
     return volumes[0]
-
-
-def ask(control: Path, request: dict[str, Any]) -> dict[str, Any]:
-    """Send one JSON line to a control socket and return the answer."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(30.0)
-        connection.connect(str(control))
-        connection.sendall(json.dumps(request).encode() + b"\n")
-        answer: dict[str, Any] = json.loads(connection.makefile("rb").readline())
-    return answer
 
 
 class QemuNbd(Server):

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from tests.support import libnbd
-from tests.support.far_edge import FarEdge, free_port, listening_node, token_of
+from tests.support.far_edge import FarEdge, listening_node, token_of
 from tests.support.node import Node
+from tests.support.sockets import free_port
 
 nbd = libnbd.load()
 BLOCK = 4096

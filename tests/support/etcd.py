@@ -6,7 +6,6 @@ import contextlib
 import http.client
 import json
 import shutil
-import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -15,15 +14,9 @@ from pathlib import Path
 from typing import Self
 
 from tests.support.process import Process, find_program
+from tests.support.sockets import free_port
 
 Fate = str
-
-
-def free_port() -> int:
-    """A TCP port on loopback that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Etcd:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import socket
 import tempfile
 import time
 from pathlib import Path
@@ -13,16 +11,9 @@ from typing import Any, Self
 from ovs_daemon.control.tokens import issue
 from tests.support.node import CLI_SECONDS_MAX, Node
 from tests.support.process import Process, find_program
+from tests.support.sockets import ask
 
 HOST = "far-host"
-
-
-def free_port() -> int:
-    """A TCP port of the loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def listening_node(port: int, **more: Any) -> Node:
@@ -66,12 +57,7 @@ class FarEdge:
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
         """One request on its control socket, and its answer."""
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as control:
-            control.settimeout(CLI_SECONDS_MAX)
-            control.connect(str(self.run_dir / "edge.sock"))
-            control.sendall(json.dumps(request).encode() + b"\n")
-            answer: dict[str, Any] = json.loads(control.makefile("rb").readline())
-            return answer
+        return ask(self.run_dir / "edge.sock", request, CLI_SECONDS_MAX)
 
     def attach(self, name: str, uuid: str, token: str | None, *ports: int) -> dict[str, Any]:
         """Attach a volume that engines on these ports may have; the Edge's answer."""

@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
 from tests.support.process import Process, ProcessError, accepts, find_program
+from tests.support.sockets import ask
 
 CLI_SECONDS_MAX = 120.0
 DEFAULT_ENGINE_OPTIONS: Mapping[str, str] = {
@@ -126,15 +126,11 @@ class Node:
         self.edge.wait_until(self._edge_answers, "an answer to ping on edge.sock")
 
     def _edge_answers(self) -> bool:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as control:
-            try:
-                control.connect(str(self.run_dir / "edge.sock"))
-                control.sendall(b'{"op":"ping"}\n')
-                control.settimeout(CLI_SECONDS_MAX)
-                answer = control.makefile("rb").readline()
-            except OSError:
-                return False
-        return bool(json.loads(answer or b"{}").get("ok"))
+        try:
+            answer = ask(self.run_dir / "edge.sock", {"op": "ping"}, CLI_SECONDS_MAX)
+        except OSError:
+            return False
+        return bool(answer.get("ok"))
 
     def kill9_daemon(self) -> None:
         """Kill the daemon, and the engine in it, with SIGKILL."""

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import quote
 
-from tests.support.far_edge import FarEdge, free_port, listening_node, token_of
+from tests.support.far_edge import FarEdge, listening_node, token_of
 from tests.support.node import Node
 from tests.support.process import Process, accepts, find_program
+from tests.support.sockets import free_port
 
 KINDS = ("direct", "edge", "edge-tcp", "serve", "qemu-nbd")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import os
 import signal
-import socket
 import subprocess
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -16,6 +15,7 @@ from tests.openstack.lab.infrastructure import listens
 from tests.openstack.lab.layout import ZONES, Layout, Port, Zone
 from tests.openstack.lab.namespaces import Namespaces
 from tests.openstack.lab.processes import LabError, Processes
+from tests.support.process import accepts
 
 CHUNK_BYTES_MAX = 64 << 20
 
@@ -48,16 +48,6 @@ def answers(port: int) -> bool:
         return False
     finally:
         connection.close()
-
-
-def accepts(path: Path) -> bool:
-    """Tell whether something accepts connections on a unix socket."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(str(path))
-        except OSError:
-            return False
-    return True
 
 
 class Services:

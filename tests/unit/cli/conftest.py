@@ -7,6 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.command_line import Run, command_line
+from tests.support.house import House
+
 
 @pytest.fixture(autouse=True)
 def clean_logging() -> Iterator[None]:
@@ -15,3 +18,16 @@ def clean_logging() -> Iterator[None]:
     yield
     root.handlers[:] = before
     root.setLevel(level)
+
+
+@pytest.fixture
+def house() -> House:
+    return House()
+
+
+@pytest.fixture
+def run(
+    house: House, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Run]:
+    with command_line(house, capsys, monkeypatch) as made:
+        yield made

@@ -3,49 +3,15 @@
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 
-from ovs_daemon.cli.app import main
 from ovs_daemon.control.nodes import Change, set_node
 from ovs_daemon.control.store import put
 from ovs_daemon.control.topology import Node
 from ovs_daemon.registry import Create, Delete
-from tests.support.api_server import serving
+from tests.support.command_line import Run, answer
 from tests.support.house import House
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def house() -> House:
-    return House()
-
-
-@pytest.fixture
-def run(
-    house: House, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Run]:
-    with serving(house) as run_dir:
-        monkeypatch.setenv("VSTORAGE_RUN_DIR", str(run_dir))
-
-        def call(*words: str) -> tuple[int, str, str]:
-            handlers = list(logging.getLogger().handlers)
-            status = main(words)
-            logging.getLogger().handlers[:] = handlers
-            captured = capsys.readouterr()
-            return status, captured.out, captured.err
-
-        yield call
-
-
-def answer(run: Run, *words: str) -> Any:
-    status, out, err = run("--json", *words)
-    assert (status, err) == (0, ""), err
-    return json.loads(out)
 
 
 def test_domains(run: Run) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -18,6 +17,7 @@ from ovs_daemon.control.volumes import Source
 from ovs_daemon.errors import VStorageError
 from ovs_daemon.policy.model import DtlMode, DtlState
 from ovs_daemon.registry.memory import MemoryRegistry
+from tests.support.refusal import refused
 from tests.support.town import Town
 
 GIB = 1 << 30
@@ -41,14 +41,6 @@ def open_at(town: Town, volume: Volume) -> list[str]:
     return [
         name for name, node in town.nodes.items() if node.up and volume.uuid in node.engine.open
     ]
-
-
-def refused(call: Callable[[], object], code: str, *words: str) -> None:
-    with pytest.raises(VStorageError) as caught:
-        call()
-    assert caught.value.code == code
-    for word in words:
-        assert word in str(caught.value)
 
 
 def test_a_new_volume_is_paired_with_its_recovery_domain(town: Town) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -23,6 +22,7 @@ from ovs_daemon.registry import Create, Lease, Registry
 from ovs_daemon.registry.memory import MemoryRegistry
 from tests.support.fake_engine import FakeDisk, FakeEngine
 from tests.support.house import House
+from tests.support.refusal import refused
 
 GIB = 1 << 30
 
@@ -57,14 +57,6 @@ def admin(registry: Registry) -> Host:
     for name in ("room1", "room2"):
         domains.create_domain(host, name, f"the {name}", f"az-{name}")
     return host
-
-
-def refused(call: Callable[[], object], code: str, *words: str) -> None:
-    with pytest.raises(VStorageError) as caught:
-        call()
-    assert caught.value.code == code
-    for word in words:
-        assert word in str(caught.value)
 
 
 def test_one_host_needs_no_preparation() -> None:

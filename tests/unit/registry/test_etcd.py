@@ -20,7 +20,8 @@ from ovs_daemon.registry import (
     open_registry,
 )
 from ovs_daemon.registry.etcd_link import Address
-from tests.support.etcd import Carrier, Etcd, free_port
+from tests.support.etcd import Carrier, Etcd
+from tests.support.sockets import free_port
 
 LONG_S = 60.0
 
