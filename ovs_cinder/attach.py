@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from oslo_log import log as logging
+
 from ovs_cinder import connections
 from ovs_cinder.failures import reported, translate
 from ovs_cinder.volumes import VolumeVerbs
 from ovs_daemon.errors import Code, VStorageError
+
+LOG = logging.getLogger(__name__)
 
 
 class AttachVerbs(VolumeVerbs):
@@ -32,9 +36,26 @@ class AttachVerbs(VolumeVerbs):
     def terminate_connection(
         self, volume: Any, connector: Mapping[str, Any] | None, **kwargs: Any
     ) -> None:
-        """The host's plugin has detached; without a host, all attachments end."""
+        """End what the host's plugin has not ended; without a host, all attachments."""
         if connector is None:
             self._detach_everybody(volume.name)
+            return
+        holder = connections.holder_of(connector)
+        # Several servers of a host are one holder: Nova ends it with the last of them.
+        if holder is not None and not volume.multiattach:
+            self._end(volume.name, holder)
+
+    def _end(self, name: str, holder: str) -> None:
+        """End the attachment of a host that was killed before it could, or knows no more of it.
+
+        Best effort: that the node is down must not keep Cinder from giving up a host which may be
+        down with it. What remains is ended at the latest when the volume is deleted.
+        """
+        try:
+            self.api.detach(name, holder)
+        except VStorageError as failure:
+            if failure.code != Code.UNKNOWN_VOLUME:
+                LOG.warning("volume %s: %s may hold it still: %s", name, holder, failure)
 
     def _detach_everybody(self, name: str) -> None:
         try:

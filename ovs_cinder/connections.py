@@ -1,8 +1,9 @@
 """What a host is told so that it can attach a volume, and which hosts can.
 
-A connector that has loaded the plugin says ``"ovs": {"nodes": [...]}``: the daemons that it
-reaches. The data is for `ovs_nova`'s os-brick connector; the attachment itself is made by the
-connector, through the daemon of its own host.
+A connector that has loaded the plugin says ``"ovs": {"nodes": [...], "holder": "..."}``: the
+daemons that it reaches, and the name by which it will hold what it attaches. The data is for
+`ovs_nova`'s os-brick connector; the attachment itself is made by the connector, through the daemon
+of its own host.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from cinder import exception
 
 PROTOCOL = "ovs"
 _KEY = "ovs"
+_NOVA = "nova-compute@"
 
 
 def check_connector(connector: Mapping[str, Any]) -> None:
@@ -28,6 +30,16 @@ def check_connector(connector: Mapping[str, Any]) -> None:
             "load it there as doc/openstack.md says, in every process that attaches "
             "(nova-compute, cinder-volume, cinder-backup), and see that its vstorage-daemon runs",
         )
+
+
+def holder_of(connector: Mapping[str, Any]) -> str | None:
+    """Who holds what was attached by a connector, if that is Nova.
+
+    Others copy, several times at once as one holder, and count by themselves.
+    """
+    ours = connector.get(_KEY)
+    found = ours.get("holder") if isinstance(ours, Mapping) else None
+    return found if isinstance(found, str) and found.startswith(_NOVA) else None
 
 
 def connection(

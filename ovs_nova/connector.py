@@ -56,8 +56,10 @@ class OvsConnector(base.BaseLinuxConnector):
 
     @staticmethod
     def get_connector_properties(root_helper: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """``nodes``: the daemons that can attach on this host. Their absence hinders nobody."""
-        return {"ovs": {"nodes": sorted(daemons.nodes())}}
+        """``nodes``: the daemons that can attach on this host. Their absence hinders nobody.
+        ``holder``: who will attach by this connector, so that Cinder can say that it is over."""
+        me = this_program(kwargs.get("host"))
+        return {"ovs": {"nodes": sorted(daemons.nodes()), "holder": me}}
 
     def connect_volume(self, connection_properties: dict[str, Any]) -> dict[str, Any]:
         """Attach a volume; ``path`` is the file, or the NBD socket when that was asked for.
@@ -247,10 +249,13 @@ class _Users:
 _USERS = _Users()
 
 
-def this_program() -> str:
-    """The holder that a program on this host is."""
+def this_program(host: str | None = None) -> str:
+    """The holder that a program on this host is.
+
+    :param host: what the program calls its host, where that is not the machine's name
+    """
     program = os.path.basename(sys.argv[0] if sys.argv and sys.argv[0] else "python")
-    return holder(program, socket.gethostname())
+    return holder(program, host or socket.gethostname())
 
 
 def holder(program: str, host: str) -> str:

@@ -125,7 +125,7 @@ def test_a_process_killed_while_others_attach(node: Node, victim: str) -> None:
 def test_a_daemon_that_restarts_is_waited_for(node: Node) -> None:
     data = create(node, "web1")
     known = OvsConnector.get_connector_properties(None)
-    assert known == {"ovs": {"nodes": [data["node"]]}}
+    assert known["ovs"]["nodes"] == [data["node"]]
     node.kill9_daemon()
     assert OvsConnector.get_connector_properties(None) == known
     with ThreadPoolExecutor(1) as pool:

@@ -53,6 +53,7 @@ class Makers:
         }
         return objects.VolumeAttachment(self._context, **values)
 
-    def connector(self, *nodes: str) -> dict[str, Any]:
-        """The connector of a host that has loaded the plugin."""
-        return {"host": "compute1", "ip": "192.0.2.1", "ovs": {"nodes": list(nodes)}}
+    def connector(self, *nodes: str, program: str = "nova-compute") -> dict[str, Any]:
+        """The connector of a program on a host that has loaded the plugin."""
+        ours = {"nodes": list(nodes), "holder": f"{program}@compute1"}
+        return {"host": "compute1", "ip": "192.0.2.1", "ovs": ours}

@@ -62,6 +62,41 @@ def test_force_detach_ends_all_attachments(cloud: Cloud, volume: Any) -> None:
     cloud.driver.terminate_connection(cloud.make.volume(), None, force=True)
 
 
+@pytest.mark.parametrize(
+    ("program", "multi_attach", "left"),
+    [
+        ("nova-compute", False, ["cinder-volume@compute1", "nova-compute@compute2"]),
+        # Another server of the host may use it.
+        ("nova-compute", True, ["all"]),
+        # It may have another copy going.
+        ("cinder-volume", False, ["all"]),
+    ],
+)
+def test_what_a_killed_host_left_attached_ends_with_cinders_attachment(
+    cloud: Cloud, program: str, multi_attach: bool, left: list[str]
+) -> None:
+    volume = cloud.make.volume(multiattach=multi_attach)
+    cloud.driver.create_volume(volume)
+    holders = ["cinder-volume@compute1", "nova-compute@compute1", "nova-compute@compute2"]
+    for holder in holders:
+        cloud.verbs.attach_volume(volume.name, "edge", holder, shared=True)
+    connector = cloud.make.connector("node1", program=program)
+    for _ in range(2):
+        cloud.driver.terminate_connection(volume, connector)
+    found = cloud.verbs.show_volume(volume.name)["attachments"]
+    assert [one["holder"] for one in found] == (holders if left == ["all"] else left)
+
+
+def test_a_node_that_is_down_does_not_keep_an_attachment_at_cinder(cloud: Cloud) -> None:
+    volume = cloud.make.volume()
+    cloud.driver.create_volume(volume)
+    cloud.verbs.attach_volume(volume.name, "edge", "nova-compute@compute1")
+    cloud.server.stop()
+    cloud.driver.api._timeout_s = 0.2
+    cloud.driver.terminate_connection(volume, cloud.make.connector("node1"))
+    assert len(cloud.verbs.show_volume(volume.name)["attachments"]) == 1
+
+
 def test_a_snapshot_is_attached_as_a_read_only_clone(cloud: Cloud, volume: Any) -> None:
     snapshot = cloud.make.snapshot(volume)
     connector = cloud.make.connector("node1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,11 @@ def test_nothing_abstract_is_left() -> None:
 
 
 def test_a_host_says_which_nodes_it_has(compute: Compute) -> None:
-    assert OvsConnector.get_connector_properties(None) == {"ovs": {"nodes": ["node1"]}}
+    said = OvsConnector.get_connector_properties(None, host="compute1")["ovs"]
+    assert said["nodes"] == ["node1"]
+    assert re.fullmatch(r"[^@]+@compute1", said["holder"])
+    anywhere = OvsConnector.get_connector_properties(None, host=None)["ovs"]
+    assert anywhere["holder"] == this_program()
 
 
 def test_a_host_without_daemons_hinders_nobody(
@@ -39,7 +44,7 @@ def test_a_host_without_daemons_hinders_nobody(
 ) -> None:
     (tmp_path / "control.sock").touch()
     monkeypatch.setenv("VSTORAGE_RUN_DIRS", f"/nowhere:{tmp_path}")
-    assert OvsConnector.get_connector_properties(None) == {"ovs": {"nodes": []}}
+    assert OvsConnector.get_connector_properties(None)["ovs"]["nodes"] == []
     data = compute.volume("v")
     with pytest.raises(exception.BrickException, match="start vstorage-daemon, or correct"):
         make().connect_volume(data)
