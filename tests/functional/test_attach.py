@@ -14,10 +14,8 @@ import pytest
 from os_brick import exception
 from os_brick.initiator import connector as brick
 
-from ovs_nova import registration
 from ovs_nova.connector import OvsConnector
-from ovs_nova.options import RUN_DIRS_VARIABLE
-from tests.support.attaching import MIB, client, create
+from tests.support.attaching import MIB, attaching_node, client, create
 from tests.support.node import Node
 
 AT_ONCE = 50
@@ -25,13 +23,8 @@ AT_ONCE = 50
 
 @pytest.fixture
 def node(monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
-    registration.register_nova()
-    with Node() as made:
-        made.start()
-        monkeypatch.setenv(RUN_DIRS_VARIABLE, str(made.run_dir))
+    with attaching_node(monkeypatch) as made:
         yield made
-        made.stop()
-        assert made.mounts() == []
 
 
 def make(**more: Any) -> Any:

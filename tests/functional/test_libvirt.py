@@ -12,10 +12,8 @@ import pytest
 from nova.compute import power_state
 from nova.virt.libvirt import config
 
-from ovs_nova import registration
-from ovs_nova.options import RUN_DIRS_VARIABLE
 from ovs_nova.volume_driver import LibvirtOvsVolumeDriver
-from tests.support.attaching import MIB, client, create
+from tests.support.attaching import MIB, attaching_node, client, create
 from tests.support.node import Node
 
 libvirt: Any = pytest.importorskip("libvirt", reason="`make openstack` installs libvirt")
@@ -35,13 +33,8 @@ namespaces = []
 
 @pytest.fixture
 def node(monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
-    registration.register_nova()
-    with Node() as made:
-        made.start()
-        monkeypatch.setenv(RUN_DIRS_VARIABLE, str(made.run_dir))
+    with attaching_node(monkeypatch) as made:
         yield made
-        made.stop()
-        assert made.mounts() == []
 
 
 class Hypervisor:

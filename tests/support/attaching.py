@@ -6,10 +6,26 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
+
 from ovs_daemon.client import Client
+from ovs_nova import registration
+from ovs_nova.options import RUN_DIRS_VARIABLE
 from tests.support.node import Node
 
 MIB = 1 << 20
+
+
+@contextlib.contextmanager
+def attaching_node(monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
+    """A node through which this process attaches; in the end nothing is mounted any more."""
+    registration.register_nova()
+    with Node() as made:
+        made.start()
+        monkeypatch.setenv(RUN_DIRS_VARIABLE, str(made.run_dir))
+        yield made
+        made.stop()
+        assert made.mounts() == []
 
 
 @contextlib.contextmanager
