@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import nova.conf
-from nova import exception, utils
+from nova import context, exception, objects, utils
 from nova.compute import power_state
 from nova.virt.libvirt.volume import volume as libvirt_volume
 from os_brick.initiator import connector as brick_connector
@@ -39,6 +39,7 @@ class LibvirtOvsVolumeDriver(libvirt_volume.LibvirtBaseVolumeDriver):
         """Attach it here; where it is, goes into the connection info, also for a source host that
         migrates to this one."""
         data = connection_info["data"]
+        _write_down(connection_info, instance)
         device = self.connector.connect_volume(data)
         LOG.debug("volume %s is on %s", data["volume_uuid"], device["path"], instance=instance)
         if device["type"] == connector.SOCKET:
@@ -107,6 +108,25 @@ class LibvirtOvsVolumeDriver(libvirt_volume.LibvirtBaseVolumeDriver):
                 volume_id=data["volume_uuid"], reason=str(failure)
             ) from failure
         return size
+
+
+def _write_down(connection_info: dict[str, Any], instance: Any) -> None:
+    """Have Nova know what is to be detached before anything is attached.
+
+    Nova itself does so when a server has its disk. Killed before that, its record of the volume
+    has no connection information, which its own detach and every start of the server need: none of
+    them works any more, with any driver.
+    """
+    try:
+        record = objects.BlockDeviceMapping.get_by_volume_and_instance(
+            context.get_admin_context(), connection_info["serial"], instance.uuid
+        )
+    except exception.VolumeBDMNotFound:
+        # Another volume will take the place of the one that the record is about.
+        return
+    if not record.connection_info:
+        record.connection_info = json.dumps(connection_info)
+        record.save()
 
 
 def _qemu(guest: Any) -> Qemu:

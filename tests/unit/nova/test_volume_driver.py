@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import uuid
+from collections.abc import Iterator
 from typing import Any
 
 import nova.conf
 import pytest
 from lxml import etree
-from nova import exception
+from nova import context, exception, objects
 from nova.compute import power_state
+from nova.db.main import api, models
 from nova.virt.libvirt import config
+from os_brick import exception as os_brick_exception
 
 from ovs_daemon.control import volumes
 from ovs_nova.grow import CannotGrow, Qemu, grow
@@ -17,6 +22,7 @@ from ovs_nova.volume_driver import LibvirtOvsVolumeDriver
 from tests.unit.nova.conftest import GIB, Compute
 
 DISK = {"type": "disk", "dev": "vdb", "bus": "virtio"}
+SERVER = objects.Instance(uuid=str(uuid.uuid4()))
 
 
 class Host:
@@ -40,14 +46,51 @@ def info(data: dict[str, Any]) -> dict[str, Any]:
     return {"driver_volume_type": "ovs", "data": data, "serial": uuid, "volume_id": uuid}
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _database() -> Iterator[None]:
+    """Nova's database, in memory."""
+    objects.register_all()
+    manager = api.create_context_manager("sqlite://")
+    unpatch = api.context_manager.patch_factory(manager)
+    models.BASE.metadata.create_all(manager.writer.get_engine())
+    yield
+    unpatch()
+
+
 @pytest.fixture
 def nova_driver(compute: Compute) -> LibvirtOvsVolumeDriver:
     return LibvirtOvsVolumeDriver(Host())
 
 
+def test_nova_knows_what_to_detach_before_anything_is_attached(
+    compute: Compute, nova_driver: LibvirtOvsVolumeDriver
+) -> None:
+    admin = context.get_admin_context()
+    connection = info(compute.volume("v"))
+    objects.Instance(admin, uuid=SERVER.uuid, project_id="p", user_id="u").create()
+    objects.BlockDeviceMapping(
+        admin, instance_uuid=SERVER.uuid, volume_id=connection["serial"],
+        source_type="volume", destination_type="volume",
+    ).create()  # fmt: skip
+
+    def written() -> Any:
+        return objects.BlockDeviceMapping.get_by_volume_and_instance(
+            admin, connection["serial"], SERVER.uuid
+        ).connection_info
+
+    unreachable = info(connection["data"] | {"node": "node9"})
+    with pytest.raises(os_brick_exception.BrickException, match="node9"):
+        nova_driver.connect_volume(unreachable, SERVER)
+    assert json.loads(written()) == unreachable
+    # What Nova has written itself stays.
+    nova_driver.connect_volume(connection, SERVER)
+    assert json.loads(written()) == unreachable
+    nova_driver.disconnect_volume(connection, SERVER)
+
+
 def test_a_server_gets_a_socket(compute: Compute, nova_driver: LibvirtOvsVolumeDriver) -> None:
     connection = info(compute.volume("v"))
-    nova_driver.connect_volume(connection, None)
+    nova_driver.connect_volume(connection, SERVER)
     assert compute.holders("v") == [(f"nova-compute@{nova.conf.CONF.host}", "edge")]
     disk = etree.fromstring(nova_driver.get_config(connection, DISK).to_xml())
     assert (disk.get("type"), disk.find("source").get("protocol")) == ("network", "nbd")
@@ -59,8 +102,8 @@ def test_a_server_gets_a_socket(compute: Compute, nova_driver: LibvirtOvsVolumeD
     wanted = {"name": "qemu", "type": "raw", "cache": "none", "discard": "unmap"}
     assert dict(disk.find("driver").attrib) == wanted
     assert disk.find("serial").text == connection["serial"]
-    nova_driver.disconnect_volume(connection, None)
-    nova_driver.disconnect_volume(connection, None, force=True)
+    nova_driver.disconnect_volume(connection, SERVER)
+    nova_driver.disconnect_volume(connection, SERVER, force=True)
     assert compute.holders("v") == []
 
 
@@ -73,13 +116,13 @@ def test_a_server_may_get_a_file(compute: Compute) -> None:
     finally:
         conf.clear_override("attach_as", group="ovs")
     connection = info(compute.volume("v"))
-    nova_driver.connect_volume(connection, None)
+    nova_driver.connect_volume(connection, SERVER)
     disk = etree.fromstring(nova_driver.get_config(connection, DISK).to_xml())
     path = f"/run/vstorage/volumes/{connection['data']['volume_uuid']}"
     assert disk.find("source").get("file") == path
     volumes.resize_volume(compute.house.host, "v", 2 * GIB)
     assert nova_driver.extend_volume(connection, None, 0) == 2 * GIB
-    nova_driver.disconnect_volume(connection, None)
+    nova_driver.disconnect_volume(connection, SERVER)
 
 
 def test_what_nova_sets_is_in_the_xml(
@@ -90,12 +133,12 @@ def test_what_nova_sets_is_in_the_xml(
         "qos_specs": {"total_iops_sec": "100"},
     }
     connection = info(data) | {"multiattach": True}
-    nova_driver.connect_volume(connection, None)
+    nova_driver.connect_volume(connection, SERVER)
     disk = etree.fromstring(nova_driver.get_config(connection, DISK).to_xml())
     assert disk.find("readonly") is not None
     assert disk.find("shareable") is not None
     assert disk.find("iotune/total_iops_sec").text == "100"
-    nova_driver.disconnect_volume(connection, None)
+    nova_driver.disconnect_volume(connection, SERVER)
 
 
 LIVE = """
@@ -206,10 +249,10 @@ def test_a_server_that_is_off_grows_when_it_starts(
     compute: Compute, nova_driver: LibvirtOvsVolumeDriver
 ) -> None:
     connection = info(compute.volume("v"))
-    nova_driver.connect_volume(connection, None)
+    nova_driver.connect_volume(connection, SERVER)
     volumes.resize_volume(compute.house.host, "v", 2 * GIB)
     assert nova_driver.extend_volume(connection, None, 0) == 2 * GIB
     connection["data"]["encrypted"] = True
     with pytest.raises(exception.VolumeExtendFailed, match="attach_as = file"):
         nova_driver.extend_volume(connection, None, 0)
-    nova_driver.disconnect_volume(connection, None)
+    nova_driver.disconnect_volume(connection, SERVER)
