@@ -89,6 +89,7 @@ class GroupVerbs(VolumeVerbs):
 
 
 def _require_consistent(group: Any) -> None:
+    """Leave groups of other kinds to Cinder, which takes this for its cue to act by itself."""
     if not volume_utils.is_group_a_cg_snapshot_type(group):
         raise NotImplementedError
 

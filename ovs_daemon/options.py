@@ -85,7 +85,8 @@ DEFAULT_OPTS = [
         item_type=types.String(choices=[role.value for role in Role]),
         default=[role.value for role in Role],
         help="What this node does: serve guests (edge), own volumes and keep logs of others "
-        "(router), store fragments (osd).",
+        "(router), store fragments (osd). So far only router makes a difference: without it no "
+        "volume and no log is given to this node.",
     ),
     cfg.DictOpt(
         "addresses",
