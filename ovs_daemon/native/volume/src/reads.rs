@@ -82,6 +82,11 @@ impl Reads {
     pub(crate) fn in_flight(&self) -> usize {
         self.reads.len()
     }
+
+    /// Memory of front ends is being filled.
+    pub(crate) fn has_clients(&self) -> bool {
+        self.reads.iter().any(|read| matches!(read.reader, Reader::Client { .. }))
+    }
 }
 
 /// What became of a piece that was asked for.

@@ -533,9 +533,12 @@ impl Volume {
     }
 
     /// Drained is what the machine has, so it has to have everything: a write that waits here would
-    /// be answered after the volume was called drained, and stay in the write buffer.
+    /// be answered after the volume was called drained, and stay in the write buffer. One that takes
+    /// no requests any more is about to be closed: its guests' memory is theirs again from then on,
+    /// so no read may still fill it.
     fn start_drains(&mut self, ring: &mut Ring, out: &mut Outputs) {
-        if !self.items.is_empty() || self.patch.is_some() {
+        let reads = self.quiesced && (!self.incoming_reads.is_empty() || self.reads.has_clients());
+        if !self.items.is_empty() || self.patch.is_some() || reads {
             return;
         }
         for ticket in std::mem::take(&mut self.drains) {

@@ -150,6 +150,34 @@ fn what_was_taken_before_a_drain_is_drained_too() {
 }
 
 #[test]
+fn a_volume_that_is_to_be_closed_is_not_drained_while_a_read_fills_memory() {
+    let mut bench = Bench::new("reading");
+    for at in 0..64 {
+        bench.write(at * PAGE, PAGE, 3);
+        bench.run_until_idle();
+    }
+    bench.volume.control(1, Control::Drain);
+    bench.run_until_idle();
+    assert!(bench.drained(1));
+    // Another host has the backend only, so that a read takes its time.
+    std::fs::remove_dir_all(bench.root.join("buffer")).unwrap();
+    bench.reopen();
+    let into = Slice::zeroed(PAGE).unwrap();
+    let id = bench.submit(0, Verb::Read(into.clone()));
+    bench.turn();
+    let slow = std::mem::take(&mut bench.out.jobs);
+    assert!(!slow.is_empty(), "it has to be read from the backend");
+    bench.volume.quiesce();
+    bench.volume.control(2, Control::Drain);
+    bench.run_until_idle();
+    assert!(!bench.drained(2), "its guest's memory would be filled after it was closed");
+    bench.perform(slow);
+    bench.run_until_idle();
+    assert!(bench.drained(2) && bench.answered(id) == Some(&Outcome::Done));
+    assert_eq!(into.to_vec(), [3; PAGE]);
+}
+
+#[test]
 fn a_partial_write_behind_a_stalled_log_asks_for_no_turn() {
     let mut bench = Bench::new("stalled");
     bench.write(0, PAGE, 1);
