@@ -127,14 +127,15 @@ def _run(conf: cfg.ConfigOpts) -> None:
     liveness.start()
     host.guard = liveness
     events = make_events(conf)
-    steward = Steward(host, lambda: shared, None if events is None else events.tell)
+    mutable = _Mutable(conf)
+    link = EdgeLink(host, lambda: mutable.check_interval_s)
+    tell = None if events is None else events.tell
+    steward = Steward(host, lambda: shared, tell, changed=link.wake)
     desk = DtlDesk(host, steward.fenced, steward.recorded) if shared else None
     if desk is not None:
         # An engine that opens volumes may ask at once.
         desk.start()
     recover(host)
-    mutable = _Mutable(conf)
-    link = EdgeLink(host, lambda: mutable.check_interval_s)
     verbs = Verbs(host, lambda: edge.reachable)
     server = ControlServer(Api(verbs), run_dir / "control.sock", options.control_group(conf))
     domain = domain_of(host)

@@ -72,7 +72,7 @@ def attach(host: Host, reference: str, wish: Wish) -> Volume:
             _stop_serving(host, volume, ())
             volume = replace(volume, attachments=())
         held = volume.held_by(wish.holder)
-        _refuse_to_share(what, volume, wish)
+        _refuse_to_share(what, volume, wish, host.settings.node)
         wanted = _wanted(host, volume, wish)
         if held is not None:
             # A failure leaves it attached: its guest may only be waiting for the Edge.
@@ -198,12 +198,14 @@ def _check_holder(what: str, holder: str) -> None:
         )
 
 
-def _refuse_to_share(what: str, volume: Volume, wish: Wish) -> None:
+def _refuse_to_share(what: str, volume: Volume, wish: Wish, me: str) -> None:
     """Refuse what would give a volume to two at a time without anybody's wish, or in two ways that
     do not go together."""
     held, others = volume.held_by(wish.holder), volume.without(wish.holder)
     way = (wish.mode, wish.read_only)
     clash = held is not None and (held.mode, held.read_only) != way
+    # Persons on two hosts have one name, and whether that other host's guest is gone is not known.
+    clash |= held is not None and (held.node or volume.node) != me
     if others:
         clash |= not (wish.shared or volume.multi_attach)
         # The Edge serves everybody alike; a volume served in process is opened for one alone.

@@ -44,7 +44,11 @@ def refuse_attached(what: str, volume: Volume) -> None:
 
 def describe_holders(attachments: tuple[Attachment, ...]) -> str:
     """Who holds a volume and how, for messages."""
-    return ", ".join(f"by {one.holder} ({one.mode.value}) on {one.socket}" for one in attachments)
+    return ", ".join(
+        f"by {one.holder} ({one.mode.value}) on {one.socket}"
+        + ("" if one.node is None else f" of node {one.node}")
+        for one in attachments
+    )
 
 
 def check_name(what: str, name: str) -> None:

@@ -1,7 +1,8 @@
 """Keeps an eye on the Edge process, which starts, stops and is upgraded on its own.
 
 A thread asks the Edge for a sign of life; when it answers for the first time, or again after it
-did not, the Edge is told what it should serve; and, while it answers, who owns that now.
+did not, the Edge is told what it should serve; and, while it answers, who owns that now. It does so
+at an interval, and when it is woken because something has changed in the registry.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from ovs_daemon.errors import VStorageError
 
 LOG = logging.getLogger(__name__)
 
+_LOOKS_APART_S = 0.1
+
 
 class EdgeLink:
     """:param interval_s: asked before every wait, so that a reload changes it; seconds"""
@@ -26,6 +29,7 @@ class EdgeLink:
         self._host = host
         self._interval_s = interval_s
         self._stopping = threading.Event()
+        self._woken = threading.Event()
         self._connected = False
         self._follower = Follower(host)
         self._thread = threading.Thread(target=self._run, name="edge-link", daemon=True)
@@ -42,7 +46,12 @@ class EdgeLink:
     def stop(self) -> None:
         """Stop watching; returns when the thread has ended."""
         self._stopping.set()
+        self._woken.set()
         self._thread.join()
+
+    def wake(self) -> None:
+        """Something has changed in the registry: perhaps who owns what guests wait for."""
+        self._woken.set()
 
     def check(self) -> None:
         """One look: what the thread does at every interval."""
@@ -65,5 +74,8 @@ class EdgeLink:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
+            self._woken.clear()
             self.check()
-            self._stopping.wait(self._interval_s())
+            # Many changes in a row are one reason to look.
+            self._stopping.wait(min(_LOOKS_APART_S, self._interval_s()))
+            self._woken.wait(self._interval_s())

@@ -25,7 +25,7 @@ def cluster_findings(host: Host, view: View) -> list[dict[str, Any]]:
             found.append(_unassigned(node))
         if node.wanted_recovery_domain is not None:
             found.append(_waiting(node))
-    return found + _dtl_findings(view) + _differing(host)
+    return found + _dtl_findings(view) + _silent_guests(view) + _differing(host)
 
 
 def finding(code: str, severity: str, subject: str, why: str, fix: str) -> dict[str, Any]:
@@ -57,6 +57,24 @@ def _down(view: View, node: Node) -> list[dict[str, Any]]:
         )
         for fate in takeovers(view.cluster(), node.name)
         if fate.obstacle is not None
+    ]
+
+
+def _silent_guests(view: View) -> list[dict[str, Any]]:
+    """Volumes that go on while the node whose Edge serves them does not."""
+    return [
+        finding(
+            "attachment_silent",
+            "warning",
+            f"volume {volume.name}",
+            f"node {one.node}, whose Edge serves it to {one.holder}, gives no sign of life",
+            f"start {one.node} again; once it is certain that its guest is gone, 'vstorage volume "
+            f"attach --preempt {volume.name}' gives the volume to another one",
+        )
+        for volume in view.volumes
+        for one in volume.attachments
+        if one.node not in (None, volume.node) and one.node not in view.alive
+        if volume.node in view.alive
     ]
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from dataclasses import replace
 
-from ovs_daemon.control.checks import refuse_attached
 from ovs_daemon.control.host import Host
-from ovs_daemon.control.opening import without_dead_sockets
-from ovs_daemon.control.records import Dtl, State, Volume
+from ovs_daemon.control.opening import parted
+from ovs_daemon.control.records import Attachment, Dtl, Mode, State, Volume
+from ovs_daemon.control.remote import edge_address
 from ovs_daemon.control.store import ALIVE, put
 from ovs_daemon.control.view import View
 from ovs_daemon.errors import Code, VStorageError, unknown_node
@@ -16,37 +17,65 @@ from ovs_daemon.policy.model import DtlMode, DtlState
 from ovs_daemon.policy.takeover import takeovers
 from ovs_daemon.registry import Absent, Conflict
 
+LOG = logging.getLogger(__name__)
+
 
 def move_volume(host: Host, reference: str, target: str) -> Volume:
     """Give a volume, with its relatives, to another node; nothing is lost.
 
     Everything of it is brought to the backend first. Killed in between, this node has it still.
+    Guests of an Edge wait meanwhile; the Edge then finds the new owner, and sends it what was not
+    answered.
 
     :raises VStorageError: ``unknown_volume``, ``unknown_node``, ``not_here``, ``in_use`` while it
-        is attached, ``bad_request`` for a node that cannot have it, or an engine code
+        is attached in a way that cannot follow, ``bad_request`` for a node that cannot have it, or
+        an engine code
     """
     what = f"move volume {reference!r} to node {target!r}"
     volume = host.require(what, reference)
     _check_target(host, what, volume, target)
     family = _relatives(host, volume)
-    for one in family:
-        _check_movable(host, what, one)
     with contextlib.ExitStack() as held:
         # Held until it is another's: nobody may open it here, and write, in between.
         for one in family:
             held.enter_context(host.locks.holding(one.uuid))
-        # Descendants first: an ancestor's data is needed as long as they are open.
-        for one in reversed(family):
-            host.close(one.uuid)
-        current = [host.store.volume(one.uuid) for one in family]
-        operations = [put(_handed(one, target)) for one in current if one is not None]
+        for one in family:
+            _check_movable(host, what, host.store.volume(one.uuid) or one, target)
         try:
-            host.store.commit(*operations)
-        except Conflict as conflict:
-            raise VStorageError(
-                Code.BUSY, what, f"its record changed meanwhile ({conflict})", "try again"
-            ) from conflict
+            _hand_over(host, what, family, target)
+        except VStorageError:
+            _go_on(host, family)
+            raise
     return host.again(what, volume)
+
+
+def _hand_over(host: Host, what: str, family: list[Volume], target: str) -> None:
+    # Descendants first: an ancestor's data is needed as long as they are open.
+    for one in reversed(family):
+        host.close(one.uuid)
+    current = [host.store.volume(one.uuid) for one in family]
+    for found in current:
+        # Another node may have attached it meanwhile.
+        if found is not None:
+            _refuse_bound(host, what, found, target)
+    operations = [put(_handed(one, target)) for one in current if one is not None]
+    try:
+        host.store.commit(*operations)
+    except Conflict as conflict:
+        raise VStorageError(
+            Code.BUSY, what, f"its record changed meanwhile ({conflict})", "try again"
+        ) from conflict
+
+
+def _go_on(host: Host, family: list[Volume]) -> None:
+    """Have what could not be moved open here again: guests may wait for it."""
+    for one in family:
+        try:
+            current = host.store.volume(one.uuid)
+            if current is not None and current.node == host.settings.node:
+                host.open(current)
+        except VStorageError as failure:
+            LOG.error("volume %s is not open after a move that failed: %s", one.name, failure)
 
 
 def take_over(host: Host, reference: str, accept_loss: bool) -> Volume:
@@ -93,7 +122,7 @@ def take_over(host: Host, reference: str, accept_loss: bool) -> Volume:
 def _force(host: Host, what: str, volume: Volume) -> Volume:
     """Make this node the owner of what the backend has."""
     forced = replace(
-        without_dead_sockets(volume),
+        parted(volume),
         node=host.settings.node,
         served=host.settings.node,
         epoch=volume.epoch + 1,
@@ -149,7 +178,7 @@ def _check_target(host: Host, what: str, volume: Volume, target: str) -> None:
         )
 
 
-def _check_movable(host: Host, what: str, volume: Volume) -> None:
+def _check_movable(host: Host, what: str, volume: Volume, target: str) -> None:
     if volume.node != host.settings.node:
         raise VStorageError(
             Code.NOT_HERE,
@@ -161,7 +190,41 @@ def _check_movable(host: Host, what: str, volume: Volume) -> None:
         raise VStorageError(
             Code.BUSY, what, f"{volume.name!r} is {volume.state.value}", "try again later"
         )
-    refuse_attached(what, volume)
+    _refuse_bound(host, what, volume, target)
+
+
+def _refuse_bound(host: Host, what: str, volume: Volume, target: str) -> None:
+    """Refuse while somebody uses it in a way that cannot follow it to that node."""
+    for one in volume.attachments:
+        missing = _missing(host, one, volume.node, target)
+        if missing is not None:
+            raise VStorageError(
+                Code.IN_USE,
+                what,
+                f"{one.holder!r} has {volume.name!r} attached and cannot follow: {missing[0]}",
+                f"{missing[1]}; or stop its user, then "
+                f"'vstorage volume detach {volume.name} --holder {one.holder}'",
+            )
+
+
+def _missing(host: Host, one: Attachment, owner: str, target: str) -> tuple[str, str] | None:
+    """What keeps an attachment from following, and what to do about it."""
+    serving = one.node or owner
+    if one.mode is Mode.DIRECT:
+        return "its owner's own process serves it", "attach it without --direct"
+    if serving == target:
+        return None
+    if edge_address(host, target) is None:
+        return (
+            f"node {target!r} says no address (edge_tcp) where Edges of other hosts reach it",
+            f"set [edge] listen on node {target!r} and restart its daemon",
+        )
+    if serving == host.settings.node and host.settings.cluster_key is None:
+        return (
+            "this node has no cluster key to make an attach token with",
+            "copy cluster_key_file from another node and restart the daemon",
+        )
+    return None
 
 
 def _relatives(host: Host, volume: Volume) -> list[Volume]:
@@ -177,5 +240,5 @@ def _root(volume: Volume) -> str:
 def _handed(volume: Volume, target: str) -> Volume:
     """All of it is on the backend: whoever served it last has nothing more."""
     return replace(
-        volume, node=target, served=target, epoch=volume.epoch + 1, dtl=Dtl(volume.dtl.mode)
+        parted(volume), node=target, served=target, epoch=volume.epoch + 1, dtl=Dtl(volume.dtl.mode)
     )

@@ -51,9 +51,16 @@ def with_record(volume: Volume, record: Record) -> Volume:
     )
 
 
-def without_dead_sockets(volume: Volume) -> Volume:
-    """The volume without what its owner's own process served, which died with it."""
-    served = tuple(one for one in volume.attachments if one.mode is not Mode.DIRECT)
+def parted(volume: Volume) -> Volume:
+    """The volume before it gets another owner: the Edges that serve it go on, each on its node.
+
+    What the owner's own process served died with it.
+    """
+    served = tuple(
+        replace(one, node=one.node or volume.node)
+        for one in volume.attachments
+        if one.mode is not Mode.DIRECT
+    )
     return replace(volume, attachments=served)
 
 
@@ -125,9 +132,8 @@ class Opener:
 
     def _swap(self, what: str, volume: Volume, decision: Decision, known: Knowledge) -> Knowledge:
         assert decision.record is not None, "a swap has a record"
-        changed = with_record(volume, decision.record)
-        if decision.step is Step.TAKE_OVER:
-            changed = without_dead_sockets(changed)
+        taken = decision.step is Step.TAKE_OVER
+        changed = with_record(parted(volume) if taken else volume, decision.record)
         operations = [put(changed)]
         try:
             if decision.step is Step.TAKE_OVER:

@@ -48,7 +48,7 @@ def require_reachable(host: Host, what: str, volume: Volume, mode: Mode) -> Volu
     elif host.settings.cluster_key is None:
         missing = "this node has no cluster key to make an attach token with"
         fix = "copy cluster_key_file from the owner's node and restart the daemon"
-    elif _address(host, volume.node) is None:
+    elif edge_address(host, volume.node) is None:
         missing = "that node says no address (edge_tcp) where Edges reach it"
         fix = f"set [edge] listen on node {volume.node!r} and restart its daemon"
     if missing is not None:
@@ -74,7 +74,7 @@ def where(host: Host, volume: Volume, read_only: bool, now_s: float | None = Non
     for name in nodes:
         if name == me:
             targets.append(("shm", str(host.settings.run_dir / "engine.sock")))
-        elif (address := _address(host, name)) is not None:
+        elif (address := edge_address(host, name)) is not None:
             targets.append(("tcp", address))
     token = None
     if key is not None:
@@ -83,7 +83,7 @@ def where(host: Host, volume: Volume, read_only: bool, now_s: float | None = Non
     return Where(tuple(targets), token, me, volume.epoch)
 
 
-def _address(host: Host, name: str) -> str | None:
+def edge_address(host: Host, name: str) -> str | None:
     """Where Edges reach a node, as numbers; None: nowhere, or its name cannot be resolved now."""
     node = host.store.node(name)
     text = None if node is None else node.addresses.get("edge_tcp")
@@ -141,7 +141,9 @@ class Follower:
             return
         read_only = all(one.read_only for one in mine)
         now = where(host, volume, read_only, self._now_s())
-        if now != self._told.get(uuid, Where()):
+        # What an Edge was told in an earlier life of this daemon may be outdated: also that another
+        # node owns what this one owns by now.
+        if now != self._told.get(uuid):
             host.edge.retarget(uuid, now)
             LOG.info("the Edge was told where volume %s is: %s", volume.name, now.describe())
         self._told[uuid] = now

@@ -10,6 +10,7 @@ from ovs_daemon.control.host import Host
 from ovs_daemon.control.nodes import describe_node
 from ovs_daemon.control.outlook import describe_risks
 from ovs_daemon.control.records import LOCAL, Attachment, Mode, Snapshot, State, Volume
+from ovs_daemon.control.remote import served_here
 from ovs_daemon.control.view import View
 from ovs_daemon.errors import VStorageError
 from ovs_daemon.policy.ranking import rank
@@ -97,6 +98,7 @@ def describe_snapshot(volume: Volume, snapshot: Snapshot) -> dict[str, Any]:
 def _describe_attachment(attachment: Attachment) -> dict[str, Any]:
     return {
         "holder": attachment.holder,
+        "node": attachment.node,
         "mode": attachment.mode.value,
         "read_only": attachment.read_only,
         "socket": attachment.socket,
@@ -129,7 +131,7 @@ def _findings(host: Host, volumes: list[Volume], edge_connected: bool) -> list[d
     waiting = [
         volume.name
         for volume in volumes
-        if any(one.mode is not Mode.DIRECT for one in volume.attachments)
+        if any(one.mode is not Mode.DIRECT for one in served_here(host, volume))
     ]
     if waiting and not edge_connected:
         found.append(

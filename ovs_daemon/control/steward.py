@@ -44,6 +44,7 @@ class Steward:
     :param may_pair: whether this node's lease guards what it has open, so that logs may be kept
         elsewhere and others may take over
     :param tell: told what happens, and about what; see `ovs_daemon/rpc/events.py`
+    :param changed: told that something has changed in the registry
     :param clock: seconds that never go back
     """
 
@@ -52,10 +53,12 @@ class Steward:
         host: Host,
         may_pair: Callable[[], bool],
         tell: Callable[[str, dict[str, Any]], None] | None = None,
+        changed: Callable[[], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._host = host
         self._tell = tell or _tell_nobody
+        self._changed = changed or _nobody_waits
         self._clock = clock
         self._may_pair = may_pair
         self._guard = threading.Lock()
@@ -114,6 +117,8 @@ class Steward:
                     self.tend()
                 changes = self._host.store.registry.watch(revision, _WATCH_S)
                 changed, revision = bool(changes.keys), changes.revision
+                if changed:
+                    self._changed()
             except Lapsed:
                 changed = True
             except VStorageError as failure:
@@ -244,6 +249,10 @@ class Steward:
 
 def _tell_nobody(what: str, about: dict[str, Any]) -> None:
     """No bus is configured."""
+
+
+def _nobody_waits() -> None:
+    """No Edge is looked after."""
 
 
 def _with_addresses(view: View) -> Cluster:

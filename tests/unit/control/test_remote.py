@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 import pytest
 
 from ovs_daemon.control import attachments, volumes
 from ovs_daemon.control.attachments import Wish
+from ovs_daemon.control.edge_link import EdgeLink
 from ovs_daemon.control.records import Mode, Volume
 from ovs_daemon.control.remote import Follower, where
 from ovs_daemon.control.store import put
@@ -81,6 +83,50 @@ def test_the_edge_is_told_once_when_the_owner_changes(town: Town) -> None:
     follower.look()
     assert told[-1]["targets"] == [], "this node's own engine"
     assert where(two.host, town.volume(made.uuid), False) == Where()
+
+
+def test_an_edge_is_told_what_it_missed_while_its_daemon_was_away(town: Town) -> None:
+    made = create(town["one"])
+    two = town["two"]
+    attachments.attach(two.host, "web1", Wish(Mode.EDGE))
+    Follower(two.host).look()
+    current = town.volume(made.uuid)
+    two.host.store.commit(put(replace(current, node="two", epoch=current.epoch + 1)))
+    # Another life of the daemon, the same of the Edge.
+    Follower(two.host).look()
+    assert edge_of(two).retargeted[-1]["targets"] == [], "this node's own engine"
+
+
+def test_one_name_on_two_hosts_is_two_holders(town: Town) -> None:
+    made = create(town["one"])
+    attachments.attach(town["one"].host, "web1", Wish(Mode.EDGE))
+    with pytest.raises(VStorageError, match="of node one"):
+        attachments.attach(town["two"].host, "web1", Wish(Mode.EDGE))
+    attachments.attach(town["two"].host, "web1", Wish(Mode.EDGE, preempt=True))
+    (attachment,) = town.volume(made.uuid).attachments
+    assert attachment.node == "two"
+
+
+def test_the_edge_is_looked_after_when_something_changes(town: Town) -> None:
+    made = create(town["one"])
+    two = town["two"]
+    attachments.attach(two.host, "web1", Wish(Mode.EDGE))
+    link = EdgeLink(two.host, lambda: 3600.0)
+    link.check()
+    looked = threading.Event()
+    retarget = two.host.edge.retarget
+
+    def note(uuid: str, where: Where) -> None:
+        retarget(uuid, where)
+        looked.set()
+
+    two.host.edge.retarget = note  # type: ignore[method-assign]
+    link.start()
+    current = town.volume(made.uuid)
+    two.host.store.commit(put(replace(current, epoch=current.epoch + 1)))
+    link.wake()
+    assert looked.wait(60)
+    link.stop()
 
 
 def test_what_is_missing_is_said(town: Town) -> None:

@@ -6,17 +6,21 @@ from dataclasses import replace
 
 import pytest
 
-from ovs_daemon.control import volumes
+from ovs_daemon.control import attachments, volumes
+from ovs_daemon.control.attachments import Wish
 from ovs_daemon.control.dtl import DtlEvent, set_dtl_mode
 from ovs_daemon.control.moves import move_volume, take_over
-from ovs_daemon.control.records import Dtl, State, Volume
+from ovs_daemon.control.records import Attachment, Dtl, Mode, State, Volume
+from ovs_daemon.control.remote import Follower
 from ovs_daemon.control.store import put
 from ovs_daemon.control.topology import Node
 from ovs_daemon.control.view import View
 from ovs_daemon.control.volumes import Source
 from ovs_daemon.errors import VStorageError
 from ovs_daemon.policy.model import DtlMode, DtlState
+from ovs_daemon.registry import Conflict, Operation
 from ovs_daemon.registry.memory import MemoryRegistry
+from tests.support.fake_edge import FakeEdge
 from tests.support.refusal import refused
 from tests.support.town import Town
 
@@ -34,6 +38,27 @@ def make(town: Town, owner: str = "a1", name: str = "web1") -> Volume:
     made = volumes.create_volume(town[owner].host, name, GIB, None)
     town[owner].steward.tend()
     return town.in_sync(town.volume(made.uuid))
+
+
+def test_edges_follow_a_takeover(town: Town) -> None:
+    volume = make(town)
+    attachments.attach(town["b2"].host, "web1", Wish(Mode.EDGE))
+    current = town.volume(volume.uuid)
+    direct = Attachment(Mode.DIRECT, False, "/run/d", "nova@a1", node="a1")
+    both = (*current.attachments, direct)
+    town["a1"].host.store.commit(put(replace(current, attachments=both)))
+    town["a1"].kill()
+    town.pass_time()
+    town.tend()
+    taken = town.volume(volume.uuid)
+    assert taken.node == "a2"
+    assert [(one.holder, one.node) for one in taken.attachments] == [("local", "b2")]
+    edge = town["b2"].host.edge
+    assert isinstance(edge, FakeEdge)
+    Follower(town["b2"].host).look()
+    addresses = dict(town["a2"].settings.membership.addresses)
+    assert edge.retargeted[-1]["targets"][0] == {"tcp": addresses["edge_tcp"]}
+    assert edge.retargeted[-1]["epoch"] == taken.epoch
 
 
 def open_at(town: Town, volume: Volume) -> list[str]:
@@ -413,6 +438,57 @@ class TestMoving:
     def test_only_the_owner_hands_over(self, town: Town) -> None:
         make(town)
         refused(lambda: move_volume(town["a2"].host, "web1", "b1"), "not_here", "'a1'")
+
+    def test_edges_stay_where_they_are(self, town: Town) -> None:
+        volume = make(town)
+        attachments.attach(town["a2"].host, "web1", Wish(Mode.EDGE, holder="nova@a2"))
+        earlier = Attachment(Mode.EDGE, False, "/run/x", "nova@a1")
+        current = town.volume(volume.uuid)
+        both = (earlier, *current.attachments)
+        town["a1"].host.store.commit(put(replace(current, attachments=both)))
+        move_volume(town["a1"].host, "web1", "b1")
+        moved = town.volume(volume.uuid).attachments
+        assert [(one.holder, one.node) for one in moved] == [("nova@a1", "a1"), ("nova@a2", "a2")]
+        town.tend()
+        assert open_at(town, volume) == ["b1"]
+
+    def test_what_cannot_follow_stays(self, town: Town) -> None:
+        volume = make(town)
+        a1 = town["a1"]
+        attachments.attach(a1.host, "web1", Wish(Mode.DIRECT))
+        refused(lambda: move_volume(a1.host, "web1", "b1"), "in_use", "without --direct")
+        attachments.detach(a1.host, "web1")
+        attachments.attach(a1.host, "web1", Wish(Mode.EDGE))
+        a1.host.settings = replace(a1.host.settings, cluster_key=None)
+        refused(lambda: move_volume(a1.host, "web1", "b1"), "in_use", "cluster_key_file")
+        a1.host.settings = a1.settings
+        target = a1.host.store.node("b1")
+        assert target is not None
+        a1.host.store.commit(put(replace(target, addresses={})))
+        refused(lambda: move_volume(a1.host, "web1", "b1"), "in_use", "[edge] listen")
+        assert open_at(town, volume) == ["a1"]
+        attachments.detach(a1.host, "web1")
+        assert move_volume(a1.host, "web1", "b1").node == "b1"
+
+    def test_guests_do_not_wait_for_a_move_that_failed(
+        self, town: Town, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        volume = make(town)
+        host = town["a1"].host
+        commit = host.store.commit
+
+        def lose(*operations: Operation) -> int:
+            monkeypatch.setattr(host.store, "commit", commit)
+            raise Conflict(operations[0], None)
+
+        def close(uuid: str) -> None:
+            type(host).close(host, uuid)
+            monkeypatch.setattr(host.store, "commit", lose)
+
+        monkeypatch.setattr(host, "close", close)
+        refused(lambda: move_volume(host, "web1", "a2"), "busy", "try again")
+        assert town.volume(volume.uuid).node == "a1"
+        assert open_at(town, volume) == ["a1"]
 
     def test_one_that_cannot_be_closed_stays(self, town: Town) -> None:
         volume = make(town)
