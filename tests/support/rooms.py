@@ -1,0 +1,171 @@
+"""Daemons of several Domains on one machine: one registry, one backend, one key; some with an Edge.
+
+What must not be lost is written by the client of `tests/crash`, which keeps a journal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.crash.client import Client
+from tests.crash.journal import SECTOR_BYTES, Journal
+from tests.support.node import Node, parse_nbd_uri
+from tests.support.sockets import free_port
+
+ANSWERS_AT_A_TIME = 20
+
+
+class Rooms:
+    """:param stack: ends every process
+    :param folder: for what all nodes share
+    """
+
+    def __init__(self, stack: contextlib.ExitStack, folder: Path) -> None:
+        self._stack = stack
+        self._folder = folder
+        self.nodes: dict[str, Node] = {}
+
+    def __getitem__(self, name: str) -> Node:
+        return self.nodes[name]
+
+    def start(
+        self,
+        name: str,
+        domain: str,
+        recovery: str | None = None,
+        *,
+        owns: bool = True,
+        edge: bool = False,
+    ) -> Node:
+        """Start a node.
+
+        :param owns: it may own volumes and keep logs
+        :param edge: an Edge process runs beside it
+        """
+        default = {
+            "host": name,
+            "domain": domain,
+            "cluster_key_file": str(self._folder / "cluster.key"),
+            "roles": "edge,router" if owns else "edge",
+        }
+        if recovery is not None:
+            default["recovery_domain"] = recovery
+        options = {
+            "DEFAULT": default,
+            "registry": {"url": f"sqlite://{self._folder}/registry.sqlite"},
+            # The ports of a node that starts again are the same.
+            "dtl": {"listen": f"127.0.0.1:{free_port()}"},
+            "edge": {"listen": f"127.0.0.1:{free_port()}"},
+        }
+        node = Node(engine={"backend_dir": str(self._folder / "backend")}, options=options)
+        self._stack.enter_context(node)
+        self.nodes[name] = node
+        if edge:
+            node.start_edge()
+        node.start_daemon()
+        return node
+
+    def volume(self, name: str, by: str) -> dict[str, Any]:
+        """A volume as that node sees it."""
+        found: dict[str, Any] = self[by].cli("volume", "show", name)
+        return found
+
+    def until(self, by: str, what: str, holds: Callable[[], bool]) -> None:
+        """Wait for something, as long as that node's daemon runs."""
+        daemon = self[by].daemon
+        assert daemon is not None
+        daemon.wait_until(holds, what)
+
+    def until_in_sync(self, name: str, by: str) -> str:
+        """Wait until a volume's log is complete; the node that keeps it."""
+        self.until(
+            by,
+            f"a complete log of {name}",
+            lambda: self.volume(name, by)["dtl"]["state"] == "in_sync",
+        )
+        return str(self.volume(name, by)["dtl"]["node"])
+
+    def until_owned_by(self, name: str, owners: set[str], by: str) -> str:
+        """Wait until one of these owns a volume; which."""
+        self.until(
+            by, f"{name} on {sorted(owners)}", lambda: self.volume(name, by)["node"] in owners
+        )
+        return str(self.volume(name, by)["node"])
+
+
+class Guest:
+    """Writes, reads and flushes without a pause, in a thread; any error of the server ends it."""
+
+    def __init__(self, node: Node, name: str, size: int, seed: int = 1) -> None:
+        node.cli("volume", "attach", name)
+        self.client = Client(Journal(size // SECTOR_BYTES), seed)
+        self.client.connect(*parse_nbd_uri(node.cli("volume", "show", name)["uri"]))
+        self._stopping = threading.Event()
+        self._moved = threading.Condition()
+        self._failure: BaseException | None = None
+        #: the longest time without an answer so far, in seconds
+        self.pause_s = 0.0
+        self._thread = threading.Thread(target=self._run, name="guest")
+        self._thread.start()
+
+    def __enter__(self) -> Guest:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        self._thread.join()
+        self.client.disconnect()
+
+    @property
+    def answers(self) -> int:
+        """How many requests were answered so far."""
+        return self.client.answers
+
+    def wait_for_more(self, count: int, seconds_max: float = 60.0) -> None:
+        """Return when so many more requests were answered; raise what ended the guest."""
+        with self._moved:
+            wanted = self.answers + count
+            reached = self._moved.wait_for(
+                lambda: self._failure is not None or self.answers >= wanted, seconds_max
+            )
+        if self._failure is not None:
+            raise self._failure
+        assert reached, f"no {count} answers within {seconds_max:g} s"
+
+    def verify(self) -> int:
+        """Stop, and hold every sector against what was acknowledged; how many answers there were.
+
+        :raises AssertionError: an acknowledged write is lost, or a request got an error
+        """
+        self._stopping.set()
+        self._thread.join()
+        if self._failure is not None:
+            raise self._failure
+        self.client.verify()
+        return self.answers
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                began = time.monotonic()
+                self.client.run(ANSWERS_AT_A_TIME)
+                self.pause_s = max(self.pause_s, time.monotonic() - began)
+                with self._moved:
+                    self._moved.notify_all()
+        # Whatever it is, whoever waits for this guest hears of it.
+        except BaseException as failure:
+            with self._moved:
+                self._failure = failure
+                self._moved.notify_all()
+
+
+@contextlib.contextmanager
+def rooms(folder: Path) -> Iterator[Rooms]:
+    """Nodes that end with the block."""
+    with contextlib.ExitStack() as stack:
+        yield Rooms(stack, folder)
