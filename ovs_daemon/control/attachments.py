@@ -204,8 +204,8 @@ def _refuse_to_share(what: str, volume: Volume, wish: Wish, me: str) -> None:
     held, others = volume.held_by(wish.holder), volume.without(wish.holder)
     way = (wish.mode, wish.read_only)
     clash = held is not None and (held.mode, held.read_only) != way
-    # Persons on two hosts have one name, and whether that other host's guest is gone is not known.
-    clash |= held is not None and (held.node or volume.node) != me
+    # Persons on two hosts have one name; others name their host, and may come by another daemon.
+    clash |= wish.holder == LOCAL and held is not None and (held.node or volume.node) != me
     if others:
         clash |= not (wish.shared or volume.multi_attach)
         # The Edge serves everybody alike; a volume served in process is opened for one alone.
