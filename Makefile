@@ -33,7 +33,7 @@ WHEELS := build/wheel
 	functional conformance crash wheel bench-engine bench-dtl bench-code fuzz exhaust exhaust-policy \
 	exhaust-write docs lock clean \
 	openstack openstack-stop openstack-wipe openstack-demo openstack-test openstack-tempest \
-	openstack-ci
+	openstack-ci cluster-demo
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' Makefile
@@ -143,6 +143,9 @@ exhaust-write: install ## the same in the bounds of CI, written into doc/verific
 
 demo: install ## a guest boots from a volume and outlives kill -9 of the engine
 	$(BIN)/python tests/demo/demo.py
+
+cluster-demo: install ## a whole Domain is killed under a guest, which goes on with everything
+	$(BIN)/python tests/demo/cluster.py
 
 openstack: install $(VENV)/.openstack ## a whole OpenStack on loopback, beside two nodes of ours
 	@$(LAB) start
