@@ -23,6 +23,7 @@ from oslo_config import cfg
 from oslo_log import log
 
 from ovs_daemon import options
+from ovs_daemon.backend import identity_of_folder
 from ovs_daemon.control.api import Api
 from ovs_daemon.control.domains import domain_of
 from ovs_daemon.control.dtl import DtlDesk
@@ -238,7 +239,15 @@ def _membership(conf: cfg.ConfigOpts, state_dir: Path, engine: EngineClient) -> 
         addresses=tuple(sorted(addresses.items())),
         release=_release(),
         instance=_instance(state_dir),
+        backend=_backend(conf),
     )
+
+
+def _backend(conf: cfg.ConfigOpts) -> str:
+    """Identity of the backend. OSDs are one node's own, whatever becomes of its disks."""
+    if "backend_dir" in options.engine_config(conf):
+        return identity_of_folder(Path(conf.engine.backend_dir))
+    return f"alba:{conf.host}"
 
 
 def _release() -> str:

@@ -55,7 +55,7 @@ def _down(view: View, node: Node) -> list[dict[str, Any]]:
             f"{why_stopped(fate.obstacle)}",
             f"start {node.name} again",
         )
-        for fate in takeovers(view.cluster(), node.name)
+        for fate in takeovers(view.cluster(beside=node.name), node.name)
         if fate.obstacle is not None
     ]
 

@@ -45,6 +45,7 @@ class Membership:
 
     :param domain_configured: whether somebody chose the Domain; else it is the default
     :param instance: tells two hosts apart that were given one name
+    :param backend: identity of the backend that it stores objects on
     """
 
     domain_configured: bool = False
@@ -53,6 +54,7 @@ class Membership:
     addresses: tuple[tuple[str, str], ...] = ()
     release: str = ""
     instance: str = ""
+    backend: str = ""
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,8 @@ class Host:
     @property
     def opener(self) -> Opener:
         """What opens volumes here."""
-        return Opener(self.store, self.engine, self.settings.node, self.guard)
+        backend = self.settings.membership.backend
+        return Opener(self.store, self.engine, self.settings.node, self.guard, backend)
 
     def require_own(self, what: str, volume: Volume) -> None:
         """Refuse what only a volume's owner may do.

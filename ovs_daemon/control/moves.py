@@ -7,7 +7,7 @@ import logging
 from dataclasses import replace
 
 from ovs_daemon.control.host import Host
-from ovs_daemon.control.opening import parted
+from ovs_daemon.control.opening import parted, refuse_other_backend
 from ovs_daemon.control.records import Attachment, Dtl, Mode, State, Volume
 from ovs_daemon.control.remote import edge_address
 from ovs_daemon.control.store import ALIVE, put
@@ -104,7 +104,9 @@ def take_over(host: Host, reference: str, accept_loss: bool) -> Volume:
                 f"its owner, node {volume.node!r}, is alive",
                 f"'vstorage volume move {volume.name} {me}' on that node",
             )
-        fates = {one.volume: one for one in takeovers(view.cluster(), volume.node)}
+        fates = {
+            one.volume: one for one in takeovers(view.cluster(beside=volume.node), volume.node)
+        }
         fate = fates.get(volume.uuid)
         if fate is not None and fate.owner is not None:
             return host.acquire(volume, chosen=True)
@@ -121,6 +123,8 @@ def take_over(host: Host, reference: str, accept_loss: bool) -> Volume:
 
 def _force(host: Host, what: str, volume: Volume) -> Volume:
     """Make this node the owner of what the backend has."""
+    here = host.settings
+    refuse_other_backend(what, volume, here.node, here.membership.backend)
     forced = replace(
         parted(volume),
         node=host.settings.node,
@@ -162,7 +166,8 @@ def _statement(volume: Volume) -> str:
 
 
 def _check_target(host: Host, what: str, volume: Volume, target: str) -> None:
-    node = View.of(host.store).cluster().node(target)
+    view = View.of(host.store)
+    node = view.cluster().node(target)
     if node is None:
         raise unknown_node(what, target)
     if target == volume.node:
@@ -176,6 +181,11 @@ def _check_target(host: Host, what: str, volume: Volume, target: str) -> None:
             "that node is not alive, is in no Domain, is being drained, or has not the role router",
             f"'vstorage node show {target}' tells which",
         )
+    refuse_other_backend(what, volume, target, _backend_of(view, target))
+
+
+def _backend_of(view: View, name: str) -> str:
+    return next((one.backend for one in view.nodes if one.name == name), "")
 
 
 def _check_movable(host: Host, what: str, volume: Volume, target: str) -> None:

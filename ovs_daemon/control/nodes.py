@@ -94,7 +94,7 @@ def set_draining(host: Host, name: str, draining: bool) -> Node:
 
 def _check_drain(store: Store, what: str, name: str) -> None:
     view = View.of(store)
-    plan = plan_drain(view.cluster(), name)
+    plan = plan_drain(view.cluster(beside=name), name)
     if plan.stuck:
         names = view.names()
         stuck = ", ".join(names[uuid] for uuid in plan.stuck)
@@ -208,6 +208,7 @@ def describe_node(view: View, node: Node) -> dict[str, Any]:
         "addresses": node.addresses,
         "release": node.release,
         "draining": node.draining,
+        "backend": node.backend,
         "volumes": sum(1 for one in view.volumes if one.listed and one.node == node.name),
         "logs": sum(1 for one in view.volumes if one.dtl.node == node.name),
         "registered_at": node.registered_at,

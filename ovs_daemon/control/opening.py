@@ -64,6 +64,23 @@ def parted(volume: Volume) -> Volume:
     return replace(volume, attachments=served)
 
 
+def refuse_other_backend(what: str, volume: Volume, node: str, backend: str) -> None:
+    """Refuse to have a volume opened where its objects are not: it would seem to be empty.
+
+    :param backend: identity of the node's backend
+    :raises VStorageError: ``not_here``
+    """
+    if volume.backend and volume.backend != backend:
+        raise VStorageError(
+            Code.NOT_HERE,
+            what,
+            f"its data is on the backend {volume.backend}, and node {node!r} uses the backend "
+            f"{backend}",
+            f"have node {node!r} use the same backend ([engine] backend_dir on shared storage), or "
+            "use the volume on a node that does",
+        )
+
+
 class Guard(Protocol):
     """This node's lease: what it is about to open may be another's when it was over.
 
@@ -90,13 +107,17 @@ class Opener:
     """Opens volumes on one node.
 
     :param node: this one's name
+    :param backend: identity of the backend that this node can open volumes from
     """
 
-    def __init__(self, store: Store, engine: EngineClient, node: str, guard: Guard) -> None:
+    def __init__(
+        self, store: Store, engine: EngineClient, node: str, guard: Guard, backend: str
+    ) -> None:
         self._store = store
         self._engine = engine
         self._node = node
         self._guard = guard
+        self._backend = backend
 
     def acquire(self, volume: Volume, chosen: bool = False) -> tuple[Volume, dict[str, Any]]:
         """Open a volume that is not open here; returns its record, and what was recovered.
@@ -113,6 +134,7 @@ class Opener:
             current = self._store.volume(volume.uuid)
             if current is None:
                 raise unknown_volume(what, volume.name)
+            refuse_other_backend(what, current, self._node, self._backend)
             decision = decide(self._node, record_of(current), known, chosen)
             if decision.step is Step.OPEN:
                 with self._guard.gate:

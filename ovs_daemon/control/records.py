@@ -100,6 +100,7 @@ class Volume:
         the owner (records of earlier releases)
     :param mds: nodes that follow its map, beside the owner
     :param forced: what may have been lost when somebody had it taken over all the same
+    :param backend: identity of the backend that has its objects; "" in older records
     :param version: of its registry record; 0 when it was never stored
     """
 
@@ -123,6 +124,7 @@ class Volume:
     served: str | None = None
     mds: tuple[str, ...] = ()
     forced: dict[str, str] | None = None
+    backend: str = ""
     version: int = 0
 
     @property

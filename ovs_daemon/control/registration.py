@@ -58,7 +58,9 @@ def _attempt(host: Host, what: str) -> Node:
         release=member.release,
         instance=member.instance,
         started_at=host.now(),
+        backend=member.backend,
     )
+    _check_backend(host, what, node)
     operations: Sequence[Operation] = []
     if node.domain is None:
         domain = _first_domain(host, what)
@@ -71,6 +73,24 @@ def _attempt(host: Host, what: str) -> Node:
     if found is None or found.domain is None:
         node = _wish(host, what, node)
     return replace(node, version=store.commit(put(node), *operations))
+
+
+def _check_backend(host: Host, what: str, node: Node) -> None:
+    """Nodes that go on with each other's volumes have to find the same objects."""
+    if "dtl" not in node.addresses:
+        return
+    for other in host.store.nodes():
+        together = other.name != node.name and "dtl" in other.addresses
+        if together and not node.shares_backend(other):
+            raise VStorageError(
+                Code.BAD_REQUEST,
+                what,
+                f"it stores objects on the backend {node.backend}, node {other.name!r} on the "
+                f"backend {other.backend}: neither could go on with a volume of the other",
+                "have both use one backend ([engine] backend_dir on storage that both have "
+                f"mounted), or remove [dtl] listen here; if {other.name!r} is gone for good, "
+                f"'vstorage node delete {other.name}' on a node that runs",
+            )
 
 
 def _first_domain(host: Host, what: str) -> Domain | None:

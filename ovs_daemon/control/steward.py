@@ -160,12 +160,11 @@ class Steward:
 
     def _take_over(self, view: View) -> None:
         me = self._host.settings.node
-        cluster = view.cluster()
         volumes = {volume.uuid: volume for volume in view.volumes}
         for node in view.nodes:
             if node.name in view.alive:
                 continue
-            for fate in takeovers(cluster, node.name):
+            for fate in takeovers(view.cluster(beside=node.name), node.name):
                 if fate.owner == me:
                     self._try(volumes[fate.volume], self._take)
 
@@ -223,7 +222,7 @@ class Steward:
         if node is None or not node.draining:
             return
         names = view.names()
-        for move in plan_drain(view.cluster(), me).moves:
+        for move in plan_drain(view.cluster(beside=me), me).moves:
             try:
                 current = self._host.store.volume(move.volume)
                 if current is not None and current.node == me:

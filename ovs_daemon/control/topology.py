@@ -78,6 +78,7 @@ class Node:
     :param release: version of the software
     :param instance: tells two hosts apart that were given one name
     :param draining: it is being emptied and gets nothing new
+    :param backend: identity of the backend that it stores objects on; "" in older records
     :param version: of its registry record; 0 when it was never stored
     """
 
@@ -92,7 +93,12 @@ class Node:
     started_at: str = ""
     instance: str = ""
     draining: bool = False
+    backend: str = ""
     version: int = 0
+
+    def shares_backend(self, other: Node) -> bool:
+        """Whether what one has stored, the other can open; of older records nobody knows."""
+        return not self.backend or not other.backend or self.backend == other.backend
 
     def body(self) -> dict[str, Any]:
         """The registry record."""

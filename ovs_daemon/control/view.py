@@ -30,11 +30,15 @@ class View:
             tuple(store.domains()), tuple(store.nodes()), store.alive(), tuple(store.volumes())
         )
 
-    def cluster(self) -> model.Cluster:
-        """The same for the policy."""
+    def cluster(self, beside: str | None = None) -> model.Cluster:
+        """The same for the policy.
+
+        :param beside: only nodes that share the backend of this one may own or keep anything
+        """
+        origin = next((one for one in self.nodes if one.name == beside), None)
         existing = [one for one in self.volumes if one.state in (State.AVAILABLE, State.HIDDEN)]
         return model.Cluster(
-            tuple(self._node(node) for node in self.nodes),
+            tuple(self._node(node, origin) for node in self.nodes),
             tuple(_volume(volume) for volume in existing),
         )
 
@@ -42,12 +46,13 @@ class View:
         """Names of all volumes, by UUID."""
         return {volume.uuid: volume.name for volume in self.volumes}
 
-    def _node(self, node: Node) -> model.Node:
+    def _node(self, node: Node, origin: Node | None) -> model.Node:
+        reaches = origin is None or node.shares_backend(origin)
         return model.Node(
             node.name,
             node.domain,
             node.recovery_domain,
-            router=model.Role.ROUTER in node.roles,
+            router=model.Role.ROUTER in node.roles and reaches,
             alive=node.name in self.alive,
             draining=node.draining,
         )

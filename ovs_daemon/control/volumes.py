@@ -238,6 +238,7 @@ def _blank(host: Host, uuid: str, name: str, size: int) -> Volume:
         sco_size=host.settings.sco_size,
         created_at=host.now(),
         dtl=Dtl(host.settings.dtl_mode),
+        backend=host.settings.membership.backend,
     )
 
 

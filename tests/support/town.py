@@ -40,7 +40,9 @@ class Inhabitant:
         # A port for each node, as if all were on one host.
         edge_tcp = f"127.0.0.1:{6640 + sum(name.encode())}"
         addresses = (("dtl", f"{name}:1"), ("edge_tcp", edge_tcp))
-        member = Membership(True, recovery, addresses=addresses, instance=name)
+        member = Membership(
+            True, recovery, addresses=addresses, instance=name, backend=town.backend
+        )
         self.settings = replace(
             Settings(name, Path("/run/vstorage"), 64 * MIB, None, 0o660, domain),
             membership=member,
@@ -104,6 +106,8 @@ class Town:
         self, nodes: dict[str, tuple[str, str | None]], registry: Registry | None = None
     ) -> None:
         self.time_s = 0.0
+        # Identity of the backend that nodes which are started find.
+        self.backend = "shared"
         self.registry = registry or MemoryRegistry(clock=lambda: self.time_s)
         self.disk = FakeDisk()
         self.keepers = FakeKeepers()

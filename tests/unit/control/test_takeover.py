@@ -258,6 +258,33 @@ def test_the_only_keeper_is_waited_for(town: Town) -> None:
     assert pair.volume(volume.uuid).dtl == Dtl(DtlMode.SYNC, "a2", DEGRADED)
 
 
+def stranger(town: Town, name: str) -> None:
+    """From its next life on, that node has a backend of its own, and keeps no logs."""
+    node = town[name]
+    member = node.settings.membership
+    addresses = tuple(one for one in member.addresses if one[0] != "dtl")
+    alone = replace(member, backend=f"{name}-alone", addresses=addresses)
+    node.settings = replace(node.settings, membership=alone)
+
+
+def test_only_who_finds_its_objects_takes_a_volume_over(town: Town) -> None:
+    volume = make(town)
+    for name in ("a2", "b2"):
+        stranger(town, name)
+        town[name].start()
+    town["a1"].kill()
+    town.pass_time()
+    town.tend()
+    assert open_at(town, volume) == ["b1"]
+    assert town.volume(volume.uuid).backend == "shared"
+    # The record counts, whatever the nodes say: it would open, and be empty.
+    town["b1"].kill()
+    stranger(town, "b1")
+    town["b1"].start()
+    assert open_at(town, volume) == []
+    assert "its data is on the backend shared" in str(town["b1"].host.failures()[volume.uuid])
+
+
 def test_nobody_goes_on_alone_while_the_record_says_in_sync(
     town: Town, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -433,6 +460,17 @@ class TestMoving:
         town["b1"].kill()
         town.pass_time()
         refused(lambda: move_volume(town["a1"].host, "web1", target), code, words)
+        assert open_at(town, volume) == ["a1"]
+
+    def test_a_node_with_a_backend_of_its_own_gets_nothing(self, town: Town) -> None:
+        volume = make(town)
+        stranger(town, "b2")
+        town["b2"].start()
+        refused(
+            lambda: move_volume(town["a1"].host, "web1", "b2"),
+            "not_here",
+            "its data is on the backend shared, and node 'b2' uses the backend b2-alone",
+        )
         assert open_at(town, volume) == ["a1"]
 
     def test_only_the_owner_hands_over(self, town: Town) -> None:

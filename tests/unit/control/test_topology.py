@@ -44,6 +44,25 @@ def node_of(
     return host
 
 
+def test_nodes_that_keep_logs_share_one_backend(registry: Registry) -> None:
+    def starting(name: str, backend: str, *addresses: tuple[str, str]) -> Host:
+        host = node_of(name, registry)
+        member = replace(host.settings.membership, backend=backend, addresses=addresses)
+        host.settings = replace(host.settings, membership=member)
+        return host
+
+    register(starting("one", "left", ("dtl", "one:1")))
+    register(starting("two", "left", ("dtl", "two:1")))
+    register(starting("alone", "right"))
+    refused(
+        lambda: register(starting("three", "right", ("dtl", "three:1"))),
+        "bad_request",
+        "it stores objects on the backend right, node 'one' on the backend left",
+        "vstorage node delete one",
+    )
+    assert Store(registry).node("three") is None
+
+
 @pytest.fixture
 def registry() -> Registry:
     return ClusterRegistry()
