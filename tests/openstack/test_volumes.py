@@ -11,6 +11,7 @@ from openstack import exceptions
 from tests.openstack.conftest import Made
 from tests.openstack.lab.cloud import Cloud
 from tests.openstack.lab.layout import ZONES
+from tests.openstack.lab.registration import Registration
 from tests.openstack.nodes import NodeView
 from tests.openstack.user import Unexpected, User
 
@@ -62,6 +63,7 @@ def test_the_user_is_told_when_no_node_serves_the_zone(
         assert f"the Domain '{node.zone.name}'" in log
     finally:
         cloud.services.start([cloud.services.find(node.daemon)])
+        Registration(cloud.lab).wait_for_backends()
     made.volume(availability_zone=node.zone.name)
 
 

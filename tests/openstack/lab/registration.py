@@ -108,13 +108,14 @@ class Registration:
         self._cloud.set_volume_quotas("admin", **dict.fromkeys(names, -1))
 
     def wait_for_backends(self) -> None:
-        """Wait until the scheduler knows a pool of every zone, so that a volume can be made."""
+        """Wait until the scheduler knows a working pool of every zone, to make volumes in."""
 
         def known() -> bool:
             pools = self._cloud.block_storage.backend_pools()
-            return sum(1 for pool in pools if "ovs-" in pool.name) >= len(ZONES)
+            working = [one for one in pools if one.capabilities.get("backend_state") == "up"]
+            return sum(1 for pool in working if "ovs-" in pool.name) >= len(ZONES)
 
-        wait_until(known, "a Cinder pool in every zone", _SERVICE_SECONDS_MAX)
+        wait_until(known, "a Cinder pool that works in every zone", _SERVICE_SECONDS_MAX)
 
     def zones(self) -> None:
         """Nova's availability zones: an aggregate each."""
