@@ -166,6 +166,54 @@ class User:
         self.cloud.compute.delete_volume_attachment(volume, server)
         self.wait_volume(volume, "available")
 
+    def listed(self, server: str, volume: str) -> bool:
+        """Tell whether Nova counts a volume as the server's."""
+        attachments = self.cloud.compute.volume_attachments(server)
+        return any(one.volume_id == volume for one in attachments)
+
+    def wait_agreed(self, server: str, volume: str, seconds_max: float) -> None:
+        """Wait until Cinder and Nova say the same: the server has the volume, or nobody has."""
+
+        def state() -> str | None:
+            status = str(self.cloud.block_storage.get_volume(volume).status)
+            if status.startswith("error"):
+                raise Unexpected(f"volume {volume} is {status}: {self.faults(volume)}")
+            listed = self.listed(server, volume)
+            agreed = status == ("in-use" if listed else "available")
+            return None if agreed else f"{status}, {'' if listed else 'not '}at the server"
+
+        self._await(f"agreement on volume {volume} of server {server}", state, seconds_max)
+
+    def wait_unlisted(self, server: str, volume: str) -> None:
+        """Wait until Nova does not count a volume as the server's any more."""
+        self._await(
+            f"the end of volume {volume} at server {server}",
+            lambda: "listed" if self.listed(server, volume) else None,
+            SECONDS_MAX,
+        )
+
+    def event(self, server: str, name: str) -> Any:
+        """What Nova's services have written down of a step: None before it begins."""
+        compute = self.cloud.compute
+        for action in compute.server_actions(server):
+            found = compute.get_server_action(action.request_id, server)
+            for one in found.events or []:
+                if one["event"] == name:
+                    return one
+        return None
+
+    def wait_event(self, server: str, name: str) -> Any:
+        """Wait until a step of Nova's services has ended; return it."""
+        found: Any = None
+
+        def state() -> str | None:
+            nonlocal found
+            found = self.event(server, name)
+            return None if found and found["result"] else f"{found}"
+
+        self._await(f"the end of {name} for {server}", state, SECONDS_MAX)
+        return found
+
     def wait_migration(self, server: str, target: str) -> None:
         """Wait until a server runs on another host. A failed migration raises."""
 
