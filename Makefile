@@ -30,7 +30,7 @@ WHEELS := build/wheel
 
 .DEFAULT_GOAL := help
 .PHONY: help install build verify lint unit native-verify unit-rust exhaust-ci fix test demo \
-	functional conformance crash wheel bench-engine bench-dtl bench-code fuzz exhaust exhaust-policy \
+	functional conformance crash wheel bench-engine bench-dtl bench-code bench-openstack fuzz exhaust exhaust-policy \
 	exhaust-write docs lock clean \
 	openstack openstack-stop openstack-wipe openstack-demo openstack-test openstack-tempest \
 	openstack-ci cluster-demo
@@ -177,6 +177,9 @@ bench-engine: install ## our engine beside qemu-nbd (OPTIONS="--quick" for a fir
 
 bench-dtl: install ## a synchronous DTL beside a minimal replicator (OPTIONS="--seconds 10")
 	$(RELEASE)/bench_dtl $(OPTIONS)
+
+bench-openstack: openstack ## driver and daemon under Cinder, in the running lab (OPTIONS="--rounds 50")
+	$(LAB) exec $(CURDIR)/$(BIN)/python -m bench.openstack $(OPTIONS)
 
 bench-code: install ## the erasure code beside ISA-L alone, on one core
 	$(RELEASE)/bench_code
