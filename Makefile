@@ -170,7 +170,7 @@ openstack-ci: install $(VENV)/.openstack
 	$(LAB) stop; exit $$status
 
 openstack-tempest: openstack ## Tempest's volume tests, cinder-tempest-plugin, boot from volume
-	$(BIN)/python -m tests.openstack.tempest_run $(REGEX)
+	$(BIN)/python -m tests.openstack.tempest_run $(if $(REGEX),'$(REGEX)')
 
 bench-engine: install ## our engine beside qemu-nbd (OPTIONS="--quick" for a first look)
 	$(BIN)/python bench/engine.py $(OPTIONS)
