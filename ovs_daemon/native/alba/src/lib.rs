@@ -13,12 +13,14 @@ pub mod osd;
 pub mod pieces;
 pub mod preset;
 mod sco;
+pub mod sealed;
 
 use std::fmt;
 
 pub use cluster::Cluster;
 pub use directory::Directory;
 pub use sco::{read_clusters, read_header, read_index, sco_name};
+pub use sealed::Sealed;
 
 /// Why the backend could not do it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

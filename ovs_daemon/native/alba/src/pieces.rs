@@ -28,6 +28,8 @@ pub struct Label<'a> {
     pub acknowledge: u8,
     /// Number of the put.
     pub generation: u64,
+    /// Whether the object is sealed (see `format::seal`).
+    pub sealed: bool,
 }
 
 impl Label<'_> {
@@ -50,6 +52,7 @@ impl Label<'_> {
                 .map(|count| count as u8),
             fragment: number as u8,
             acknowledge: self.acknowledge,
+            sealed: self.sealed,
             generation: self.generation,
             crcs_crc: crc32c(&crcs),
             erasure: erasure_header(codec, number, &payload, piece_len as usize),

@@ -5,6 +5,7 @@
 
 use std::fmt::{self, Write};
 
+use format::seal::{Compression, Encryption};
 use machines::alba::{Disk, Layout, Policy, Shortage, place};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -21,6 +22,18 @@ struct PresetSpec {
     policies: Vec<PolicySpec>,
     fragment_size: u64,
     sco_size: u64,
+    #[serde(default = "none", skip_serializing_if = "is_none")]
+    compression: String,
+    #[serde(default = "none", skip_serializing_if = "is_none")]
+    encryption: String,
+}
+
+fn none() -> String {
+    "none".to_owned()
+}
+
+fn is_none(text: &str) -> bool {
+    text == "none"
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -45,6 +58,10 @@ pub struct Preset {
     pub fragment_size: u64,
     /// Bytes of data in a SCO.
     pub sco_size: u64,
+    /// How objects are compressed.
+    pub compression: Compression,
+    /// How objects are encrypted.
+    pub encryption: Encryption,
 }
 
 /// What is wrong with a preset, and what to do.
@@ -110,8 +127,10 @@ impl Preset {
         }
         check_size("fragment_size", spec.fragment_size, 64 << 10, 64 << 20)?;
         check_size("sco_size", spec.sco_size, 1 << 20, 256 << 20)?;
+        let compression = one_of("compression", &spec.compression, &COMPRESSIONS)?;
+        let encryption = one_of("encryption", &spec.encryption, &ENCRYPTIONS)?;
         let PresetSpec { name, fragment_size, sco_size, .. } = spec;
-        Ok(Self { name, policies, fragment_size, sco_size })
+        Ok(Self { name, policies, fragment_size, sco_size, compression, encryption })
     }
 
     /// The one that a configuration means: the name of a shipped one, or its JSON form.
@@ -119,8 +138,8 @@ impl Preset {
         let Some(name) = value.as_str() else { return Self::parse(&value.to_string()) };
         let found = Self::shipped().into_iter().find(|preset| preset.name == name);
         found.ok_or_else(|| {
-            let why = format!("no preset {name:?} comes with the program");
-            wrong(why, "name one of those that 'vstorage preset list' shows as shipped")
+            let why = format!("no preset {name:?} comes with the program or was created");
+            wrong(why, "name one of those that 'vstorage preset list' shows")
         })
     }
 
@@ -131,8 +150,15 @@ impl Preset {
             policies: self.policies.iter().map(spec_of).collect(),
             fragment_size: self.fragment_size,
             sco_size: self.sco_size,
+            compression: name_of(self.compression, &COMPRESSIONS).to_owned(),
+            encryption: name_of(self.encryption, &ENCRYPTIONS).to_owned(),
         };
         serde_json::to_string(&spec).expect("plain data")
+    }
+
+    /// Whether objects are sealed (see `format::seal`), not stored as they are.
+    pub fn seals(&self) -> bool {
+        self.compression != Compression::None || self.encryption != Encryption::None
     }
 
     /// The presets that come with the program.
@@ -169,6 +195,24 @@ fn spec_of(policy: &Policy) -> PolicySpec {
     PolicySpec { k, m, c, x, domains, local }
 }
 
+const COMPRESSIONS: [(&str, Compression); 3] =
+    [("none", Compression::None), ("lz4", Compression::Lz4), ("zstd", Compression::Zstd)];
+const ENCRYPTIONS: [(&str, Encryption); 2] =
+    [("none", Encryption::None), ("aes-256-gcm", Encryption::Aes256Gcm)];
+
+fn one_of<T: Copy>(field: &str, text: &str, known: &[(&str, T)]) -> Result<T, PresetError> {
+    let found = known.iter().find(|(name, _)| *name == text);
+    found.map(|(_, value)| *value).ok_or_else(|| {
+        let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
+        let why = format!("its {field} is {text:?}, not one of {}", names.join(", "));
+        wrong(why, "choose one of them")
+    })
+}
+
+fn name_of<T: Copy + PartialEq>(value: T, known: &[(&'static str, T)]) -> &'static str {
+    known.iter().find(|(_, one)| *one == value).map_or("none", |(name, _)| name)
+}
+
 fn check_size(name: &str, size: u64, least: u64, most: u64) -> Result<(), PresetError> {
     if size.is_power_of_two() && (least..=most).contains(&size) {
         return Ok(());
@@ -189,9 +233,11 @@ struct Nodes {
 pub fn describe_json(preset: &str) -> Result<String, PresetError> {
     let preset = Preset::parse(preset)?;
     let policies: Vec<Value> = preset.policies.iter().map(describe).collect();
-    let Preset { name, fragment_size, sco_size, .. } = preset;
+    let Preset { name, fragment_size, sco_size, compression, encryption, .. } = preset;
     let value = json!({
         "name": name, "policies": policies, "fragment_size": fragment_size, "sco_size": sco_size,
+        "compression": name_of(compression, &COMPRESSIONS),
+        "encryption": name_of(encryption, &ENCRYPTIONS),
     });
     Ok(value.to_string())
 }
@@ -349,6 +395,21 @@ mod tests {
     }
 
     #[test]
+    fn compression_and_encryption_survive_json() {
+        let preset = Preset {
+            compression: Compression::Zstd,
+            encryption: Encryption::Aes256Gcm,
+            ..default()
+        };
+        assert!(preset.seals() && !default().seals());
+        let json = preset.to_json();
+        assert!(json.contains("\"compression\":\"zstd\",\"encryption\":\"aes-256-gcm\""));
+        assert_eq!(Preset::parse(&json), Ok(preset));
+        assert!(describe_json(&json).unwrap().contains("\"encryption\":\"aes-256-gcm\""));
+        assert!(describe_json(&default().to_json()).unwrap().contains("\"compression\":\"none\""));
+    }
+
+    #[test]
     fn what_is_wrong_is_said() {
         let good = default().to_json();
         let why = |from: &str, to: &str| {
@@ -361,6 +422,11 @@ mod tests {
         assert!(why("\"m\":8", "\"m\":17").contains("policy 1 cannot be: k + m is over 32"));
         assert!(why("4194304", "4000000").contains("fragment_size of 4000000 bytes"));
         assert!(why("67108864", "512").contains("sco_size of 512 bytes"));
+        let packed =
+            |how: &str| why("\"sco_size\"", &format!("\"compression\":\"{how}\",\"sco_size\""));
+        assert!(packed("zip").contains("compression is \"zip\", not one of none, lz4, zstd"));
+        let secret = why("\"sco_size\"", "\"encryption\":\"rot13\",\"sco_size\"");
+        assert!(secret.contains("encryption is \"rot13\", not one of none, aes-256-gcm"));
         assert!(why("\"sco_size\"", "\"size\"").contains("it is no preset: unknown field `size`"));
         let mut twice = default();
         twice.policies.push(twice.policies[2]);

@@ -101,7 +101,7 @@ fn a_domain_and_l_more_in_each_other_domain_may_be_lost() {
 fn encode(codec: &Codec, object: &str, bytes: &[u8], fragment_size: u64) -> Vec<Fragment> {
     let object_len = bytes.len() as u64;
     let acknowledge = codec.layout().data() as u8 + 1;
-    let label = Label { object, object_len, acknowledge, generation: 3 };
+    let label = Label { object, object_len, acknowledge, generation: 3, sealed: false };
     encode_object(codec, &label, bytes, &Cut::new(codec.layout(), object_len, fragment_size))
 }
 

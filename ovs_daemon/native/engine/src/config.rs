@@ -11,6 +11,7 @@ use machines::volume::Limits;
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
+use crate::presets::KeyConfig;
 
 /// The erasure-coded backend; see `ovs_daemon/_native.pyi`.
 #[derive(Clone, Debug, Deserialize)]
@@ -21,6 +22,9 @@ pub struct AlbaConfig {
     /// A preset in its JSON form, or the name of one that is shipped.
     pub preset: serde_json::Value,
     pub reserve: u64,
+    /// That of new objects first.
+    #[serde(default)]
+    pub keys: Vec<KeyConfig>,
 }
 
 /// See `ovs_daemon/_native.pyi` for the meaning of each key.

@@ -3,14 +3,13 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use alba::preset::Preset;
-use alba::{Backend, BackendError, Cause, Cluster, Directory};
+use alba::{Backend, BackendError, Cause, Sealed};
 use edge::target::VolumeId;
 use format::entry::Uuid;
 use machines::map::Map;
@@ -26,6 +25,7 @@ use crate::error::{Error, Result};
 use crate::events::Events;
 use crate::mailbox::{Command, Mailbox, Reply};
 use crate::places::{Place, Places};
+use crate::presets;
 use crate::replication::{prepare_dtl_dir, undo_leftovers};
 use crate::shard::{self, CLASS_VOLUME, Setup};
 use crate::spec::{CreateSpec, OpenVolume, Parent, QosSpec, check_size, parse, uuid};
@@ -38,6 +38,8 @@ const CLUSTER: u64 = format::log::PAGE as u64;
 pub struct Engine {
     pub(crate) config: Config,
     backend: Arc<dyn Backend>,
+    /// The backend, when it is one that knows presets.
+    pub(crate) sealed: Option<Arc<Sealed>>,
     pub(crate) mailboxes: Vec<Arc<Mailbox>>,
     pub(crate) places: Arc<Places>,
     shared: Arc<SharedScos>,
@@ -56,7 +58,7 @@ pub struct Engine {
     _lock: FileLock,
 }
 
-fn backend_error(what: &str, error: &BackendError) -> Error {
+pub(crate) fn backend_error(what: &str, error: &BackendError) -> Error {
     Error::new("BACKEND", what, error.to_string(), "check the backend and try again")
 }
 
@@ -104,25 +106,12 @@ impl<T> Asked<T> {
     }
 }
 
-/// Opens the backend that the configuration names.
-fn backend(config: &Config) -> Result<Arc<dyn Backend>> {
-    let what = "cannot start the engine";
-    let Some(alba) = &config.alba else {
-        let dir = config.backend_dir.as_deref().unwrap_or(Path::new("."));
-        return Ok(Arc::new(Directory::open(dir).map_err(|e| backend_error(what, &e))?));
-    };
-    let preset =
-        Preset::find(&alba.preset).map_err(|e| Error::new("BAD_PRESET", what, e.why, e.fix))?;
-    let cluster = Cluster::open(&alba.osds, preset, alba.reserve);
-    Ok(Arc::new(cluster.map_err(|e| backend_error(what, &e))?))
-}
-
 impl Engine {
     /// Starts an engine; see [`Config`].
     pub fn new(config_json: &str) -> Result<Self> {
         let config = Config::parse(config_json)?;
         let what = "cannot start the engine";
-        let backend = backend(&config)?;
+        let (backend, sealed) = presets::backend(&config)?;
         for dir in [&config.buffer_dir, &config.run_dir, &config.run_dir.join("direct")] {
             let made = Dir::create(dir).and_then(|dir| dir.sync_entry());
             made.map_err(|e| store_error(what, &e))?;
@@ -181,6 +170,7 @@ impl Engine {
         Ok(Self {
             config,
             backend,
+            sealed,
             mailboxes,
             places,
             shared: Arc::default(),
@@ -244,6 +234,8 @@ impl Engine {
         let id = uuid(&spec.uuid)?;
         check_size(&what, spec.size)?;
         let _one = self.changing();
+        self.check_preset(&what, spec.preset.as_ref())?;
+        self.assign_preset(&what, &id, spec.preset.as_ref())?;
         if let Some(parent) = &spec.parent {
             self.snapshot_map(&what, parent)?;
             self.pin(&what, parent, &uuid_text(&id))?;
@@ -324,6 +316,7 @@ impl Engine {
         if let Some(pair) = &pair {
             self.check_fetched(&what, &id, spec.epoch, pair)?;
         }
+        self.assign_preset(&what, &id, spec.preset.as_ref())?;
         let opened = self.recover(&what, &spec, id)?;
         let recovered = json!({
             "replayed_scos": opened.replayed_scos,
@@ -584,11 +577,13 @@ impl Engine {
                         in its place with 'vstorage-offline claim' and repair",
             })
         }));
+        findings.extend(self.preset_findings());
         let backend = backend.ok().flatten();
         let status = json!({
             "volumes": volumes,
             "backend_free_bytes": backend.map(|space| space.free),
             "backend_total_bytes": backend.map(|space| space.total),
+            "sealed": self.sealed_bytes(),
             "findings": findings,
             "buffer_free_bytes": space.free,
             "buffer_total_bytes": space.total,

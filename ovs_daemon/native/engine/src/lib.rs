@@ -12,6 +12,7 @@ mod group;
 mod hosted;
 mod mailbox;
 mod places;
+mod presets;
 mod replication;
 mod shard;
 mod spec;

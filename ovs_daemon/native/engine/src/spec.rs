@@ -20,6 +20,8 @@ pub(crate) struct CreateSpec {
     pub(crate) size: u64,
     #[serde(default)]
     pub(crate) parent: Option<Parent>,
+    #[serde(default)]
+    pub(crate) preset: Option<serde_json::Value>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -37,6 +39,8 @@ pub(crate) struct OpenVolume {
     pub(crate) snapshots: Option<Vec<String>>,
     #[serde(default)]
     pub(crate) sco_size: Option<u64>,
+    #[serde(default)]
+    pub(crate) preset: Option<serde_json::Value>,
     #[serde(default)]
     pub(crate) qos: Option<QosSpec>,
     #[serde(default)]

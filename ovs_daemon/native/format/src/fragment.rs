@@ -113,6 +113,8 @@ pub struct StoredFragment {
     pub fragment: u8,
     /// How many of k + m make the object count as stored.
     pub acknowledge: u8,
+    /// Whether the object is sealed (see [`crate::seal`]).
+    pub sealed: bool,
     /// The put that wrote it: fragments of different puts never belong together.
     pub generation: u64,
     /// CRC32C of the CRCs behind the payload.
@@ -182,6 +184,7 @@ impl StoredFragment {
         page[12..16].copy_from_slice(&self.code);
         page[16] = self.fragment;
         page[17] = self.acknowledge;
+        page[18] = self.sealed.into();
         put_u32(&mut page, 20, self.piece);
         put_u64(&mut page, 24, self.piece_at);
         put_u64(&mut page, 32, self.object_len);
@@ -216,6 +219,9 @@ impl StoredFragment {
             return Err(Malformed::Field("name length"));
         }
         let name = core::str::from_utf8(&page[NAME_AT..NAME_AT + name_len]);
+        if page[18] > 1 {
+            return Err(Malformed::Field("sealed"));
+        }
         let erasure = ErasureHeader::decode(&page[ERASURE_AT..])?;
         if erasure.payload_len != get_u32(page, 40)
             || !(erasure.payload_len as usize).is_multiple_of(PAGE)
@@ -230,6 +236,7 @@ impl StoredFragment {
             code: [page[12], page[13], page[14], page[15]],
             fragment: page[16],
             acknowledge: page[17],
+            sealed: page[18] == 1,
             generation: get_u64(page, 48),
             crcs_crc: get_u32(page, 44),
             erasure,
@@ -326,6 +333,7 @@ mod tests {
             code: [4, 2, 3, 1],
             fragment: 7,
             acknowledge: 5,
+            sealed: false,
             generation: 0x0102_0304_0506_0708,
             crcs_crc: 5,
             erasure: ErasureHeader {
@@ -347,6 +355,14 @@ mod tests {
             assert!(StoredFragment::decode(&damaged).is_err(), "bit {bit}");
         }
         assert_eq!(StoredFragment::decode(&page[..4000]), Err(Malformed::Short));
+    }
+
+    #[test]
+    fn a_fragment_of_a_plain_object_is_what_it_was_before_there_were_sealed_ones() {
+        let plain = fragment().encode();
+        assert_eq!(plain[18..20], [0, 0]);
+        let sealed = StoredFragment { sealed: true, ..fragment() };
+        assert_eq!(StoredFragment::decode(&sealed.encode()), Ok(sealed));
     }
 
     #[test]

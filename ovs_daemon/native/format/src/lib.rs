@@ -17,5 +17,6 @@ pub mod log;
 pub mod nbd;
 pub mod object;
 pub mod osd;
+pub mod seal;
 
 pub use bytes::{Malformed, crc32c};

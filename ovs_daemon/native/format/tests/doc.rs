@@ -14,6 +14,7 @@ use format::fragment::{ERASURE_AT, ErasureHeader, StoredFragment};
 use format::log::{Link, PAGE, encode_batch_header, encode_sco_header};
 use format::object::ObjectHeader;
 use format::osd::Claim;
+use format::seal::{Compression, Encryption, SEAL, Seal};
 
 /// Offset, field and type of each row of the tables below a heading.
 fn rows(heading: &str) -> Vec<(usize, String, String)> {
@@ -223,6 +224,7 @@ fn fragments() {
         code: [8, 9, 10, 11],
         fragment: 12,
         acknowledge: 14,
+        sealed: true,
         generation: 15,
         crcs_crc: 13,
         erasure,
@@ -244,6 +246,7 @@ fn fragments() {
         ("payload length", u32(8192)),
         ("crcs crc", u32(13)),
         ("c", vec![14]),
+        ("sealed", vec![1]),
         ("generation", u64(15)),
         ("own crc", own_crc(&page, 60)),
         ("object name", name),
@@ -265,6 +268,37 @@ fn fragments() {
         ("metadata crc32", u32(format::fragment::crc32(&bytes[..59]))),
     ];
     compare("liberasurecode header", bytes, &fields);
+}
+
+#[test]
+fn seals() {
+    let seal = Seal {
+        compression: Compression::Zstd,
+        encryption: Encryption::Aes256Gcm,
+        chunk_log2: 14,
+        plain_len: 40_000,
+        table_crc: 5,
+        salt: [6; 32],
+        tag: [7; 16],
+        key: "key-1".to_owned(),
+    };
+    let bytes = seal.encode();
+    let mut key = vec![0; 128];
+    key[..5].copy_from_slice(b"key-1");
+    let fields = [
+        ("version", u16(1)),
+        ("compression", vec![2]),
+        ("encryption", vec![1]),
+        ("chunk size", vec![14]),
+        ("key name length", u16(5)),
+        ("plain length", u64(40_000)),
+        ("table crc", u32(5)),
+        ("salt", vec![6; 32]),
+        ("tag", vec![7; 16]),
+        ("key name", key),
+        ("own crc", u32(format::crc32c(&bytes[..SEAL - 4]))),
+    ];
+    compare("Seal", &bytes, &fields);
 }
 
 #[test]

@@ -76,7 +76,7 @@ pub(crate) fn encode(words: &[String]) -> Result<(), String> {
     let codec = Codec::new(order.layout);
     let object_len = object.len() as u64;
     let acknowledge = codec.layout().data() as u8 + 1;
-    let label = Label { object: &name, object_len, acknowledge, generation: 0 };
+    let label = Label { object: &name, object_len, acknowledge, generation: 0, sealed: false };
     let cut = Cut::new(codec.layout(), object_len, order.fragment_size);
     for fragment in encode_object(&codec, &label, &object, &cut) {
         let header = &fragment.header;

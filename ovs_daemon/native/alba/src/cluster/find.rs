@@ -33,6 +33,7 @@ pub(super) struct Found {
     pub(super) layout: Layout,
     pub(super) cut: Cut,
     pub(super) seen: Seen,
+    pub(super) sealed: bool,
     object_len: u64,
     /// A fragment's name; piece and fragment are to be set.
     name: FragmentName,
@@ -186,6 +187,7 @@ impl Cluster {
             layout: seen.layout,
             cut: Cut::stored(&seen.layout, header.object_len, header.payload_len() as u64),
             seen,
+            sealed: header.sealed,
             object_len: header.object_len,
             name: fragment,
             places,

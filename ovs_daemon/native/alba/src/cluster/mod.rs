@@ -9,6 +9,7 @@ mod find;
 mod put;
 mod read;
 mod repair;
+mod stored;
 #[cfg(test)]
 mod tests;
 mod uses;
@@ -29,6 +30,7 @@ use crate::preset::Preset;
 use crate::{Backend, BackendError, Cause, Put, Result, Sink, Space};
 use find::Found;
 pub use repair::Repaired;
+pub use stored::Stored;
 use uses::Use;
 
 /// Objects whose places are remembered.
@@ -62,7 +64,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn failed(attempted: &'static str, object: &str, why: impl Into<String>) -> BackendError {
+pub(crate) fn failed(
+    attempted: &'static str,
+    object: &str,
+    why: impl Into<String>,
+) -> BackendError {
     BackendError { attempted, object: object.to_owned(), cause: Cause::Failed, why: why.into() }
 }
 
@@ -197,7 +203,7 @@ impl Cluster {
 
 impl Backend for Cluster {
     fn put(&self, name: &str, fill: &mut dyn FnMut(&mut dyn Sink) -> Result<()>) -> Result<Put> {
-        self.put_object(name, fill)
+        self.put_object(name, &self.preset, false, fill)
     }
 
     fn read(&self, name: &str, offset: u64, into: &mut [u8]) -> Result<()> {

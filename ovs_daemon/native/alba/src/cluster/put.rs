@@ -6,6 +6,7 @@ use format::fragment::NAME_MAX;
 use machines::alba::{Cut, Policy, Verdict, mix, place};
 
 use crate::pieces::{Fragment, Label, encode_piece};
+use crate::preset::Preset;
 use crate::{BackendError, Cause, Put, Result, Sink};
 
 use super::find::unknown;
@@ -36,6 +37,8 @@ impl Cluster {
     pub(super) fn put_object(
         &self,
         name: &str,
+        preset: &Preset,
+        sealed: bool,
         fill: &mut dyn FnMut(&mut dyn Sink) -> Result<()>,
     ) -> Result<Put> {
         if name.is_empty() || name.len() > NAME_MAX {
@@ -52,8 +55,16 @@ impl Cluster {
         let generation = next_generation(latest.unwrap_or(0));
         let mut object = Memory(Vec::new());
         fill(&mut object)?;
-        let (policy, osds) = self.prepare(name, object.0.len() as u64)?;
-        let stored = self.store(name, &object.0, generation, &policy, &osds);
+        let (policy, osds) = self.prepare(name, object.0.len() as u64, preset)?;
+        let cut = Cut::new(policy.layout(), object.0.len() as u64, preset.fragment_size);
+        let label = Label {
+            object: name,
+            object_len: object.0.len() as u64,
+            acknowledge: policy.acknowledge() as u8,
+            generation,
+            sealed,
+        };
+        let stored = self.store(&label, &object.0, &cut, &policy, &osds);
         if stored.is_err() {
             // What stays behind on an OSD that fails is never taken for the object.
             let _ = self.everywhere(|osd| osd.delete_object(name));
@@ -90,18 +101,17 @@ impl Cluster {
 
     /// The policy for an object of so many bytes and the OSDs that may take it, which have been told
     /// of each other.
-    fn prepare(&self, name: &str, bytes: u64) -> Result<(Policy, Vec<usize>)> {
+    fn prepare(&self, name: &str, bytes: u64, preset: &Preset) -> Result<(Policy, Vec<usize>)> {
         let mut up: Vec<usize> = self.reach().up().to_vec();
         loop {
             let room = |osd: &usize| self.osds[*osd].space().is_ok_and(|(_, free)| free > bytes);
             let roomy: Vec<usize> = up.iter().copied().filter(room).collect();
-            let (policy, shortages) = self.preset.choose(&self.disks(&roomy));
+            let (policy, shortages) = preset.choose(&self.disks(&roomy));
             let Some(policy) = policy.copied() else {
                 let why: Vec<String> = shortages.iter().map(ToString::to_string).collect();
-                let full = self.preset.choose(&self.disks(&up)).0.is_some();
+                let full = preset.choose(&self.disks(&up)).0.is_some();
                 let cause = if full { Cause::NoSpace } else { Cause::Failed };
-                let why =
-                    format!("no policy of preset {} fits: {}", self.preset.name, why.join("; "));
+                let why = format!("no policy of preset {} fits: {}", preset.name, why.join("; "));
                 return Err(BackendError { cause, ..failed("store", name, why) });
             };
             let used = Use::of(&policy, up.iter().map(|osd| &self.osds[*osd]));
@@ -119,22 +129,19 @@ impl Cluster {
 
     fn store(
         &self,
-        name: &str,
+        label: &Label,
         object: &[u8],
-        generation: u64,
+        cut: &Cut,
         policy: &Policy,
         osds: &[usize],
     ) -> Result<()> {
         let codec = self.codec(*policy.layout());
         let disks = self.disks(osds);
-        let object_len = object.len() as u64;
-        let cut = Cut::new(policy.layout(), object_len, self.preset.fragment_size);
-        let acknowledge = policy.acknowledge() as u8;
-        let label = Label { object: name, object_len, acknowledge, generation };
+        let name = label.object;
         for piece in 0..cut.pieces() {
             let placed = place(policy, &disks, number_of(name, piece));
             let placed = placed.map_err(|why| failed("store", name, why.to_string()))?;
-            let fragments = encode_piece(&codec, &label, object, &cut, piece);
+            let fragments = encode_piece(&codec, label, object, cut, piece);
             let jobs = placed.iter().map(|disk| osds[*disk]).zip(&fragments).collect();
             let outcomes = self.store_all(name, jobs);
             let global = &outcomes[..policy.layout().global()];

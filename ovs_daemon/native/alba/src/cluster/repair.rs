@@ -109,6 +109,7 @@ impl Cluster {
             object_len: found.object_len(),
             acknowledge: found.acknowledge(),
             generation: found.seen.generation,
+            sealed: found.sealed,
         };
         let codec = self.codec(layout);
         let extent = (piece, found.cut.piece_at(piece), found.cut.piece_len(piece));

@@ -7,6 +7,7 @@ use format::fragment::{ErasureHeader, StoredFragment};
 use format::log::{self, Link, PAGE, VERSION};
 use format::object::{ObjectHeader, ObjectIndex};
 use format::osd::Claim;
+use format::seal::{Compression, Encryption, SEAL, Seal, SealedChunk};
 
 use machines::map::{Chunk, Loc, Map};
 
@@ -44,6 +45,7 @@ pub(super) fn targets() -> Vec<Target> {
             seal: |bytes| seal(bytes, b"OVSOSD01", PAGE),
         },
         Target { name: "fragment", run: fragment, seeds: fragments, seal: seal_fragment },
+        Target { name: "seal", run: sealed_end, seeds: sealed_ends, seal: seal_end },
         Target { name: "chunk", run: chunk, seeds: chunks, seal: seal_chunk },
     ]
 }
@@ -106,11 +108,72 @@ fn fragments() -> Vec<Vec<u8>> {
         code: [4, 2, 3, 1],
         fragment: 1,
         acknowledge: 5,
+        sealed: false,
         generation: 77,
         crcs_crc: 13,
         erasure,
     };
     vec![header.encode().to_vec()]
+}
+
+/// The input is the end of a sealed object: table, then seal.
+fn sealed_ends() -> Vec<Vec<u8>> {
+    let end = |compression, encryption, lens: &[(u32, bool)], plain_len| {
+        let one =
+            |(len, packed): &(u32, bool)| SealedChunk { at: 0, len: *len, packed: *packed, crc: 1 };
+        let table = Seal::encode_table(&lens.iter().map(one).collect::<Vec<_>>());
+        let secret = encryption != Encryption::None;
+        let seal = Seal {
+            compression,
+            encryption,
+            chunk_log2: 12,
+            plain_len,
+            table_crc: crc32c(&table),
+            salt: [u8::from(secret); 32],
+            tag: [u8::from(secret); 16],
+            key: if secret { "key-1".to_owned() } else { String::new() },
+        };
+        [&table[..], &seal.encode()].concat()
+    };
+    let secret = Encryption::Aes256Gcm;
+    vec![
+        end(Compression::Lz4, Encryption::None, &[(700, true), (4096, false), (9, false)], 8201),
+        end(Compression::Zstd, secret, &[(716, true), (4112, false), (25, false)], 8201),
+        end(Compression::None, secret, &[], 0),
+    ]
+}
+
+fn seal_end(bytes: &mut [u8]) {
+    if let Some(at) = bytes.len().checked_sub(SEAL) {
+        let (table, seal) = bytes.split_at_mut(at);
+        seal[..8].copy_from_slice(b"OVSSEAL1");
+        seal[8..10].copy_from_slice(&VERSION.to_le_bytes());
+        seal[24..28].copy_from_slice(&crc32c(table).to_le_bytes());
+        let crc = crc32c(&seal[..SEAL - 4]);
+        seal[SEAL - 4..].copy_from_slice(&crc.to_le_bytes());
+    }
+}
+
+fn sealed_end(bytes: &[u8]) -> bool {
+    let Some(at) = bytes.len().checked_sub(SEAL) else { return false };
+    let (table, end) = bytes.split_at(at);
+    let Ok(seal) = Seal::decode(end) else { return false };
+    assert_eq!(Seal::decode(&seal.encode()).as_ref(), Ok(&seal));
+    // An object that is as long as the table says: then the entries are what is looked at.
+    let lens = table.chunks_exact(8).map(|entry| {
+        u64::from(u32::from_le_bytes([entry[0], entry[1], entry[2], entry[3]]) & !(1 << 31))
+    });
+    let stored = lens.sum::<u64>() + bytes.len() as u64;
+    let Ok(chunks) = seal.decode_table(table, stored) else { return false };
+    assert_eq!(Seal::encode_table(&chunks), table);
+    let mut plain = 0;
+    for (number, chunk) in chunks.iter().enumerate() {
+        plain += seal.plain_len_of(number) as u64;
+        assert!(chunk.at + u64::from(chunk.len) <= stored);
+        assert!((1..=seal.chunk_len() + seal.tag_len()).contains(&(chunk.len as usize)));
+    }
+    assert_eq!(plain, seal.plain_len);
+    true
 }
 
 fn claim() -> Claim {
