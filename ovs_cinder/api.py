@@ -71,6 +71,7 @@ class DomainApi:
         snapshot: str | None = None,
         sco_size: int | None = None,
         limits: Mapping[str, float] | None = None,
+        preset: str | None = None,
     ) -> dict[str, Any]:
         """A new empty volume, or a clone of ``source`` (now, or as its ``snapshot`` is)."""
         origin = None if source is None else {"volume": source, "snapshot": snapshot}
@@ -82,6 +83,7 @@ class DomainApi:
             source=origin,
             sco_size=sco_size,
             limits=None if limits is None else dict(limits),
+            preset=preset,
         )
 
     def delete_volume(self, volume: str) -> bool:

@@ -215,4 +215,12 @@ class OVSVolumeDriver(ManageVerbs, GroupVerbs, AttachVerbs, driver.VolumeDriver)
             "Data in one SCO of a new volume: a power of two from 1MiB to 256MiB.",
             "string",
         )
+        self._set_property(
+            properties,
+            specs.PRESET,
+            "Preset",
+            "How the erasure-coded backend keeps a new volume's objects: one of 'vstorage preset "
+            "list'.",
+            "string",
+        )
         return properties, specs.VENDOR

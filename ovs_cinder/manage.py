@@ -136,13 +136,13 @@ class ManageVerbs(VolumeVerbs):
         if diff.get("encryption"):
             LOG.info("volume %s: another encryption needs a migration", volume.name)
             return False
-        if specs.SCO_SIZE in (diff.get("extra_specs") or {}):
-            before, after = diff["extra_specs"][specs.SCO_SIZE]
+        for spec in (specs.SCO_SIZE, specs.PRESET):
+            before, after = (diff.get("extra_specs") or {}).get(spec, (None, None))
             if before != after:
                 LOG.info(
-                    "volume %s: its SCO size (%s) is that of data already written; %s needs a "
-                    "migration",
+                    "volume %s: its %s (%s) is that of data already written; %s needs a migration",
                     volume.name,
+                    spec,
                     before,
                     after,
                 )

@@ -1,8 +1,8 @@
 """What a volume type asks of the back end: QoS specs and extra specs.
 
 QoS specs whose consumer is the back end (or both) have the names that Nova uses for the front
-end; with ``_per_gb`` they grow with the volume. The only extra spec of our own is
-:data:`SCO_SIZE`.
+end; with ``_per_gb`` they grow with the volume. Extra specs of our own are :data:`SCO_SIZE` and
+:data:`PRESET`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from ovs_daemon.units import parse_size
 
 VENDOR = "ovs"
 SCO_SIZE = "ovs:sco_size"
+PRESET = "ovs:preset"
 
 _LIMITS = {
     "read_iops_sec": "read_iops",
@@ -70,6 +71,12 @@ def sco_size_of(extra_specs: Mapping[str, Any] | None) -> int | None:
         return parse_size(str(text))
     except VStorageError as failure:
         raise exception.InvalidInput(reason=f"the extra spec {SCO_SIZE}: {failure}") from failure
+
+
+def preset_of(extra_specs: Mapping[str, Any] | None) -> str | None:
+    """Name of the preset that a volume type asks for; None for the node's."""
+    text = (extra_specs or {}).get(PRESET)
+    return None if text is None else str(text)
 
 
 def extra_specs_of(type_id: str | None) -> dict[str, Any]:

@@ -40,6 +40,7 @@ class VolumeVerbs:
                 volume.size * _GIB,
                 sco_size=specs.sco_size_of(extra_specs),
                 limits=limits,
+                preset=specs.preset_of(extra_specs),
             )
 
     def create_cloned_volume(self, volume: Any, src_vref: Any) -> None:
@@ -85,8 +86,12 @@ class VolumeVerbs:
 
     def _clone(self, volume: Any, source: str, snapshot: str | None) -> None:
         limits = specs.limits_of(volume.volume_type_id, volume.size)
+        preset = specs.preset_of(specs.extra_specs_of(volume.volume_type_id))
+        size = volume.size * _GIB
         with reported():
-            self.api.create_volume(volume.name, volume.size * _GIB, source, snapshot, limits=limits)
+            self.api.create_volume(
+                volume.name, size, source, snapshot, limits=limits, preset=preset
+            )
 
     def _when_free(self, volume: Any, act: Callable[[], object]) -> None:
         """Do what needs a volume that nobody has attached.

@@ -15,7 +15,8 @@ class Engine:
         """Start the shard threads.
 
         Keys: buffer_dir, run_dir (paths), backend_dir (path) or alba ({"osds": [{"path",
-        "domain", "node"}], "preset": name or object, "reserve": bytes}), shards (threads), sco_size
+        "domain", "node"}], "preset": name or object, "reserve": bytes, "keys": [{"name", "key": 64
+        hexadecimal digits}], that of new objects first}), shards (threads), sco_size
         (bytes of data in a SCO), buffer_size (bytes of write buffer a volume may fill; ingest is
         throttled as it fills), reserve (bytes that stay free on the disk of the write buffer),
         checkpoint_scos (SCOs between two checkpoints), compaction_bytes_per_s, socket_owner
@@ -28,15 +29,18 @@ class Engine:
         """
 
     def create_volume(self, spec_json: str) -> None:
-        """{"uuid", "size", "epoch", "parent": {"volume", "snapshot"} | null, "sco_size"}.
+        """{"uuid", "size", "epoch", "parent": {"volume", "snapshot"} | null, "sco_size",
+        "preset": object | null}.
 
-        Repeating it is harmless.
+        A preset that no object could be put with now is refused (BAD_PRESET). Repeating it is
+        harmless.
         """
 
     def open_volume(self, spec_json: str) -> str:
         """{"uuid", "size", "epoch", "read_only", "ancestors": [uuid, oldest first],
         "parent": {"volume", "snapshot"} | null, "snapshots": [uuid], "sco_size",
         "dtl": {"mode": "sync"|"async"|"none", "node", "address", "state"} | null,
+        "preset": object | null (the backend's own),
         "qos": an object as `set_qos` takes it | null} -> {"size", "recovered": {...}}.
 
         The epoch is one that the registry has just raised for this opening. The DTL's state is what
@@ -137,7 +141,8 @@ class Engine:
     @staticmethod
     def describe_preset(preset_json: str) -> str:
         """{"name", "policies": [{"k", "m", "c", "x", "domains", "local"}], "fragment_size",
-        "sco_size"} (doc/presets.md) -> the same with what each policy promises: "notation",
+        "sco_size", "compression"?, "encryption"?} (doc/presets.md) -> the same with what each
+        policy promises: "notation",
         "overhead", "survives_disks", "survives_node", "survives_domain",
         "survives_domain_and_disk", "disk_repair_local", "node_repair_local", "repair_reads".
 

@@ -63,9 +63,10 @@ class Client:
         size: int | None,
         from_volume: str | None = None,
         from_snapshot: str | None = None,
+        preset: str | None = None,
     ) -> dict[str, Any]:
         """A new empty volume, or a clone."""
-        body: dict[str, Any] = {"name": name, "size": size}
+        body: dict[str, Any] = {"name": name, "size": size, "preset": preset}
         if from_volume is not None:
             body["from"] = {"volume": from_volume, "snapshot": from_snapshot}
         return self._call("POST", "/v1/volumes", body)
@@ -178,12 +179,19 @@ class Client:
         return self._call("GET", _named("presets", name))
 
     def create_preset(
-        self, name: str, policies: list[dict[str, int]], fragment_size: int, sco_size: int
+        self,
+        name: str,
+        policies: list[dict[str, int]],
+        fragment_size: int,
+        sco_size: int,
+        compression: str = "none",
+        encryption: str = "none",
     ) -> dict[str, Any]:
         """A new preset."""
         body = {"name": name, "policies": policies}
         sizes = {"fragment_size": fragment_size, "sco_size": sco_size}
-        return self._call("POST", "/v1/presets", {**body, **sizes})
+        how = {"compression": compression, "encryption": encryption}
+        return self._call("POST", "/v1/presets", {**body, **sizes, **how})
 
     def delete_preset(self, name: str) -> dict[str, Any]:
         """Delete a preset."""

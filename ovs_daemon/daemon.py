@@ -30,6 +30,7 @@ from ovs_daemon.control.dtl import DtlDesk
 from ovs_daemon.control.edge_link import EdgeLink
 from ovs_daemon.control.host import Host, Membership, Settings
 from ovs_daemon.control.liveness import Liveness
+from ovs_daemon.control.preset_use import spec_of
 from ovs_daemon.control.recovery import recover
 from ovs_daemon.control.server import ControlServer
 from ovs_daemon.control.steward import Steward
@@ -40,6 +41,7 @@ from ovs_daemon.control.verbs import Verbs
 from ovs_daemon.edge import EdgeClient
 from ovs_daemon.engine import EngineClient
 from ovs_daemon.errors import Code, VStorageError
+from ovs_daemon.keys import load_keys
 from ovs_daemon.notify import notify
 from ovs_daemon.policy.model import DtlMode, Role
 from ovs_daemon.registry import open_registry
@@ -103,7 +105,7 @@ def _run(conf: cfg.ConfigOpts) -> None:
     registry = open_registry(conf.registry.url)
     store = Store(registry)
     key = cluster_key(conf)
-    engine = start_engine(conf, store.cluster_id())
+    engine = start_engine(conf, store)
     edge = EdgeClient(run_dir / "edge.sock")
     settings = Settings(
         node=conf.host,
@@ -116,6 +118,7 @@ def _run(conf: cfg.ConfigOpts) -> None:
         membership=_membership(conf, state_dir, engine),
         dtl_mode=DtlMode(conf.dtl.mode),
         cluster_key=key,
+        preset=None if _in_folder(conf) else conf.alba.preset,
     )
     host = Host(store, engine, edge, settings)
     me = Alive(conf.host, settings.membership.instance, host.now())
@@ -189,10 +192,10 @@ def cluster_key(conf: cfg.ConfigOpts) -> bytes | None:
     return key
 
 
-def start_engine(conf: cfg.ConfigOpts, cluster: str) -> EngineClient:
+def start_engine(conf: cfg.ConfigOpts, store: Store) -> EngineClient:
     """Start the native engine.
 
-    :param cluster: UUID of the cluster
+    :param store: knows the cluster, and the presets that were created
     :raises VStorageError: the extension is missing, or an engine code
     """
     what = "start the engine"
@@ -202,9 +205,14 @@ def start_engine(conf: cfg.ConfigOpts, cluster: str) -> EngineClient:
         raise VStorageError(
             Code.INTERNAL, what, str(missing), "install the built wheel, or run 'make build'"
         ) from missing
-    configuration = json.dumps(options.engine_config(conf, cluster))
+    configuration = options.engine_config(conf, store.cluster_id())
+    if "alba" in configuration:
+        preset = store.preset(conf.alba.preset)
+        if preset is not None:
+            configuration["alba"]["preset"] = spec_of(preset)
+        configuration["alba"]["keys"] = load_keys(conf)
     try:
-        return EngineClient(_native.Engine(configuration), _native.EngineError)
+        return EngineClient(_native.Engine(json.dumps(configuration)), _native.EngineError)
     except _native.EngineError as failure:
         raise VStorageError.from_native(*failure.args) from failure
 
@@ -245,9 +253,14 @@ def _membership(conf: cfg.ConfigOpts, state_dir: Path, engine: EngineClient) -> 
 
 def _backend(conf: cfg.ConfigOpts) -> str:
     """Identity of the backend. OSDs are one node's own, whatever becomes of its disks."""
-    if "backend_dir" in options.engine_config(conf):
+    if _in_folder(conf):
         return identity_of_folder(Path(conf.engine.backend_dir))
     return f"alba:{conf.host}"
+
+
+def _in_folder(conf: cfg.ConfigOpts) -> bool:
+    """Whether objects are stored in a folder, not on OSDs."""
+    return "backend_dir" in options.engine_config(conf)
 
 
 def _release() -> str:

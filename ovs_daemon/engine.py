@@ -68,6 +68,7 @@ class CreateSpec:
     epoch: int
     parent: Parent | None
     sco_size: int
+    preset: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,8 @@ class OpenSpec:
 
     ``ancestors`` lists the UUIDs of the logs that the volume was cloned from, oldest first;
     ``snapshots`` those snapshots of it that exist. A snapshot that is not listed is forgotten.
-    ``qos`` limits it from its first request on.
+    ``qos`` limits it from its first request on. ``preset`` is the one by which its objects are put;
+    None for the backend's own.
     """
 
     uuid: str
@@ -112,6 +114,7 @@ class OpenSpec:
     sco_size: int
     dtl: DtlSpec | None = None
     qos: Mapping[str, float] | None = None
+    preset: Mapping[str, Any] | None = None
 
 
 class EngineClient:

@@ -152,7 +152,20 @@ ALBA_OPTS = [
     cfg.StrOpt(
         "preset",
         default="default",
-        help="How objects are coded and spread: a preset that is shipped with the program.",
+        help="How the objects of volumes that name no preset are kept: one of those that 'vstorage "
+        "preset list' shows.",
+    ),
+    cfg.StrOpt(
+        "key_file",
+        help="File of the keys that objects are encrypted with, readable for its owner alone: "
+        "lines of a NAME and 64 hexadecimal digits, the key for new objects first. Presets with "
+        "encryption need it, or encryption_keys.",
+    ),
+    cfg.ListOpt(
+        "encryption_keys",
+        default=[],
+        help="Instead of a key_file: names (in Barbican: UUIDs) of 256-bit keys that castellan "
+        "fetches as [key_manager] says, the key for new objects first.",
     ),
     cfg.Opt(
         "reserve",

@@ -3,7 +3,8 @@
 For the day on which nothing else works. The fragments are files in liberasurecode's own format
 behind a header page (`doc/format.md`), so that pyeclib decodes them: of each piece of an object
 k of its k + m fragments, after the fragments of a Domain that its local parity still gives back.
-What was damaged on its disk is noticed by its checksum and left out.
+What was damaged on its disk is noticed by its checksum and left out. Objects that are compressed or
+encrypted are unsealed (`unseal.py`).
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from ovs_daemon.errors import Code, VStorageError
+from ovs_daemon.unseal import Keys, Unsealable, unseal
 
 _PAGE = 4096
+_SEALED_AT = 18
 _ERASURE_AT = 4016
 _ERASURE_BYTES = 80
 _METADATA_BYTES = 59
@@ -73,22 +76,26 @@ def scan(folders: Iterable[Path]) -> dict[str, Files]:
     return dict(sorted(objects.items()))
 
 
-def recover(name: str, files: Files) -> Iterator[bytes]:
+def recover(name: str, files: Files, keys: Keys | None = None) -> Iterator[bytes]:
     """The bytes of an object, piece by piece, of its latest put that can be decoded.
 
+    :param keys: 64 hexadecimal digits by name, for objects that are encrypted
     :raises VStorageError: none of its puts can be
     """
     reasons = []
     for put in sorted(files, reverse=True):
         try:
-            return iter([_piece(put, files[put].get(piece, {})) for piece in range(put.pieces)])
-        except _Lost as lost:
+            pieces = [_piece(put, files[put].get(piece, {})) for piece in range(put.pieces)]
+            if _is_sealed(files[put]):
+                pieces = [unseal(name, b"".join(pieces), keys or {})]
+            return iter(pieces)
+        except (_Lost, Unsealable) as lost:
             reasons.append(f"put {put.generation:016x}: {lost}")
     raise VStorageError(
         Code.INTERNAL,
         f"recover object {name!r}",
         "; ".join(reasons),
-        "give the folders of more OSDs",
+        "give the folders of more OSDs, and all keys by --key-file",
     )
 
 
@@ -107,6 +114,16 @@ def _piece(put: Put, files: dict[int, Path]) -> bytes:
         raise _Lost(f"{len(whole)} of {put.data} fragments of a piece are left")
     decoded: bytes = _driver(put.data, put.parity).decode(list(whole.values()))
     return decoded
+
+
+def _is_sealed(pieces: dict[int, dict[int, Path]]) -> bool:
+    """Whether the header pages of most fragments say that the object is sealed."""
+    paths = [path for files in pieces.values() for path in files.values()]
+    marks = []
+    for path in paths:
+        with path.open("rb") as file:
+            marks.append(file.read(_SEALED_AT + 1)[_SEALED_AT:] == b"\x01")
+    return 2 * sum(marks) > len(marks)
 
 
 def _heal(put: Put, group: int, sound: dict[int, bytes]) -> dict[int, bytes]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ovs_daemon.cli import base
 from ovs_daemon.errors import Code, VStorageError
+from ovs_daemon.keys import read_key_file
 from ovs_daemon.recover import folders, recover, scan
 
 
@@ -57,16 +58,22 @@ class Recover(_OnFolders, base.Say):
             action="append",
             help="only this object (may be repeated); all, unless given",
         )
+        parser.add_argument(
+            "--key-file",
+            metavar="FILE",
+            help="keys of encrypted objects, as in the option [alba] key_file",
+        )
         return parser
 
     def ask(self, parsed: argparse.Namespace) -> dict[str, Any]:
         """Recover them."""
         objects = scan(folders(parsed.osd))
+        keys = {} if parsed.key_file is None else read_key_file(Path(parsed.key_file))
         names = parsed.object or list(objects)
         recovered, lost = [], {}
         for name in names:
             try:
-                _write(Path(parsed.output), name, objects.get(name, {}))
+                _write(Path(parsed.output), name, objects.get(name, {}), keys)
                 recovered.append(name)
             except VStorageError as failure:
                 lost[name] = failure.why
@@ -76,7 +83,7 @@ class Recover(_OnFolders, base.Say):
                 Code.INTERNAL,
                 f"recover object {name!r}",
                 why or "no fragment of it was found",
-                "give the folders of more OSDs",
+                "give the folders of more OSDs, and the keys of those that are encrypted",
             )
         return {"recovered": recovered, "lost": lost}
 
@@ -87,10 +94,10 @@ class Recover(_OnFolders, base.Say):
         return "\n".join(lines)
 
 
-def _write(output: Path, name: str, files: Any) -> None:
+def _write(output: Path, name: str, files: Any, keys: dict[str, str]) -> None:
     path = output / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    pieces = recover(name, files)
+    pieces = recover(name, files, keys)
     # Never over something that was recovered before.
     with path.open("xb") as target:
         for piece in pieces:

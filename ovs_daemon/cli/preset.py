@@ -74,12 +74,25 @@ class Create(_OnePreset, base.Show):
         parser.add_argument(
             "--sco-size", metavar="SIZE", default="64M", help="default: %(default)s"
         )
+        parser.add_argument(
+            "--compression",
+            choices=("none", "lz4", "zstd"),
+            default="none",
+            help="of objects; default: %(default)s",
+        )
+        parser.add_argument(
+            "--encryption",
+            choices=("none", "aes-256-gcm"),
+            default="none",
+            help="of objects, with the key that [alba] names; default: %(default)s",
+        )
         return parser
 
     def ask(self, parsed: argparse.Namespace) -> dict[str, Any]:
         """Create it."""
         sizes = parse_size(parsed.fragment_size), parse_size(parsed.sco_size)
-        return self.client.create_preset(parsed.name, parsed.policy, *sizes)
+        how = parsed.compression, parsed.encryption
+        return self.client.create_preset(parsed.name, parsed.policy, *sizes, *how)
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         """A line for each policy."""
@@ -89,7 +102,15 @@ class Create(_OnePreset, base.Show):
 class List(base.Rows):
     """List the presets."""
 
-    shown = ("name", "shipped", "policies", "fragment_size", "sco_size")
+    shown = (
+        "name",
+        "shipped",
+        "policies",
+        "fragment_size",
+        "sco_size",
+        "compression",
+        "encryption",
+    )
 
     def ask(self, parsed: argparse.Namespace) -> list[dict[str, Any]]:
         """List them."""

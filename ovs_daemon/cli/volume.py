@@ -15,6 +15,9 @@ LIMITS = (
 )
 
 
+_PRESET = "by which its objects are kept; the source's or the node's, unless given"
+
+
 def split_source(text: str) -> tuple[str, str | None]:
     """VOLUME[@SNAPSHOT] as its two parts."""
     volume, at, snapshot = text.partition("@")
@@ -40,14 +43,16 @@ class Create(base.Show):
             metavar="VOLUME[@SNAPSHOT]",
             help="clone this volume as it is now, or this snapshot of it",
         )
+        parser.add_argument("--preset", help=_PRESET)
         return parser
 
     def ask(self, parsed: argparse.Namespace) -> dict[str, Any]:
         """Create it."""
         size = None if parsed.size is None else parse_size(parsed.size)
-        if parsed.source is None:
-            return self.client.create_volume(parsed.name, size)
-        return self.client.create_volume(parsed.name, size, *split_source(parsed.source))
+        source: tuple[str | None, str | None] = (None, None)
+        if parsed.source is not None:
+            source = split_source(parsed.source)
+        return self.client.create_volume(parsed.name, size, *source, preset=parsed.preset)
 
 
 class Clone(base.Show):
@@ -59,12 +64,14 @@ class Clone(base.Show):
         parser.add_argument("source", metavar="VOLUME[@SNAPSHOT]")
         parser.add_argument("name", metavar="NAME", help="of the new volume")
         parser.add_argument("--size", help="of the new volume, if it is to be larger")
+        parser.add_argument("--preset", help=_PRESET)
         return parser
 
     def ask(self, parsed: argparse.Namespace) -> dict[str, Any]:
         """Clone it."""
         size = None if parsed.size is None else parse_size(parsed.size)
-        return self.client.create_volume(parsed.name, size, *split_source(parsed.source))
+        source = split_source(parsed.source)
+        return self.client.create_volume(parsed.name, size, *source, preset=parsed.preset)
 
 
 class List(base.Rows):

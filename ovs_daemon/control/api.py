@@ -5,7 +5,7 @@
     GET    /v1/domain                           the Domain, its capacity, versions
     GET    /v1/volumes[?all=true]               {"volumes": [...]}; all shows hidden ones, too
     POST   /v1/volumes                          {"name", "size"?, "from": {"volume", "snapshot"?}?,
-                                                 "sco_size"?, "limits"?}
+                                                 "sco_size"?, "limits"?, "preset"?}
     GET    /v1/volumes/REF                      REF: name or UUID
     PATCH  /v1/volumes/REF                      {"size"}, {"template": true | false}, {"name"} or
                                                 {"multi_attach": true | false}
@@ -167,7 +167,7 @@ class Api:
         return self._verbs.list_volumes(flag(request, "all"))
 
     def _create_volume(self, request: Request) -> dict[str, Any]:
-        fields = Fields(request, "name", "size", "from", "sco_size", "limits")
+        fields = Fields(request, "name", "size", "from", "sco_size", "limits", "preset")
         source: dict[str, Any] | None = None
         if fields.has("from"):
             origin = fields.inner("from", "volume", "snapshot")
@@ -181,6 +181,7 @@ class Api:
             source,
             fields.integer_or_none("sco_size"),
             fields.object_or_none("limits"),
+            fields.text_or_none("preset"),
         )
 
     def _show_volume(self, request: Request, ref: str) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
     GET    /v1/presets                          {"presets": [...]}
     POST   /v1/presets                          {"name", "policies": [{"k", "m", "c", "x",
-                                                 "domains", "local"}], "fragment_size", "sco_size"}
+                                                 "domains", "local"}], "fragment_size", "sco_size",
+                                                 "compression"?, "encryption"?}
     GET    /v1/presets/NAME
     DELETE /v1/presets/NAME                     {"deleted": true}
     POST   /v1/presets/NAME/check               {"cluster": [{"domain", "node", "disks"}]}
@@ -43,12 +44,15 @@ class _Routes:
         return self._verbs.list_presets()
 
     def create_preset(self, request: Request) -> dict[str, Any]:
-        fields = Fields(request, "name", "policies", "fragment_size", "sco_size")
+        sizes = ("fragment_size", "sco_size")
+        fields = Fields(request, "name", "policies", *sizes, "compression", "encryption")
         return self._verbs.create_preset(
             fields.text("name"),
             fields.objects("policies"),
             fields.integer("fragment_size"),
             fields.integer("sco_size"),
+            fields.text_or_none("compression") or "none",
+            fields.text_or_none("encryption") or "none",
         )
 
     def show_preset(self, request: Request, name: str) -> dict[str, Any]:

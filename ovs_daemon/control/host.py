@@ -69,6 +69,7 @@ class Settings:
     :param cluster_key: signs attach tokens; None on a node that has none
     :param domain: name of the Domain in which this host registers; where it is, says its node
     :param availability_zone: OpenStack's name for a Domain that this host has to make
+    :param preset: that of volumes which name none; None where the backend knows no presets
     """
 
     node: str
@@ -81,6 +82,7 @@ class Settings:
     membership: Membership = Membership()
     dtl_mode: DtlMode = DtlMode.SYNC
     cluster_key: bytes | None = None
+    preset: str | None = None
 
 
 class Host:

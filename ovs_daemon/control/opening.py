@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, Protocol
 
+from ovs_daemon.control.preset_use import find_preset
 from ovs_daemon.control.records import Dtl, Mode, State, Volume
 from ovs_daemon.control.store import ALIVE, Store, put
 from ovs_daemon.engine import DtlSpec, EngineClient, FetchSpec, OpenSpec
@@ -226,7 +228,14 @@ class Opener:
             sco_size=volume.sco_size,
             dtl=dtl,
             qos=volume.limits,
+            preset=self._preset(volume),
         )
+
+    def _preset(self, volume: Volume) -> Mapping[str, Any] | None:
+        if volume.preset is None:
+            return None
+        what = f"open volume {volume.name!r}"
+        return find_preset(self._store, self._engine, what, volume.preset)[0]
 
     def dtl_spec(self, volume: Volume) -> DtlSpec | None:
         """The volume's DTL as the engine needs it; None while nobody keeps its log."""

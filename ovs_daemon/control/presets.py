@@ -7,16 +7,14 @@ of the registry. What a preset means is decided by the engine alone, which check
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from ovs_daemon.control.host import Host
+from ovs_daemon.control.preset_use import find_preset, refuse_used, spec_of
 from ovs_daemon.control.store import drop, put
 from ovs_daemon.control.topology import Preset
-from ovs_daemon.errors import Code, VStorageError, unknown_preset
+from ovs_daemon.errors import Code, VStorageError
 from ovs_daemon.registry import Conflict, retry
-
-_FIELDS = ("name", "policies", "fragment_size", "sco_size")
 
 
 class PresetVerbs:
@@ -28,7 +26,7 @@ class PresetVerbs:
     def list_presets(self) -> dict[str, Any]:
         """All presets, those that come with the program first."""
         shipped = [self._described(spec, None) for spec in self._host.engine.shipped_presets()]
-        stored = [self._described(_spec(one), one) for one in self._host.store.presets()]
+        stored = [self._described(spec_of(one), one) for one in self._host.store.presets()]
         return {"presets": shipped + stored}
 
     def show_preset(self, name: str) -> dict[str, Any]:
@@ -41,16 +39,28 @@ class PresetVerbs:
         policies: Sequence[Mapping[str, Any]],
         fragment_size: int,
         sco_size: int,
+        compression: str = "none",
+        encryption: str = "none",
     ) -> dict[str, Any]:
         """A new preset; sizes in bytes.
 
+        :param compression: ``none``, ``lz4`` or ``zstd``
+        :param encryption: ``none`` or ``aes-256-gcm``
         :raises VStorageError: ``bad_preset`` with what is wrong, ``duplicate_name``
         """
         what = f"create preset {name!r}"
         chosen = tuple(dict(policy) for policy in policies)
-        preset = Preset(name, chosen, fragment_size, sco_size, self._host.now())
+        preset = Preset(
+            name,
+            chosen,
+            fragment_size,
+            sco_size,
+            self._host.now(),
+            compression=compression,
+            encryption=encryption,
+        )
         try:
-            described = self._described(_spec(preset), preset)
+            described = self._described(spec_of(preset), preset)
         except VStorageError as failure:
             raise VStorageError(failure.code, what, failure.why, failure.fix) from failure
         taken = VStorageError(
@@ -65,7 +75,10 @@ class PresetVerbs:
         return described
 
     def delete_preset(self, name: str) -> dict[str, Any]:
-        """Delete a preset that does not come with the program."""
+        """Delete a preset that does not come with the program, and that nothing uses.
+
+        :raises VStorageError: ``unknown_preset``, ``in_use``
+        """
         what = f"delete preset {name!r}"
 
         def attempt() -> None:
@@ -74,6 +87,7 @@ class PresetVerbs:
                 raise VStorageError(
                     Code.IN_USE, what, "it comes with the program", "create one of your own"
                 )
+            refuse_used(self._host.store, what, name, self._host.settings.preset)
             self._host.store.commit(drop(preset))
 
         retry(what, attempt)
@@ -88,21 +102,9 @@ class PresetVerbs:
         return {"preset": name, **self._host.engine.judge_preset(spec, cluster)}
 
     def _find(self, what: str, name: str) -> tuple[Mapping[str, Any], Preset | None]:
-        """A preset as it is written, and its record unless it comes with the program."""
-        for spec in self._host.engine.shipped_presets():
-            if spec["name"] == name:
-                return spec, None
-        preset = self._host.store.preset(name)
-        if preset is None:
-            raise unknown_preset(what, name)
-        return _spec(preset), preset
+        return find_preset(self._host.store, self._host.engine, what, name)
 
     def _described(self, spec: Mapping[str, Any], record: Preset | None) -> dict[str, Any]:
         described = self._host.engine.describe_preset(spec)
         created_at = None if record is None else record.created_at
         return {**described, "shipped": record is None, "created_at": created_at}
-
-
-def _spec(preset: Preset) -> dict[str, Any]:
-    fields = asdict(preset)
-    return {name: fields[name] for name in _FIELDS}

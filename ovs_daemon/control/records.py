@@ -101,6 +101,7 @@ class Volume:
     :param mds: nodes that follow its map, beside the owner
     :param forced: what may have been lost when somebody had it taken over all the same
     :param backend: identity of the backend that has its objects; "" in older records
+    :param preset: name of the preset by which its objects are kept; None for its node's
     :param version: of its registry record; 0 when it was never stored
     """
 
@@ -125,6 +126,7 @@ class Volume:
     mds: tuple[str, ...] = ()
     forced: dict[str, str] | None = None
     backend: str = ""
+    preset: str | None = None
     version: int = 0
 
     @property

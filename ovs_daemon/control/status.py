@@ -76,6 +76,7 @@ def describe_volume(host: Host, volume: Volume, holder: str | None = None) -> di
         "mds": list(volume.mds),
         "forced": volume.forced,
         "sco_size": volume.sco_size,
+        "preset": volume.preset,
         "created_at": volume.created_at,
         "failure": None if failure is None else str(failure),
     }

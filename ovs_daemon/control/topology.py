@@ -47,6 +47,8 @@ class Preset:
     :param policies: fields k, m, c, x, domains and local of each, the preferred one first
     :param fragment_size: bytes
     :param sco_size: bytes
+    :param compression: of objects: ``none``, ``lz4`` or ``zstd``
+    :param encryption: of objects: ``none`` or ``aes-256-gcm``
     :param version: of its registry record; 0 when it was never stored
     """
 
@@ -55,6 +57,8 @@ class Preset:
     fragment_size: int
     sco_size: int
     created_at: str
+    compression: str = "none"
+    encryption: str = "none"
     version: int = 0
 
     def body(self) -> dict[str, Any]:

@@ -62,16 +62,18 @@ class Verbs:
         source: dict[str, Any] | None = None,
         sco_size: int | None = None,
         limits: dict[str, Any] | None = None,
+        preset: str | None = None,
     ) -> dict[str, Any]:
         """A new empty volume, or a clone.
 
         :param source: ``{"volume", "snapshot"?}``
         :param sco_size: of an empty volume; a clone has its parent's
         :param limits: as `qos.py` describes them
+        :param preset: by which its objects are kept; a clone has its parent's unless given
         """
         origin = None if source is None else Source(source["volume"], source.get("snapshot"))
         wanted = qos.check_limits(f"create volume {name!r}", limits)
-        made = volumes.create_volume(self._host, name, size, origin, sco_size, wanted)
+        made = volumes.create_volume(self._host, name, size, origin, sco_size, wanted, preset)
         return self._describe(made)
 
     def delete_volume(self, volume: str, cascade: bool = False) -> dict[str, Any]:

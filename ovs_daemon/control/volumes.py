@@ -18,6 +18,7 @@ from ovs_daemon.control.checks import (
 )
 from ovs_daemon.control.host import Host
 from ovs_daemon.control.nodes import require_assigned
+from ovs_daemon.control.preset_use import claim_preset, find_preset
 from ovs_daemon.control.purge import purge
 from ovs_daemon.control.records import Dtl, Snapshot, State, Volume
 from ovs_daemon.control.snapshots import (
@@ -48,14 +49,19 @@ def create_volume(
     source: Source | None,
     sco_size: int | None = None,
     limits: dict[str, float] | None = None,
+    preset: str | None = None,
 ) -> Volume:
     """Create an empty volume or a clone.
 
     :param size: bytes; None takes the source's
-    :param sco_size: bytes of data in one SCO of an empty volume; None takes the host's
+    :param sco_size: bytes of data in one SCO of an empty volume; None takes the preset's, or the
+        host's
     :param limits: what its users may ask of it
+    :param preset: name of the preset by which its objects are kept; None takes the source's, or
+        the host's
     :raises VStorageError: ``bad_request``, ``bad_size``, ``duplicate_name``, ``unknown_volume``,
-        ``unknown_snapshot``, ``in_use`` or an engine code; nothing is left behind
+        ``unknown_snapshot``, ``unknown_preset``, ``bad_preset``, ``in_use`` or an engine code;
+        nothing is left behind
     """
     what = f"create volume {name!r}"
     check_name(what, name)
@@ -70,10 +76,13 @@ def create_volume(
         raise _duplicate(what, name)
     uuid = host.new_uuid()
     blank = _blank(host, uuid, name, size or 0)
-    blank = replace(blank, sco_size=sco_size or blank.sco_size, limits=limits)
+    if preset is not None and sco_size is None:
+        sco_size = int(find_preset(host.store, host.engine, what, preset)[0]["sco_size"])
+    size_of_scos = sco_size or blank.sco_size
+    blank = replace(blank, sco_size=size_of_scos, limits=limits, preset=preset)
     with host.locks.holding(uuid):
         if source is None:
-            volume = _claim(host, what, blank)
+            volume = retry(what, lambda: _claim(host, what, blank))
         else:
             volume = _claim_clone(host, what, blank, source)
         try:
@@ -244,8 +253,9 @@ def _blank(host: Host, uuid: str, name: str, size: int) -> Volume:
 
 def _claim(host: Host, what: str, volume: Volume, *operations: Operation) -> Volume:
     """Store the intent to create a volume, together with what its creation changes elsewhere."""
+    kept = claim_preset(host.store, host.engine, what, volume.preset)
     try:
-        version = host.store.commit(claim_name(volume), put(volume), *operations)
+        version = host.store.commit(claim_name(volume), put(volume), *operations, *kept)
     except Conflict as conflict:
         if lost_name(conflict):
             raise _duplicate(what, volume.name) from conflict
@@ -296,16 +306,20 @@ def _clone_of(what: str, volume: Volume, parent: Volume, snapshot: Snapshot) -> 
         parent=Parent(parent.uuid, snapshot.uuid),
         ancestors=(*parent.ancestors, parent.uuid),
         sco_size=parent.sco_size,
+        preset=volume.preset or parent.preset,
     )
 
 
 def _make(host: Host, volume: Volume) -> Volume:
     """Let the engine make a volume whose intent is stored, and open it."""
     first = replace(volume, epoch=1)
-    host.engine.create_volume(
-        CreateSpec(first.uuid, first.size, first.epoch, first.parent, first.sco_size)
-    )
     what = f"create volume {volume.name!r}"
+    preset = None
+    if volume.preset is not None:
+        preset, _ = find_preset(host.store, host.engine, what, volume.preset)
+    host.engine.create_volume(
+        CreateSpec(first.uuid, first.size, first.epoch, first.parent, first.sco_size, preset)
+    )
     return host.open(host.update(what, replace(first, state=State.AVAILABLE)))
 
 

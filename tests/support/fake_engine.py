@@ -78,6 +78,7 @@ class OpenVolume:
     read_only: bool
     export: str | None = None
     limits: dict[str, float] = field(default_factory=dict)
+    preset: dict[str, Any] | None = None
 
 
 class FakeEngine:
@@ -153,7 +154,8 @@ class FakeEngine:
         volume.epoch, volume.size = spec["epoch"], spec["size"]
         volume.snapshots = {uuid: volume.snapshots[uuid] for uuid in spec["snapshots"]}
         limits = dict(spec["qos"] or {})
-        self.open[spec["uuid"]] = OpenVolume(spec["size"], spec["read_only"], limits=limits)
+        opened = OpenVolume(spec["size"], spec["read_only"], limits=limits, preset=spec["preset"])
+        self.open[spec["uuid"]] = opened
         return json.dumps({"size": spec["size"], "recovered": {}})
 
     def close_volume(self, uuid: str, /) -> None:

@@ -104,4 +104,5 @@ def test_a_domain_that_went_away_is_down(domain: str) -> None:
 def test_vendor_properties(cloud: Cloud) -> None:
     cloud.driver.init_capabilities()
     assert cloud.driver.capabilities["vendor_prefix"] == "ovs"
+    assert "ovs:preset" in cloud.driver.capabilities["properties"]
     assert "ovs:sco_size" in cloud.driver.capabilities["properties"]

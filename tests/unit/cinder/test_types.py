@@ -93,6 +93,23 @@ def test_sco_size(cloud: Cloud, types: Types) -> None:
             cloud.driver.create_volume(cloud.make.volume(volume_type_id="small"))
 
 
+def test_preset(cloud: Cloud, types: Types) -> None:
+    types.add("spread")
+    types.extra["spread"] = {"ovs:preset": "two-domains"}
+    volume = cloud.make.volume(volume_type_id="spread")
+    cloud.driver.create_volume(volume)
+    assert cloud.verbs.show_volume(volume.name)["preset"] == "two-domains"
+    clone, other = cloud.make.volume(), cloud.make.volume(volume_type_id="spread")
+    cloud.driver.create_cloned_volume(clone, volume)
+    assert cloud.verbs.show_volume(clone.name)["preset"] == "two-domains"
+    types.extra["spread"] = {"ovs:preset": "one-domain"}
+    cloud.driver.create_cloned_volume(other, volume)
+    assert cloud.verbs.show_volume(other.name)["preset"] == "one-domain"
+    types.extra["spread"] = {"ovs:preset": "nothing"}
+    with pytest.raises(exception.CinderException, match="there is no preset 'nothing'"):
+        cloud.driver.create_volume(cloud.make.volume(volume_type_id="spread"))
+
+
 def retype(cloud: Cloud, volume: Any, to: str, pool: str | None = None, **diff: Any) -> bool:
     host = {"host": f"host@ovs#{pool or cloud.domain}"}
     return cloud.driver.retype(cloud.context, volume, {"id": to}, diff, host)
@@ -114,6 +131,7 @@ def test_retype_in_place(cloud: Cloud, types: Types) -> None:
         {"pool": "elsewhere"},
         {"encryption": {"cipher": (None, "aes-xts-plain64")}},
         {"extra_specs": {"ovs:sco_size": (None, "8MiB")}},
+        {"extra_specs": {"ovs:preset": (None, "secret")}},
     ],
 )
 def test_retype_that_needs_a_copy(cloud: Cloud, types: Types, diff: dict[str, Any]) -> None:

@@ -24,6 +24,24 @@ def test_a_preset_lives(run: Run) -> None:
     assert "there is no preset 'mine'" in err
 
 
+def test_compression_and_encryption(run: Run) -> None:
+    words = ("--policy", "2+1,c=3,x=1", "--compression", "zstd", "--encryption", "aes-256-gcm")
+    made = answer(run, "preset", "create", "safe", *words)
+    assert (made["compression"], made["encryption"]) == ("zstd", "aes-256-gcm")
+    assert answer(run, "preset", "show", "default")["compression"] == "none"
+    status, out, _ = run("preset", "list")
+    assert status == 0
+    assert "aes-256-gcm" in out
+    volume = answer(run, "volume", "create", "vol1", "1G", "--preset", "safe")
+    assert volume["preset"] == "safe"
+    assert answer(run, "volume", "clone", "vol1", "vol2")["preset"] == "safe"
+    clone = answer(run, "volume", "clone", "vol1", "vol3", "--preset", "one-domain")
+    assert clone["preset"] == "one-domain"
+    status, _, err = run("preset", "delete", "safe")
+    assert status == 1
+    assert "2 volumes use it, one is 'vol1'" in err
+
+
 def test_shipped_presets_stay(run: Run) -> None:
     for words in (
         ("preset", "delete", "default"),
