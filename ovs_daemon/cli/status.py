@@ -46,10 +46,19 @@ class Status(base._Answering):
         free = answer.get("buffer_free_bytes")
         room = "" if free is None else f", {format_size(free)} free for the write buffer"
         console.print(f"node {answer['node']}: Edge process {edge}{room}", markup=False)
+        if (sealed := answer.get("sealed")) and sealed["plain_bytes"]:
+            console.print(_saved(**sealed), markup=False)
         if len(answer["nodes"]) > 1:
             console.print(_cluster(answer["domains"], answer["nodes"]))
         if answer["volumes"]:
             console.print(_table(answer["volumes"]))
+
+
+def _saved(plain_bytes: int, stored_bytes: int) -> str:
+    """What compression has brought since the engine was started."""
+    share = 100 * stored_bytes / plain_bytes
+    sizes = f"{format_size(plain_bytes)} became {format_size(stored_bytes)}"
+    return f"compressed or encrypted since the start: {sizes} ({share:.0f} %)"
 
 
 def _cluster(domains: list[dict[str, Any]], nodes: list[dict[str, Any]]) -> Table:

@@ -173,6 +173,31 @@ def test_a_key_that_is_missing_is_named(node: Node) -> None:
     check(node, "safe", content)
 
 
+def test_what_is_saved_and_what_is_missing_shows_in_the_status(node: Node) -> None:
+    node.start_daemon()
+    node.cli("preset", "create", "packed", *POLICY, "--compression", "lz4", "--sco-size", "1M")
+    node.cli("volume", "create", "vol1", "64MiB", "--preset", "packed")
+    status = node.cli("status")
+    assert status["sealed"] == {"plain_bytes": 0, "stored_bytes": 0}
+    assert status["findings"] == []
+    fill(node, "vol1", content_of(5))
+    daemon = node.daemon
+    assert daemon is not None
+
+    def sealed() -> Any:
+        return node.cli("status")["sealed"]
+
+    daemon.wait_until(lambda: sealed()["plain_bytes"] > 4 * MIB, "four SCOs on the OSDs")
+    assert 2 * MIB < sealed()["stored_bytes"] < 0.8 * sealed()["plain_bytes"]
+    for lost in osds(node)[:2]:
+        lost.rename(lost.with_suffix(".away"))
+    (finding,) = [
+        one for one in node.cli("status")["findings"] if one["code"] == "preset_not_satisfied"
+    ]
+    assert finding["object"] == "preset packed"
+    assert "no policy of it fits the OSDs in reach: it needs" in finding["why"]
+
+
 def test_a_preset_that_was_created_can_be_the_nodes(node: Node) -> None:
     node.start_daemon()
     node.cli("preset", "create", "mine", *POLICY, "--compression", "lz4", "--sco-size", "1M")

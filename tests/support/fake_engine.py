@@ -104,6 +104,7 @@ class FakeEngine:
         self.open: dict[str, OpenVolume] = {}
         self.fail: set[str] = set()
         self.findings: list[dict[str, str]] = []
+        self.sealed: dict[str, int] | None = None
         self.drained: bool | None = None
         self._run_dir = run_dir
 
@@ -288,6 +289,7 @@ class FakeEngine:
             for uuid, opened in self.open.items()
         ]
         answer: dict[str, Any] = {"volumes": volumes, "findings": self.findings}
+        answer["sealed"] = self.sealed
         capacity = {"backend_total_bytes": 100 << 30, "backend_free_bytes": 60 << 30}
         return json.dumps(answer | {"buffer_free_bytes": 1 << 30} | capacity)
 

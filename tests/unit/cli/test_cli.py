@@ -176,6 +176,14 @@ def test_status_shows_the_worst_first(run: Run, house: House) -> None:
     assert answer(run, "status")["findings"][0]["code"] == "bad"
 
 
+def test_status_shows_what_compression_saves(run: Run, house: House) -> None:
+    assert "compressed" not in run("status")[1]
+    house.engine.sealed = {"plain_bytes": 0, "stored_bytes": 0}
+    assert "compressed" not in run("status")[1]
+    house.engine.sealed = {"plain_bytes": 8 << 20, "stored_bytes": 3 << 20}
+    assert "since the start: 8 MiB became 3 MiB (38 %)" in run("status")[1]
+
+
 def test_wrong_use_has_its_own_status(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         run("volume", "create")

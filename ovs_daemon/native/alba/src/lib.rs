@@ -115,6 +115,12 @@ pub trait Backend: Send + Sync {
     /// a good copy in its place.
     fn distrust(&self, _name: &str) {}
 
+    /// Whether whatever is read of this object is compared with checksums that were made of the
+    /// bytes as they were put. Then checksums inside it need not be read as well.
+    fn checks(&self, _name: &str) -> bool {
+        false
+    }
+
     /// Room on the backend; `None`: it does not say.
     fn space(&self) -> Result<Option<Space>> {
         Ok(None)

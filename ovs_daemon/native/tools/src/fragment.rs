@@ -26,6 +26,7 @@ pub(crate) fn look(file: &File, verify: bool, report: &mut Report) -> Result<(),
     report.fact("code", format!("{data}+{parity} over {domains}, {local} local"));
     report.fact("fragment", header.fragment);
     report.fact("c", header.acknowledge);
+    report.fact("sealed", if header.sealed { "yes" } else { "no" });
     report.fact("generation", format!("{:016x}", header.generation));
     report.fact("payload bytes", header.erasure.payload_len);
     report.fact("liberasurecode index", header.erasure.index);

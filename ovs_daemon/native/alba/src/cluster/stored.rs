@@ -24,15 +24,18 @@ impl Cluster {
         &self.preset
     }
 
-    /// Whether the OSDs in reach satisfy a policy of a preset; else why not.
-    pub fn satisfies(&self, preset: &Preset) -> std::result::Result<(), String> {
-        match preset.choose(&self.disks(self.reach().up())) {
-            (Some(_), _) => Ok(()),
+    /// For each of these presets: why the OSDs in reach satisfy none of its policies; `None` when
+    /// they do.
+    pub fn shortages(&self, presets: &[&Preset]) -> Vec<Option<String>> {
+        let disks = self.disks(self.reach().up());
+        let shortage = |preset: &&Preset| match preset.choose(&disks) {
+            (Some(_), _) => None,
             (None, shortages) => {
                 let why: Vec<String> = shortages.iter().map(Shortage::to_string).collect();
-                Err(why.join("; "))
+                Some(why.join("; "))
             }
-        }
+        };
+        presets.iter().map(shortage).collect()
     }
 
     /// Like `Backend::put`, with a preset of its own; `sealed`: what `fill` writes is sealed.

@@ -82,10 +82,14 @@ impl Sealed {
     /// the OSDs satisfy one of its policies.
     pub fn check(&self, preset: &Preset) -> std::result::Result<(), PresetError> {
         self.check_key(preset)?;
-        self.cluster.satisfies(preset).map_err(|why| PresetError {
-            why: format!("no policy of preset {} fits: {why}", preset.name),
-            fix: "choose another preset, or bring more OSDs; 'vstorage preset check' says what fits",
-        })
+        match self.cluster.shortages(&[preset]).pop().flatten() {
+            None => Ok(()),
+            Some(why) => Err(PresetError {
+                why: format!("no policy of preset {} fits: {why}", preset.name),
+                fix: "choose another preset, or bring more OSDs; 'vstorage preset check' says what \
+                      fits",
+            }),
+        }
     }
 
     /// From now on a volume's objects are put with this preset; `None`: with the cluster's.
@@ -114,9 +118,9 @@ impl Sealed {
         used.push(self.cluster.preset());
         used.sort_by(|one, other| one.name.cmp(&other.name));
         used.dedup_by(|one, other| one.name == other.name);
-        let why =
-            |preset: &Preset| Some((preset.name.clone(), self.cluster.satisfies(preset).err()?));
-        used.into_iter().filter_map(why).collect()
+        let shortages = self.cluster.shortages(&used);
+        let named = used.iter().zip(shortages);
+        named.filter_map(|(preset, why)| Some((preset.name.clone(), why?))).collect()
     }
 
     /// Bytes of the sealed objects that were put so far.
@@ -135,26 +139,30 @@ impl Sealed {
         self.presets.read().unwrap_or_else(PoisonError::into_inner).get(volume).cloned()
     }
 
+    /// The key for a new object, with the salt of its own; `None`: it is not to be encrypted.
+    fn key_for(&self, name: &str, preset: &Preset) -> Result<Option<(&Key, [u8; SALT])>> {
+        if preset.encryption == Encryption::None {
+            return Ok(None);
+        }
+        let key = self.keys.current().ok_or_else(|| {
+            failed("store", name, "its preset asks for encryption, and no key is given")
+        })?;
+        let mut salt = [0; SALT];
+        let drawn = SystemRandom::new().fill(&mut salt);
+        drawn.map_err(|_| failed("store", name, "the kernel gave no random bytes"))?;
+        Ok(Some((key, salt)))
+    }
+
     fn put_sealed(
         &self,
         name: &str,
         preset: &Preset,
         fill: &mut dyn FnMut(&mut dyn Sink) -> Result<()>,
     ) -> Result<Put> {
-        let key = match preset.encryption {
-            Encryption::None => None,
-            Encryption::Aes256Gcm => {
-                let key = self.keys.current().ok_or_else(|| {
-                    failed("store", name, "its preset asks for encryption, and no key is given")
-                })?;
-                let mut salt = [0; SALT];
-                let drawn = SystemRandom::new().fill(&mut salt);
-                drawn.map_err(|_| failed("store", name, "the kernel gave no random bytes"))?;
-                Some((key, salt))
-            }
-        };
         let mut written = (0, 0);
         let put = self.cluster.put_with(name, preset, true, &mut |sink| {
+            // Drawn in here: whoever has the object written twice must not get one key for both.
+            let key = self.key_for(name, preset)?;
             let mut sealer = Sealer::new(name, sink, preset.compression, key, CHUNK_LOG2)?;
             fill(&mut sealer)?;
             written = sealer.finish()?;
@@ -239,6 +247,10 @@ impl Backend for Sealed {
     fn distrust(&self, name: &str) {
         self.recent.forget(name);
         self.cluster.distrust(name);
+    }
+
+    fn checks(&self, name: &str) -> bool {
+        matches!(self.cluster.stored(name), Ok(Some(stored)) if stored.sealed)
     }
 
     fn space(&self) -> Result<Option<Space>> {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use format::seal::{Encryption, SEAL, Seal, SealedChunk};
+use format::seal::{ENTRY, Encryption, SEAL, Seal, SealedChunk};
 
 use super::chunks::open_chunk;
 use super::keys::{Cipher, Keys};
@@ -10,8 +10,15 @@ use super::recent::Recent;
 use crate::cluster::{Stored, failed};
 use crate::{BackendError, Cause, Result};
 
-/// Read at an object's end: seal and table of what has up to 127 MiB.
-const END: u64 = 64 << 10;
+/// Most that is read at an object's end at once.
+const END_MAX: u64 = 64 << 10;
+
+/// Bytes at an object's end that most likely have its seal and table: those of chunks of 16 KiB, of
+/// which compression makes half.
+fn end_len(stored_len: u64) -> u64 {
+    let table = (stored_len >> 14) * 2 * ENTRY as u64;
+    (table + SEAL as u64).next_multiple_of(4096).min(END_MAX).min(stored_len)
+}
 
 /// Fills bytes from an offset of the stored object.
 pub(super) type Read<'a> = &'a dyn Fn(u64, &mut [u8]) -> Result<()>;
@@ -48,7 +55,7 @@ fn cipher(name: &str, seal: &Seal, keys: &Keys) -> Result<Option<Cipher>> {
 /// Reads seal and table; one read, unless the object is very large.
 pub(super) fn open(name: &str, stored: &Stored, keys: &Keys, read: Read) -> Result<Open> {
     let wrong = |why: String| corrupt(name, why);
-    let mut end = vec![0; stored.len.min(END) as usize];
+    let mut end = vec![0; end_len(stored.len) as usize];
     read(stored.len - end.len() as u64, &mut end)?;
     let seal_at = end.len().checked_sub(SEAL).ok_or_else(|| wrong("it is too short".into()))?;
     let seal = Seal::decode(&end[seal_at..]).map_err(|e| wrong(format!("its seal: {e}")))?;

@@ -388,6 +388,24 @@ fn nothing_of_the_plain_bytes_is_on_the_disks() {
 }
 
 #[test]
+fn a_clusters_own_checksum_is_read_only_where_nothing_else_has_checked_it() {
+    let lab = Lab::new("checks");
+    let backend = lab.open(preset(Compression::None, Encryption::None), keys());
+    backend.assign("packed", Some(preset(Compression::Lz4, Encryption::None))).unwrap();
+    // An object of 8 data clusters whose checksums are all wrong.
+    let object = content(4096 * 9 + 8 * 4);
+    for (name, checked) in [("plain/sco/1", false), ("packed/sco/1", true)] {
+        put(&backend, name, &object).unwrap();
+        assert_eq!(backend.checks(name), checked);
+        let mut cluster = [0; 4096];
+        let read = crate::read_clusters(&backend, name, 8, 3, &mut cluster);
+        assert_eq!(read.is_ok(), checked, "{name}: {read:?}");
+        assert_eq!(cluster, object[4 * 4096..5 * 4096]);
+    }
+    assert!(!backend.checks("plain/sco/2"));
+}
+
+#[test]
 fn what_cannot_be_put_is_refused_before() {
     let lab = Lab::new("refused");
     let secret = preset(Compression::None, Encryption::Aes256Gcm);
