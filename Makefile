@@ -181,8 +181,9 @@ bench-dtl: install ## a synchronous DTL beside a minimal replicator (OPTIONS="--
 bench-openstack: openstack ## driver and daemon under Cinder, in the running lab (OPTIONS="--rounds 50")
 	$(LAB) exec $(CURDIR)/$(BIN)/python -m bench.openstack $(OPTIONS)
 
-bench-code: install ## the erasure code beside ISA-L alone, on one core
+bench-code: install ## the erasure code beside ISA-L alone, and compression and encryption, on one core
 	$(RELEASE)/bench_code
+	$(RELEASE)/bench_seal
 
 docs: install $(SAMPLE) $(CINDER_SAMPLE) ## sample configuration, Rust API pages, release notes (build/)
 	$(CARGO) doc --locked $(MANIFEST) --workspace --no-deps --quiet

@@ -104,7 +104,7 @@ def _seal(sealed: bytes) -> _Seal:
         plain_bytes,
         salt,
         tag,
-        key[:key_bytes].decode(),
+        key[:key_bytes].decode(errors="replace"),
         signed,
     )
     if 8 * found.chunks + _SEAL > len(sealed):

@@ -10,6 +10,7 @@
 
 mod chunks;
 mod keys;
+mod memory;
 mod reader;
 mod recent;
 #[cfg(test)]
@@ -27,6 +28,7 @@ use crate::cluster::{Stored, failed};
 use crate::preset::{Preset, PresetError};
 use crate::{Backend, BackendError, Cause, Cluster, Put, Result, Sink, Space};
 pub use keys::{Key, Keys};
+pub use memory::{seal, unseal};
 use reader::Open;
 use recent::Recent;
 use writer::Sealer;
@@ -34,6 +36,7 @@ use writer::Sealer;
 /// Plain bytes of a chunk, as a power of two: 16 KiB. Less compresses badly and needs a larger
 /// table, more has to be read for 4 KiB.
 const CHUNK_LOG2: u8 = 14;
+
 /// Bytes of the sealed objects that this process has put.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Written {
@@ -53,6 +56,13 @@ pub struct Sealed {
     recent: Recent,
     plain: AtomicU64,
     sealed: AtomicU64,
+}
+
+fn drawn_salt(object: &str) -> Result<[u8; SALT]> {
+    let mut salt = [0; SALT];
+    let drawn = SystemRandom::new().fill(&mut salt);
+    drawn.map_err(|_| failed("store", object, "the kernel gave no random bytes"))?;
+    Ok(salt)
 }
 
 impl Sealed {
@@ -147,10 +157,7 @@ impl Sealed {
         let key = self.keys.current().ok_or_else(|| {
             failed("store", name, "its preset asks for encryption, and no key is given")
         })?;
-        let mut salt = [0; SALT];
-        let drawn = SystemRandom::new().fill(&mut salt);
-        drawn.map_err(|_| failed("store", name, "the kernel gave no random bytes"))?;
-        Ok(Some((key, salt)))
+        Ok(Some((key, drawn_salt(name)?)))
     }
 
     fn put_sealed(

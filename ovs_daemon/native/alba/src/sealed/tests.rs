@@ -111,6 +111,18 @@ proptest! {
 }
 
 #[test]
+fn two_puts_of_the_same_bytes_have_nothing_in_common() {
+    let (plain, first) = (content(40_000), key("first", "a"));
+    let seal = || super::seal(NAME, &plain, Compression::None, Some(&first)).unwrap();
+    let (one, two) = (seal(), seal());
+    let pages = |bytes: &[u8]| bytes[..40_000].chunks(16).map(<[u8]>::to_vec).collect::<Vec<_>>();
+    assert!(pages(&one).iter().all(|part| !pages(&two).contains(part)));
+    let mut back = vec![0; 40_000];
+    super::unseal(NAME, &two, &keys(), 0, &mut back).unwrap();
+    assert_eq!(back, plain);
+}
+
+#[test]
 fn a_cluster_costs_the_end_once_and_then_one_read_of_its_chunk() {
     let plain = content(1 << 20);
     for compression in COMPRESSIONS {
