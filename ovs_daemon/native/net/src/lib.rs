@@ -8,6 +8,7 @@
 mod bell;
 pub mod clock;
 mod fuse;
+mod key;
 mod listen;
 pub mod pass;
 mod random;
@@ -18,6 +19,7 @@ mod tcp;
 
 pub use bell::Bell;
 pub use fuse::FuseDevice;
+pub use key::{ClusterKey, KEY_BYTES_MIN};
 pub use listen::{ListenError, UnixSocket, listen_tcp, peer_name, send_now, tune_stream};
 pub use random::random_name;
 pub use signal::Signals;

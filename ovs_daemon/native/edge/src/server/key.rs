@@ -2,38 +2,32 @@
 
 use format::edge::token::Token;
 use format::edge::{Hello, Refusal};
-use hmac::{Hmac, Mac};
-use sha2::Sha256;
+pub use net::KEY_BYTES_MIN;
 
 use super::uuid;
-
-/// Fewest bytes of a cluster key.
-pub const KEY_BYTES_MIN: usize = 32;
 
 /// The cluster's key, with which tokens are signed.
 #[derive(Clone)]
 pub struct ClusterKey {
-    bytes: Vec<u8>,
+    key: net::ClusterKey,
+}
+
+impl From<net::ClusterKey> for ClusterKey {
+    fn from(key: net::ClusterKey) -> Self {
+        Self { key }
+    }
 }
 
 impl ClusterKey {
     /// The key in the text of its file; `None`: it is too short to be one.
     pub fn new(text: &[u8]) -> Option<Self> {
-        let bytes = text.trim_ascii().to_vec();
-        (bytes.len() >= KEY_BYTES_MIN).then_some(Self { bytes })
-    }
-
-    fn mac(&self, token: &Token, volume: &[u8; 16], host: &str) -> Hmac<Sha256> {
-        let mac = Hmac::<Sha256>::new_from_slice(&self.bytes);
-        let mut mac = mac.expect("a key of any length will do");
-        mac.update(&token.signed(volume, host));
-        mac
+        net::ClusterKey::new(text).map(|key| Self { key })
     }
 
     /// A token for this volume and host, until `expires` (seconds since 1970).
     pub fn sign(&self, volume: &[u8; 16], host: &str, may_write: bool, expires: u64) -> Token {
         let mut token = Token { may_write, expires, mac: [0; 32] };
-        token.mac = self.mac(&token, volume, host).finalize().into_bytes().into();
+        token.mac = self.key.sign(&token.signed(volume, host));
         token
     }
 
@@ -54,9 +48,8 @@ impl ClusterKey {
             Ok(None) => return Err(refusal("it came over TCP without an attach token", again)),
             Err(error) => return Err(refusal(&error.to_string(), again)),
         };
-        // Compares in the same time wherever they differ.
-        let genuine = self.mac(&token, &hello.volume, &hello.host).verify_slice(&token.mac);
-        if genuine.is_err() {
+        let signed = token.signed(&hello.volume, &hello.host);
+        if !self.key.is_genuine(&signed, &token.mac) {
             let fix = "give both nodes the same cluster_key_file, and try again";
             let why = "the token was not signed with this cluster's key for this volume and host";
             return Err(refusal(why, fix));
