@@ -1,5 +1,7 @@
 //! The claim: one page in the folder of an OSD that says whose it is and where it stands.
 
+pub mod wire;
+
 use alloc::borrow::ToOwned;
 use alloc::string::String;
 
@@ -16,6 +18,31 @@ const CRC_AT: usize = 60;
 const DOMAIN_AT: usize = 64;
 const NODE_AT: usize = 320;
 
+/// What an OSD is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    /// It keeps fragments.
+    #[default]
+    Capacity = 0,
+    /// It is part of its Domain's read cache: what is on it may be lost at any time.
+    Cache = 1,
+}
+
+impl Role {
+    /// As people write it.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Capacity => "capacity",
+            Self::Cache => "cache",
+        }
+    }
+
+    /// The inverse of [`Self::text`].
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Capacity, Self::Cache].into_iter().find(|role| role.text() == text)
+    }
+}
+
 /// Whose an OSD is, and where it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
@@ -27,6 +54,8 @@ pub struct Claim {
     pub domain: String,
     /// Name of its node.
     pub node: String,
+    /// What it is for.
+    pub role: Role,
 }
 
 impl Claim {
@@ -42,6 +71,7 @@ impl Claim {
         page[32..48].copy_from_slice(&self.osd);
         put_u16(&mut page, 48, self.domain.len() as u16);
         put_u16(&mut page, 50, self.node.len() as u16);
+        put_u16(&mut page, 52, self.role as u16);
         for (at, name) in [(DOMAIN_AT, &self.domain), (NODE_AT, &self.node)] {
             assert!(name.len() <= PLACE_MAX);
             page[at..at + name.len()].copy_from_slice(name.as_bytes());
@@ -74,7 +104,13 @@ impl Claim {
                 .filter(|_| usize::from(len) <= PLACE_MAX)
                 .ok_or(Malformed::Field(field))
         };
+        let role = match get_u16(page, 52) {
+            0 => Role::Capacity,
+            1 => Role::Cache,
+            _ => return Err(Malformed::Field("role")),
+        };
         Ok(Self {
+            role,
             cluster: get_id(page, 8),
             osd: get_id(page, 32),
             domain: name(DOMAIN_AT, get_u16(page, 48), "domain")?,
@@ -94,6 +130,7 @@ mod tests {
             osd: [2; 16],
             domain: "dc1".to_owned(),
             node: "host-7".to_owned(),
+            role: Role::Cache,
         };
         let page = claim.encode();
         assert_eq!(Claim::decode(&page), Ok(claim));

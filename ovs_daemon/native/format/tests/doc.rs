@@ -13,7 +13,7 @@ use format::entry::Entry;
 use format::fragment::{ERASURE_AT, ErasureHeader, StoredFragment};
 use format::log::{Link, PAGE, encode_batch_header, encode_sco_header};
 use format::object::ObjectHeader;
-use format::osd::Claim;
+use format::osd::{Claim, Role, wire};
 use format::seal::{Compression, Encryption, SEAL, Seal};
 
 /// Offset, field and type of each row of the tables below a heading.
@@ -193,6 +193,7 @@ fn claims() {
         osd: [2; 16],
         domain: "dc1".to_owned(),
         node: "host-7".to_owned(),
+        role: Role::Cache,
     };
     let page = claim.encode();
     let padded = |text: &str, len| {
@@ -206,6 +207,7 @@ fn claims() {
         ("osd", vec![2; 16]),
         ("domain length", u16(3)),
         ("node length", u16(6)),
+        ("role", u16(1)),
         ("own crc", own_crc(&page, 60)),
         ("domain", padded("dc1", 256)),
         ("node", padded("host-7", 256)),
@@ -473,4 +475,30 @@ fn the_edge_protocol() {
         ("signature", [9; 32].to_vec()),
     ];
     compare("Edge attach token", &token, &fields);
+}
+
+#[test]
+fn osd_frames() {
+    let meta = b"a/sco/00000001.obj/x";
+    let frame = wire::Frame {
+        code: 0x0304,
+        a: 0x1112_1314_1516_1718,
+        b: 0x2122_2324_2526_2728,
+        c: 0x3132_3334,
+        ..wire::Frame::new(wire::Kind::Put, 0x0102_0304_0506_0708, meta, 0x1_0000)
+    };
+    let bytes = frame.encode();
+    let fields = [
+        ("kind", u16(16)),
+        ("code", u16(frame.code)),
+        ("meta", u32(meta.len() as u32)),
+        ("tag", u64(frame.tag)),
+        ("data", u32(0x1_0000)),
+        ("meta crc", u32(format::crc32c(meta))),
+        ("a", u64(frame.a)),
+        ("b", u64(frame.b)),
+        ("c", u32(frame.c)),
+        ("own crc", u32(format::crc32c(&bytes[..60]))),
+    ];
+    compare("OSD frame", &bytes, &fields);
 }

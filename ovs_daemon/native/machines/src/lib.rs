@@ -10,5 +10,6 @@ pub mod dtl;
 pub mod edge;
 pub mod map;
 pub mod nbd;
+pub mod osd;
 pub mod qos;
 pub mod volume;

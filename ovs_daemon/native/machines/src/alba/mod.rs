@@ -2,7 +2,9 @@
 //! others can be computed, on which disks they lie, and what that promises.
 
 mod cut;
+mod gather;
 mod layout;
+mod pace;
 mod placement;
 #[cfg(test)]
 mod placement_tests;
@@ -11,7 +13,9 @@ mod policy;
 mod verdict;
 
 pub use cut::{Cut, Place, UNIT};
+pub use gather::Gather;
 pub use layout::{FRAGMENTS_MAX, GLOBAL_MAX, Layout, LayoutError, Set};
+pub use pace::Pace;
 pub use placement::{Disk, Shortage, mix, place, refill};
 pub use plan::{Over, Step, plan};
 pub use policy::{Policy, PolicyError, Promise};

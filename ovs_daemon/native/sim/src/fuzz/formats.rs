@@ -6,7 +6,7 @@ use format::entry::Entry;
 use format::fragment::{ErasureHeader, StoredFragment};
 use format::log::{self, Link, PAGE, VERSION};
 use format::object::{ObjectHeader, ObjectIndex};
-use format::osd::Claim;
+use format::osd::{Claim, Role};
 use format::seal::{Compression, Encryption, SEAL, Seal, SealedChunk};
 
 use machines::map::{Chunk, Loc, Map};
@@ -178,7 +178,7 @@ fn sealed_end(bytes: &[u8]) -> bool {
 
 fn claim() -> Claim {
     let (domain, node) = ("dc1".to_owned(), "host".to_owned());
-    Claim { cluster: [1; 16], osd: [2; 16], domain, node }
+    Claim { cluster: [1; 16], osd: [2; 16], domain, node, role: Role::Cache }
 }
 
 fn osd_claim(bytes: &[u8]) -> bool {

@@ -12,6 +12,7 @@
 
 mod formats;
 mod mutate;
+mod osd;
 mod protocols;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -34,7 +35,8 @@ pub struct Target {
 
 /// Every target.
 pub fn targets() -> Vec<Target> {
-    formats::targets().into_iter().chain(protocols::targets()).collect()
+    let all = formats::targets().into_iter().chain(protocols::targets());
+    all.chain(osd::targets()).collect()
 }
 
 /// The target of this name.
