@@ -64,7 +64,7 @@ $(VENV)/.native: $(RUST_SOURCES) tools/check-rust.sh | $(VENV)/.python
 	@touch $@
 
 # Editable: Python files are used where they lie; the extension is put beside them, the programs
-# `vstorage-edge` and `vstorage-offline` beside the Python ones.
+# `vstorage-edge`, `vstorage-osd` and `vstorage-offline` beside the Python ones.
 $(VENV)/.built: $(VENV)/.native $(PACKAGING)
 	$(PIP_INSTALL) --no-build-isolation --no-deps -e .
 	@touch $@

@@ -15,8 +15,10 @@ class Engine:
         """Start the shard threads.
 
         Keys: buffer_dir, run_dir (paths), backend_dir (path) or alba ({"osds": [{"path",
-        "domain", "node"}], "preset": name or object, "reserve": bytes, "keys": [{"name", "key": 64
-        hexadecimal digits}], that of new objects first}), shards (threads), sco_size
+        "domain", "node"} of a folder, or {"osd": UUID, "address", "domain", "node"} behind a
+        server, which needs cluster and cluster_key_file], "preset": name or object, "reserve":
+        bytes, "keys": [{"name", "key": 64 hexadecimal digits}], that of new objects first}),
+        shards (threads), sco_size
         (bytes of data in a SCO), buffer_size (bytes of write buffer a volume may fill; ingest is
         throttled as it fills), reserve (bytes that stay free on the disk of the write buffer),
         checkpoint_scos (SCOs between two checkpoints), compaction_bytes_per_s, socket_owner
@@ -96,6 +98,15 @@ class Engine:
         """This node's lease in the registry lasts so long from now (count from before the request
         that renewed it). Never called: no lease is needed. When it ends every open volume is
         fenced, since another node may own it by then."""
+
+    def osd_roll(self, address: str) -> str:
+        """[{"osd": UUID, "domain", "node", "role": "capacity"|"cache"}]: what the OSD server at
+        "ADDRESS:PORT" has of this cluster. Needs cluster and cluster_key_file. Error: OSD_SERVER."""
+
+    def set_osds(self, osds_json: str) -> None:
+        """[{"osd", "address", "domain", "node"}]: makes OSDs behind servers part of the backend,
+        and tells of new addresses of those that are. None is taken out while the engine runs.
+        Error: NO_ALBA, the backend is a directory."""
 
     def close_volume(self, uuid: str) -> None:
         """Bring everything of an open volume to the backend, then stop serving it."""

@@ -23,6 +23,7 @@ EXPECTED = (
     "ovs_nova/__init__.py",
     "*.data/scripts/vstorage-edge",
     "*.data/scripts/vstorage-offline",
+    "*.data/scripts/vstorage-osd",
     "*.dist-info/entry_points.txt",
     "*.dist-info/*LICENSE",
 )

@@ -13,10 +13,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use media::Dir;
 
+use crate::batch::Shelf;
 use crate::descriptors::Descriptors;
 use crate::{Backend, BackendError, Cause, Put, Result, Sink, Space};
 
-const TEMPORARY: &str = ".put-";
+pub(crate) const TEMPORARY: &str = ".put-";
 
 /// See the top of the file.
 #[derive(Debug)]
@@ -69,6 +70,15 @@ impl Directory {
         self.root.join(name)
     }
 
+    /// Where a put into this folder keeps its bytes until it is done. In a container every life of a
+    /// process has the same number: one that is there already is a dead one's.
+    fn temporary(&self, folder: &Path) -> PathBuf {
+        let count = self.puts.fetch_add(1, Ordering::Relaxed);
+        let temporary = folder.join(format!("{TEMPORARY}{}-{count}", std::process::id()));
+        let _ = fs::remove_file(&temporary);
+        temporary
+    }
+
     fn write_temporary(
         &self,
         name: &str,
@@ -94,7 +104,7 @@ impl Sink for FileSink<'_> {
     }
 }
 
-fn error(attempted: &'static str, object: &str, e: io::Error) -> BackendError {
+pub(crate) fn error(attempted: &'static str, object: &str, e: io::Error) -> BackendError {
     let cause = match e.kind() {
         io::ErrorKind::NotFound => Cause::NotFound,
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Cause::NoSpace,
@@ -116,6 +126,44 @@ fn settle(folder: &Path) -> io::Result<()> {
     }
 }
 
+/// The disk, for many puts at a time.
+impl Shelf for Directory {
+    type File = File;
+
+    fn prepare(&self, name: &str) -> io::Result<(PathBuf, PathBuf)> {
+        let path = self.path(name);
+        let folder = path.parent().unwrap_or(&self.root).to_owned();
+        self.create_folder(&folder)?;
+        Ok((self.temporary(&folder), path))
+    }
+
+    fn exists(&self, path: &Path) -> bool {
+        path.exists()
+    }
+
+    fn write(&self, temporary: &Path, parts: &[Vec<u8>]) -> io::Result<File> {
+        let mut file = OpenOptions::new().write(true).create_new(true).open(temporary)?;
+        parts.iter().try_for_each(|part| file.write_all(part))?;
+        Ok(file)
+    }
+
+    fn sync(&self, file: &File) -> io::Result<()> {
+        file.sync_all()
+    }
+
+    fn link(&self, temporary: &Path, path: &Path) -> io::Result<()> {
+        fs::hard_link(temporary, path)
+    }
+
+    fn unlink(&self, temporary: &Path) {
+        let _ = fs::remove_file(temporary);
+    }
+
+    fn sync_folder(&self, folder: &Path) -> io::Result<()> {
+        sync_folder(folder)
+    }
+}
+
 impl Backend for Directory {
     fn put(&self, name: &str, fill: &mut dyn FnMut(&mut dyn Sink) -> Result<()>) -> Result<Put> {
         let failed = |e| error("store", name, e);
@@ -127,10 +175,7 @@ impl Backend for Directory {
             sync_folder(folder).map_err(failed)?;
             return Ok(Put::Exists);
         }
-        let count = self.puts.fetch_add(1, Ordering::Relaxed);
-        let temporary = folder.join(format!("{TEMPORARY}{}-{count}", std::process::id()));
-        // In a container every life of a process has the same number: this one is a dead one's.
-        let _ = fs::remove_file(&temporary);
+        let temporary = self.temporary(folder);
         let outcome =
             self.write_temporary(name, &temporary, fill).and_then(|()| {
                 match fs::hard_link(&temporary, &path) {

@@ -5,15 +5,20 @@
 //! first one: a folder of objects.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod batch;
 pub mod cluster;
 pub mod code;
+pub mod codec;
 mod descriptors;
 mod directory;
+pub mod folder;
 pub mod osd;
 pub mod pieces;
 pub mod preset;
+pub mod remote;
 mod sco;
 pub mod sealed;
+pub mod wire;
 
 use std::fmt;
 

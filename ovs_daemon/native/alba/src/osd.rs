@@ -1,226 +1,318 @@
-//! An OSD: the fragments on one disk, which is a folder here.
+//! What a cluster asks of an OSD, wherever that is: in a folder of this host ([`LocalOsd`]) or
+//! behind a server ([`crate::remote::RemoteOsd`]).
 //!
-//! ```text
-//! osd.claim                        whose it is (format::osd); without it nothing is stored here
-//! osd.lock                         held by the process that uses it
-//! <object>.obj/<fragment name>     fragments (format::fragment)
-//! uses/<name>                      which disks objects may lie on (see `uses`)
-//! ```
-//! A fragment is stored once, wholly and durably, or not at all (see [`Directory`]). What is read is
-//! compared with its checksums.
+//! A request is started and its answer comes to a [`Reply`], so that one thread has many requests
+//! under way on many OSDs. Who does not answer is out of reach: that tells nothing about what is
+//! stored there.
 
-use std::path::{Path, PathBuf};
+use std::fmt;
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::time::Duration;
 
-use format::crc32c;
 use format::fragment::{FragmentName, StoredFragment};
-use format::log::PAGE;
-use format::osd::{CLAIM_NAME, Claim, PLACE_MAX};
-use media::{Dir, File, FileLock};
+use format::osd::Claim;
 
-use crate::pieces::Fragment;
-use crate::{Backend, BackendError, Cause, Directory, Put, Result};
+use crate::folder::FolderOsd;
+use crate::{BackendError, Cause, Put, Result};
 
 /// Ending of the folder of an object.
-pub(crate) const OBJECT: &str = ".obj";
+pub const OBJECT: &str = ".obj";
 /// Folder of the records of use.
-pub(crate) const USES: &str = "uses";
+pub const USES: &str = "uses";
+
+/// Bytes of a file in pieces, in order; shared by those that still have to send or store them.
+pub type Parts = Arc<Vec<Vec<u8>>>;
+
+/// What an OSD is asked for. Paths are below its folder.
+#[derive(Clone, Debug)]
+pub enum Request {
+    /// Store a fragment, if none has its name. Durable when answered.
+    Put {
+        /// Of [`fragment_path`].
+        path: String,
+        /// The file.
+        parts: Parts,
+    },
+    /// Read a range of a fragment's payload; all three numbers are multiples of 4 KiB. Every 4 KiB
+    /// is compared with its checksum.
+    Get {
+        /// Of [`fragment_path`].
+        path: String,
+        /// Bytes of the whole payload.
+        payload_len: u64,
+        /// Where the range begins.
+        offset: u64,
+        /// Its bytes.
+        len: u32,
+    },
+    /// Read the header page of a fragment.
+    Header {
+        /// Of [`fragment_path`].
+        path: String,
+    },
+    /// The names in a folder, sorted; a missing one is empty. Names of objects end with [`OBJECT`],
+    /// all others are folders.
+    Names {
+        /// The folder; "" is everything.
+        folder: String,
+    },
+    /// Delete a fragment; a missing one is fine.
+    Delete {
+        /// Of [`fragment_path`].
+        path: String,
+    },
+    /// Delete everything below a folder; a missing one is fine. Durable when answered.
+    DeleteFolder {
+        /// The folder.
+        folder: String,
+    },
+    /// Remove what interrupted puts left in a folder.
+    Sweep {
+        /// The folder.
+        folder: String,
+    },
+    /// Bytes in all, and bytes that may still be stored.
+    Space,
+    /// Store a record of use, if none has its name. Durable when answered.
+    PutRecord {
+        /// Its name.
+        name: String,
+        /// What it says.
+        text: Vec<u8>,
+    },
+    /// Read a record of use.
+    Record {
+        /// Its name.
+        name: String,
+    },
+}
+
+impl Request {
+    /// What is attempted and on what, for errors.
+    pub fn subject(&self) -> (&'static str, &str) {
+        match self {
+            Self::Put { path, .. } => ("store", path),
+            Self::Get { path, .. } | Self::Header { path } => ("read", path),
+            Self::Names { folder } => ("list", folder),
+            Self::Delete { path } => ("delete", path),
+            Self::DeleteFolder { folder } => ("delete", folder),
+            Self::Sweep { folder } => ("sweep", folder),
+            Self::Space => ("look at", "the room"),
+            Self::PutRecord { name, .. } => ("store", name),
+            Self::Record { name } => ("read", name),
+        }
+    }
+
+    /// An error of this request.
+    pub fn error(&self, cause: Cause, why: impl Into<String>) -> BackendError {
+        let (attempted, object) = self.subject();
+        BackendError { attempted, object: object.to_owned(), cause, why: why.into() }
+    }
+}
+
+/// What an OSD answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// To a put.
+    Put(Put),
+    /// What was read.
+    Bytes(Vec<u8>),
+    /// To [`Request::Names`].
+    Names(Vec<String>),
+    /// To [`Request::Space`].
+    Space {
+        /// Bytes in all.
+        total: u64,
+        /// Bytes that may still be stored.
+        free: u64,
+    },
+    /// It is done.
+    Done,
+}
+
+/// Takes an answer. It must not block: whoever calls it has others to serve.
+pub type Reply = Box<dyn FnOnce(Result<Answer>) + Send>;
 
 /// See the top of the file.
-#[derive(Debug)]
-pub struct Osd {
-    path: PathBuf,
-    claim: Claim,
-    store: Directory,
-    /// Bytes that stay free on the disk.
-    reserve: u64,
-    _lock: FileLock,
+pub trait Osd: Send + Sync + fmt::Debug {
+    /// Whose it is and where it stands.
+    fn claim(&self) -> &Claim;
+
+    /// Where it is, in words.
+    fn name(&self) -> String;
+
+    /// Whether it can be reached, as far as is known; asks nobody.
+    fn reachable(&self) -> bool;
+
+    /// Why it can't be reached, in words; `None`: it can.
+    fn trouble(&self) -> Option<String>;
+
+    /// Starts a request; the reply is called once, maybe before this returns.
+    fn start(&self, request: Request, reply: Reply);
+
+    /// After how long an answer to a read is late.
+    fn late_after(&self) -> Duration;
+
+    /// What was read of an object is read anew the next time.
+    fn distrust(&self, _object: &str) {}
 }
 
-fn failed(attempted: &'static str, object: &str, cause: Cause, why: String) -> BackendError {
-    BackendError { attempted, object: object.to_owned(), cause, why }
-}
-
-fn fragment_path(object: &str, name: &FragmentName) -> String {
+/// The path of a fragment.
+pub fn fragment_path(object: &str, name: &FragmentName) -> String {
     format!("{object}{OBJECT}/{name}")
 }
 
-/// The claim in an OSD's folder; `None` when nobody has claimed it.
-pub fn read_claim(path: &Path) -> Result<Option<Claim>> {
-    let text = path.display().to_string();
-    let wrong = |why: String| failed("read the claim of", &text, Cause::Failed, why);
-    let mut page = vec![0; PAGE];
-    let file = match File::open_read(&path.join(CLAIM_NAME)) {
-        Ok(file) => file,
-        Err(e) if e.is_not_found() => return Ok(None),
-        Err(e) => return Err(wrong(e.to_string())),
-    };
-    file.read_some_at(0, &mut page).map_err(|e| wrong(e.to_string()))?;
-    Claim::decode(&page).map(Some).map_err(|e| wrong(e.to_string()))
+/// The number of an OSD for placement.
+pub fn disk_id(osd: &[u8; 16]) -> u64 {
+    let (first, _) = osd.split_at(8);
+    first.iter().fold(0, |id, byte| id << 8 | u64::from(*byte))
 }
 
-impl Osd {
-    /// Claims a folder for a cluster; it is created when missing. Claiming it again for the same
-    /// changes nothing; a folder with another claim is refused.
-    pub fn claim(path: &Path, claim: &Claim) -> Result<Claim> {
-        let text = path.display().to_string();
-        let refuse = |why: String| failed("claim", &text, Cause::Failed, why);
-        for name in [&claim.domain, &claim.node] {
-            if name.is_empty() || name.len() > PLACE_MAX {
-                return Err(refuse(format!("{name:?} is no name of a Domain or node")));
-            }
-        }
-        let found = match read_claim(path)? {
-            Some(found) => found,
-            None => {
-                Directory::open(path)?.put(CLAIM_NAME, &mut |sink| sink.write(&claim.encode()))?;
-                read_claim(path)?.ok_or_else(|| refuse("the claim is gone again".to_owned()))?
-            }
-        };
-        if found.cluster != claim.cluster {
-            return Err(refuse("another cluster stores its fragments there".to_owned()));
-        }
-        if (&found.domain, &found.node) != (&claim.domain, &claim.node) {
-            let why = format!("it was claimed for node {} of {}", found.node, found.domain);
-            return Err(refuse(why));
-        }
-        Ok(found)
+/// An OSD does not do what it was asked for, and says so in a wrong way.
+fn odd(request: &str) -> BackendError {
+    BackendError {
+        attempted: "understand",
+        object: request.to_owned(),
+        cause: Cause::Failed,
+        why: "the OSD answered something else than it was asked for".to_owned(),
     }
+}
 
-    /// Opens a claimed folder; `reserve`: bytes that stay free on its disk.
-    pub fn open(path: &Path, reserve: u64) -> Result<Self> {
-        let text = path.display().to_string();
-        let wrong = |why: String| failed("open", &text, Cause::Failed, why);
-        let claim = read_claim(path)?.ok_or_else(|| {
-            wrong(
-                "nobody has claimed it: it is new, was emptied, or its disk is not mounted".into(),
-            )
-        })?;
-        let lock = FileLock::take(&path.join("osd.lock")).map_err(|e| wrong(e.to_string()))?;
-        let store = Directory::open(path)?;
-        Ok(Self { path: path.to_owned(), claim, store, reserve, _lock: lock })
-    }
-
-    /// Whose it is and where it stands.
-    pub fn claimed(&self) -> &Claim {
-        &self.claim
-    }
-
+/// Calls that wait for their answer.
+impl dyn Osd + '_ {
     /// Its number for placement.
     pub fn id(&self) -> u64 {
-        disk_id(&self.claim.osd)
+        disk_id(&self.claim().osd)
     }
 
-    /// Whether its folder is still the one that was opened.
-    pub fn reachable(&self) -> bool {
-        matches!(read_claim(&self.path), Ok(Some(claim)) if claim == self.claim)
-    }
-
-    /// Its folder.
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// Asks and waits for the answer.
+    pub fn call(&self, request: Request) -> Result<Answer> {
+        let died = request.error(Cause::Failed, "the OSD's client was stopped");
+        let (sender, hear) = sync_channel(1);
+        let reply = move |answer| drop(sender.send(answer));
+        self.start(request, Box::new(reply));
+        hear.recv().unwrap_or(Err(died))
     }
 
     /// Bytes in all, and bytes that may still be stored.
     pub fn space(&self) -> Result<(u64, u64)> {
-        let space = Dir::at(&self.path).space();
-        let space = space.map_err(|e| {
-            failed("look at", &self.path.display().to_string(), Cause::Failed, e.to_string())
-        })?;
-        Ok((space.total, space.free.saturating_sub(self.reserve)))
+        match self.call(Request::Space)? {
+            Answer::Space { total, free } => Ok((total, free)),
+            _ => Err(odd("space")),
+        }
     }
 
-    /// Stores a fragment, if none has its name. Durable on return.
-    pub fn put(&self, object: &str, name: &FragmentName, fragment: &Fragment) -> Result<Put> {
-        let bytes = fragment.header.len();
-        if self.space()?.1 < bytes {
-            let why = format!("{} would have less than its reserve free", self.path.display());
-            return Err(failed("store", object, Cause::NoSpace, why));
+    /// Stores a fragment's file, if none has its name. Durable on return.
+    pub fn put(&self, object: &str, name: &FragmentName, parts: Parts) -> Result<Put> {
+        match self.call(Request::Put { path: fragment_path(object, name), parts })? {
+            Answer::Put(put) => Ok(put),
+            _ => Err(odd("put")),
         }
-        self.store.put(&fragment_path(object, name), &mut |sink| {
-            sink.write(&fragment.header.encode())?;
-            sink.write(&fragment.payload)?;
-            sink.write(&fragment.crcs)
-        })
+    }
+
+    /// The names in a folder.
+    pub fn names(&self, folder: &str) -> Result<Vec<String>> {
+        names_of(self.call(Request::Names { folder: folder.to_owned() }))
     }
 
     /// The fragments of an object.
     pub fn fragments(&self, object: &str) -> Result<Vec<FragmentName>> {
-        let names = self.store.list(&format!("{object}{OBJECT}"))?;
-        Ok(names.iter().filter_map(|name| FragmentName::parse(name)).collect())
+        fragments_of(self.call(Request::Names { folder: format!("{object}{OBJECT}") }))
     }
 
     /// The header of a fragment, which must be of this object and name.
     pub fn header(&self, object: &str, name: &FragmentName) -> Result<StoredFragment> {
-        let path = fragment_path(object, name);
-        let mut page = [0; PAGE];
-        self.store.read(&path, 0, &mut page)?;
-        let wrong = |why: String| {
-            self.store.distrust(&path);
-            failed("read", &path, Cause::Corrupt, why)
-        };
-        let header = StoredFragment::decode(&page).map_err(|e| wrong(e.to_string()))?;
+        let request = Request::Header { path: fragment_path(object, name) };
+        let wrong = request.error(Cause::Corrupt, "");
+        let Answer::Bytes(page) = self.call(request)? else { return Err(odd("header")) };
+        let header = StoredFragment::decode(&page)
+            .map_err(|e| BackendError { why: e.to_string(), ..wrong.clone() })?;
         if header.object != object || header.name() != Some(*name) {
-            return Err(wrong(format!("it is fragment {} of {}", header.fragment, header.object)));
+            let why = format!("it is fragment {} of {}", header.fragment, header.object);
+            return Err(BackendError { why, ..wrong });
         }
         Ok(header)
     }
 
-    /// Fills `into` from byte `offset` of a fragment's payload of `payload_len` bytes; all three are
-    /// multiples of 4 KiB. Every 4 KiB is compared with its checksum.
+    /// Reads a range of a fragment's payload of `payload_len` bytes.
     pub fn read(
         &self,
         object: &str,
         name: &FragmentName,
         payload_len: u64,
         offset: u64,
-        into: &mut [u8],
-    ) -> Result<()> {
+        len: u32,
+    ) -> Result<Vec<u8>> {
         let path = fragment_path(object, name);
-        self.store.read(&path, PAGE as u64 + offset, into)?;
-        let mut crcs = vec![0; into.len() / PAGE * 4];
-        let crcs_at = PAGE as u64 + payload_len + offset / PAGE as u64 * 4;
-        self.store.read(&path, crcs_at, &mut crcs)?;
-        for (number, (cluster, crc)) in into.chunks(PAGE).zip(crcs.chunks(4)).enumerate() {
-            if crc32c(cluster).to_le_bytes() != *crc {
-                self.store.distrust(&path);
-                let which = offset / PAGE as u64 + number as u64;
-                let why = format!("the checksum of its 4 KiB number {which} differs");
-                return Err(failed("read", &path, Cause::Corrupt, why));
-            }
-        }
-        Ok(())
+        bytes_of(self.call(Request::Get { path, payload_len, offset, len }))
     }
 
     /// Deletes a fragment; a missing one is fine.
     pub fn delete(&self, object: &str, name: &FragmentName) -> Result<()> {
-        self.store.delete(&fragment_path(object, name))
-    }
-
-    /// Deletes all fragments of an object.
-    pub fn delete_object(&self, object: &str) -> Result<()> {
-        self.store.delete_folder(&format!("{object}{OBJECT}"))
-    }
-
-    /// What was read of an object is read anew the next time.
-    pub fn distrust(&self, object: &str) {
-        for name in self.fragments(object).unwrap_or_default() {
-            self.store.distrust(&fragment_path(object, &name));
-        }
-    }
-
-    /// Removes what interrupted puts of fragments of an object left.
-    pub fn sweep(&self, object: &str) -> Result<()> {
-        self.store.sweep(&format!("{object}{OBJECT}"))
-    }
-
-    /// The plain files and folders below, for what belongs to the whole cluster.
-    pub(crate) fn store(&self) -> &Directory {
-        &self.store
+        self.call(Request::Delete { path: fragment_path(object, name) }).map(|_| ())
     }
 }
 
-/// The number of an OSD for placement.
-pub(crate) fn disk_id(osd: &[u8; 16]) -> u64 {
-    let (first, _) = osd.split_at(8);
-    first.iter().fold(0, |id, byte| id << 8 | u64::from(*byte))
+/// The names in an answer.
+pub fn names_of(answer: Result<Answer>) -> Result<Vec<String>> {
+    match answer? {
+        Answer::Names(names) => Ok(names),
+        _ => Err(odd("names")),
+    }
+}
+
+/// The names of fragments in an answer.
+pub fn fragments_of(answer: Result<Answer>) -> Result<Vec<FragmentName>> {
+    let names = names_of(answer)?;
+    Ok(names.iter().filter_map(|name| FragmentName::parse(name)).collect())
+}
+
+/// The bytes in an answer.
+pub fn bytes_of(answer: Result<Answer>) -> Result<Vec<u8>> {
+    match answer? {
+        Answer::Bytes(bytes) => Ok(bytes),
+        _ => Err(odd("bytes")),
+    }
+}
+
+/// A folder of this host, used by this process itself.
+#[derive(Clone, Debug)]
+pub struct LocalOsd(pub Arc<FolderOsd>);
+
+impl Osd for LocalOsd {
+    fn claim(&self) -> &Claim {
+        self.0.claimed()
+    }
+
+    fn name(&self) -> String {
+        self.0.path().display().to_string()
+    }
+
+    fn reachable(&self) -> bool {
+        self.0.reachable()
+    }
+
+    fn trouble(&self) -> Option<String> {
+        (!self.reachable()).then(|| "its claim is gone or another one".to_owned())
+    }
+
+    fn start(&self, request: Request, reply: Reply) {
+        // A put waits for its disk: those on other disks go on meanwhile.
+        if matches!(request, Request::Put { .. }) {
+            let osd = self.0.clone();
+            std::thread::spawn(move || reply(osd.perform(&request)));
+        } else {
+            reply(self.0.perform(&request));
+        }
+    }
+
+    fn late_after(&self) -> Duration {
+        // It answers before anybody waits.
+        Duration::from_secs(1)
+    }
+
+    fn distrust(&self, object: &str) {
+        self.0.distrust(object);
+    }
 }

@@ -1,10 +1,13 @@
 //! An object in memory as stored fragments, and back.
 
+use std::sync::Arc;
+
 use format::fragment::{ErasureHeader, NAME_MAX, StoredFragment, crc32, payload_crcs};
 use format::{Malformed, crc32c};
 use machines::alba::{Cut, Layout, Over, Set, plan};
 
 use crate::code::Codec;
+use crate::osd::Parts;
 
 /// A fragment and what belongs to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +71,11 @@ impl Fragment {
         bytes.extend_from_slice(&self.payload);
         bytes.extend_from_slice(&self.crcs);
         bytes
+    }
+
+    /// The file in the pieces in which it lies in memory.
+    pub fn into_parts(self) -> Parts {
+        Arc::new(vec![self.header.encode().to_vec(), self.payload, self.crcs])
     }
 
     /// The inverse of [`Self::encode`]; compares every checksum.

@@ -1,10 +1,11 @@
 //! Configuration of an engine.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use alba::cluster::OsdPlace;
-use edge::server::{ClusterKey, KEY_BYTES_MIN};
+use alba::cluster::Place;
+use alba::remote::Link;
+use edge::server::ClusterKey;
 use format::entry::Uuid;
 use format::log::PAGE;
 use machines::volume::Limits;
@@ -18,7 +19,7 @@ use crate::presets::KeyConfig;
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
 pub struct AlbaConfig {
-    pub osds: Vec<OsdPlace>,
+    pub osds: Vec<Place>,
     /// A preset in its JSON form, or the name of one that is shipped.
     pub preset: serde_json::Value,
     pub reserve: u64,
@@ -90,14 +91,18 @@ fn socket_mode() -> u32 {
     0o660
 }
 
-/// More of a key file is not read, in bytes.
-const KEY_FILE_BYTES_MAX: u64 = 4096;
 /// SCOs with at most this share of live clusters are compacted, in percent.
 const COMPACT_PERCENT: u32 = 40;
 /// Data clusters of one operation: 256 KiB, what front ends cut requests to.
 const OP_CLUSTERS: u32 = 64;
 /// Data clusters of one batch: 4 MiB.
 const BATCH_CLUSTERS: u32 = 1024;
+
+fn key_error(path: &Path, why: String) -> Error {
+    let what = format!("use the cluster key {}", path.display());
+    let fix = "copy the file from a node that has it, readable for the daemon alone";
+    Error::new("BAD_CONFIG", &what, why, fix)
+}
 
 impl Config {
     /// Parses and checks a configuration.
@@ -147,23 +152,25 @@ impl Config {
         })
     }
 
+    /// How OSDs behind servers know this node; `None`: none of them can be used.
+    pub(crate) fn link(&self) -> Result<Option<Link>> {
+        let (Some(_), Some(path)) = (&self.cluster, &self.cluster_key_file) else {
+            return Ok(None);
+        };
+        // Without a key file nobody else is in the cluster.
+        let known = media::file_len(path).ok().flatten().is_some();
+        let key = known.then(|| net::ClusterKey::read(path)).transpose();
+        let key = key.map_err(|why| key_error(path, why))?;
+        Ok(key.map(|key| Link { cluster: self.cluster().unwrap_or_default(), key }))
+    }
+
     /// Where Edges of other hosts connect, and the key that their tokens are signed with.
     pub(crate) fn edge_tcp(&self) -> Result<Option<(SocketAddr, ClusterKey)>> {
         let (Some(address), Some(path)) = (self.edge_listen, &self.cluster_key_file) else {
             return Ok(None);
         };
-        let failed = |why: String| {
-            let what = format!("use the cluster key {}", path.display());
-            let fix = "copy the file from a node that has it, readable for the daemon alone";
-            Error::new("BAD_CONFIG", &what, why, fix)
-        };
-        let file = media::File::open_read(path).map_err(|error| failed(error.to_string()))?;
-        let len = file.len().map_err(|error| failed(error.to_string()))?.min(KEY_FILE_BYTES_MAX);
-        let mut text = vec![0; len as usize];
-        file.read_bytes_at(0, &mut text).map_err(|error| failed(error.to_string()))?;
-        let key = ClusterKey::new(&text)
-            .ok_or_else(|| failed(format!("it has fewer than {KEY_BYTES_MIN} bytes")))?;
-        Ok(Some((address, key)))
+        let key = net::ClusterKey::read(path).map_err(|why| key_error(path, why))?;
+        Ok(Some((address, key.into())))
     }
 
     /// Sizes for a volume's machine.

@@ -9,7 +9,8 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use alba::{Backend, BackendError, Cause, Sealed};
+use alba::cluster::OsdAddress;
+use alba::{Backend, BackendError, Cause, Cluster, Sealed};
 use edge::target::VolumeId;
 use format::entry::Uuid;
 use machines::map::Map;
@@ -401,6 +402,22 @@ impl Engine {
             buffer_reserve: self.config.reserve,
             compaction_bytes_per_s: self.config.compaction_bytes_per_s,
         }
+    }
+
+    /// The erasure-coded backend, if that is in use.
+    pub fn alba(&self) -> Option<&Cluster> {
+        self.sealed.as_ref().map(|sealed| sealed.cluster())
+    }
+
+    /// Makes OSDs behind servers part of the backend, and tells of new addresses of those that are.
+    pub fn set_osds(&self, osds_json: &str) -> Result<()> {
+        let what = "cannot use the OSDs of the cluster";
+        let osds: Vec<OsdAddress> = parse(what, osds_json)?;
+        let Some(alba) = self.alba() else {
+            let why = "the backend of this engine is a directory";
+            return Err(Error::new("NO_ALBA", what, why, "configure [alba] on this node"));
+        };
+        alba.set_servers(&osds).map_err(|e| backend_error(what, &e))
     }
 
     fn pins(&self, log: &str) -> alba::Result<Vec<String>> {

@@ -14,6 +14,7 @@ mod mailbox;
 mod places;
 mod presets;
 mod replication;
+mod roll;
 mod shard;
 mod spec;
 mod status;

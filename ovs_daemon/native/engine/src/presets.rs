@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
+use alba::cluster::{OsdPlace, Place};
 use alba::preset::{Preset, PresetError};
 use alba::sealed::{Key, Keys};
 use alba::{Backend, Cluster, Directory, Sealed};
@@ -52,7 +53,16 @@ pub(crate) fn backend(config: &Config) -> Result<Backends> {
     let keys = keys.map_err(|why| {
         Error::new("BAD_CONFIG", what, why, "correct the key; 'openssl rand -hex 32' makes one")
     })?;
-    let cluster = Cluster::open(&alba.osds, preset, alba.reserve);
+    let folder = |place: &Place| match place {
+        Place::Folder(folder) => Some(folder.clone()),
+        Place::Server(_) => None,
+    };
+    let folders: Option<Vec<OsdPlace>> = alba.osds.iter().map(folder).collect();
+    let cluster = match folders {
+        Some(folders) if !folders.is_empty() => Cluster::open(&folders, preset, alba.reserve),
+        // OSDs behind servers may come later.
+        _ => Cluster::connect(&alba.osds, preset, alba.reserve, config.link()?),
+    };
     let cluster = cluster.map_err(|e| backend_error(what, &e))?;
     let sealed = Sealed::new(cluster, Keys::new(keys)).map_err(|e| bad_preset(what, e))?;
     let sealed = Arc::new(sealed);

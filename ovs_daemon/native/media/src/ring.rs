@@ -141,6 +141,12 @@ impl Ring {
         self.push(sqe, Op { token, _fd: Some(fd.clone()), memory: Memory::None });
     }
 
+    /// Completes once when `fd` can be written to.
+    pub fn poll_writable(&mut self, fd: &Fd, token: u64) {
+        let sqe = opcode::PollAdd::new(raw(fd), libc::POLLOUT as u32).build();
+        self.push(sqe, Op { token, _fd: Some(fd.clone()), memory: Memory::None });
+    }
+
     /// Reads up to `into.len()` bytes of a file at `offset`; result = bytes.
     pub fn read_at(&mut self, fd: &Fd, into: Slice, offset: u64, token: u64) {
         let sqe =

@@ -145,6 +145,14 @@ impl Engine {
         })
     }
 
+    fn osd_roll(&self, py: Python<'_>, address: &str) -> PyResult<String> {
+        self.run(py, |engine| engine.osd_roll(address))
+    }
+
+    fn set_osds(&self, py: Python<'_>, osds_json: &str) -> PyResult<()> {
+        self.perform(py, |engine| engine.set_osds(osds_json))
+    }
+
     fn status(&self, py: Python<'_>) -> PyResult<String> {
         self.run(py, engine::Engine::status)
     }

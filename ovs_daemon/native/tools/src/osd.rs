@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use alba::Cluster;
 use alba::cluster::{OsdPlace, new_osd_id};
-use alba::osd::{Osd, read_claim};
+use alba::folder::{FolderOsd, read_claim};
 use alba::preset::Preset;
-use format::osd::Claim;
+use format::osd::{Claim, Role};
 use media::{File, StoreError};
 
 use crate::USAGE;
@@ -20,8 +20,8 @@ pub(crate) fn claim(words: &[String]) -> Result<(), String> {
     let other = other.ok_or_else(|| format!("{like} is no OSD: it has no claim"))?;
     let osd = new_osd_id().map_err(|e| e.to_string())?;
     let (domain, node) = (domain.to_owned(), node.to_owned());
-    let claim = Claim { cluster: other.cluster, osd, domain, node };
-    let claim = Osd::claim(Path::new(folder), &claim).map_err(|e| e.to_string())?;
+    let claim = Claim { cluster: other.cluster, osd, domain, node, role: Role::Capacity };
+    let claim = FolderOsd::claim(Path::new(folder), &claim).map_err(|e| e.to_string())?;
     println!("{folder}: OSD {} of cluster {}", uuid(&claim.osd), uuid(&claim.cluster));
     Ok(())
 }
@@ -59,6 +59,7 @@ pub(crate) fn look(file: &File, report: &mut Report) -> Result<(), StoreError> {
             report.fact("OSD", uuid(&claim.osd));
             report.fact("Domain", claim.domain);
             report.fact("node", claim.node);
+            report.fact("role", claim.role.text());
         }
         Err(why) => report.damage(0, why.to_string()),
     }

@@ -2,14 +2,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
 
 use format::fragment::FragmentName;
 use machines::alba::{Cut, FRAGMENTS_MAX, Layout, Seen, Set, Verdict, out_of_reach, verdict};
 
-use crate::osd::OBJECT;
-use crate::{Backend, Cause, Result};
+use crate::osd::{OBJECT, Request, fragments_of, names_of};
+use crate::{Cause, Result};
 
+use super::uses::Use;
 use super::{Cluster, FOUND_MAX, failed, lock};
+
+/// How long an OSD may take to say what it has of an object; afterwards it is taken for out of reach,
+/// which is always safe.
+const LOOK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Which OSDs can be reached at this moment.
 #[derive(Debug)]
@@ -84,37 +91,73 @@ fn put_of(name: &FragmentName) -> FragmentName {
 
 impl Cluster {
     pub(super) fn reach(&self) -> Reach {
-        let up: Vec<usize> =
-            (0..self.osds.len()).filter(|osd| self.osds[*osd].reachable()).collect();
-        let ids: BTreeSet<u64> = up.iter().map(|osd| self.osds[*osd].id()).collect();
+        let osds = self.osds();
+        let here: Vec<usize> = (0..osds.len()).filter(|osd| osds[*osd].reachable()).collect();
+        let unread = here.iter().any(|osd| !lock(&self.read).contains(osd));
+        if here.len() < self.size() || unread {
+            // Others may have put objects on fewer disks since, while some were away.
+            self.learn_uses();
+        }
+        let read = lock(&self.read).clone();
+        let up: Vec<usize> = here.into_iter().filter(|osd| read.contains(osd)).collect();
+        let ids: BTreeSet<u64> = up.iter().map(|osd| osds[*osd].id()).collect();
+        let mut away: BTreeMap<&str, usize> = BTreeMap::new();
         let uses = lock(&self.uses);
         let known: BTreeMap<u64, &str> = uses.iter().flat_map(|one| one.disks()).collect();
-        let mut away: BTreeMap<&str, usize> = BTreeMap::new();
         for (id, domain) in &known {
             *away.entry(domain).or_default() += usize::from(!ids.contains(id));
         }
-        let hides = uses.iter().any(|one| one.hides(&ids));
-        Reach { away: away.into_values().collect(), hides, up }
+        let away = away.into_values().collect();
+        drop(uses);
+        Reach { away, hides: self.hides(&up), up }
     }
 
-    /// What is seen of an object on the OSDs that can be reached; one that fails now counts as out
-    /// of reach.
+    /// Whether the disks that are not among these could hold a whole acknowledged object of which
+    /// nothing is seen: as far as records of use tell, or because too few are there that could have
+    /// such records, or because several of those that are away are named by none. (Two disks at least
+    /// have fragments of an acknowledged object.)
+    fn hides(&self, up: &[usize]) -> bool {
+        let osds = self.osds();
+        let uses = lock(&self.uses);
+        let named: BTreeSet<u64> = uses.iter().flat_map(Use::disks).map(|(id, _)| id).collect();
+        let all: BTreeSet<u64> = osds.iter().map(|osd| osd.id()).collect();
+        let ids: BTreeSet<u64> = up.iter().map(|osd| osds[*osd].id()).collect();
+        let unnamed = all.difference(&ids).filter(|id| !named.contains(id)).count();
+        // Of a folder that could not be opened the number is not known.
+        let unopened = self.missing.len().saturating_sub(named.difference(&all).count());
+        2 * up.len() < self.size()
+            || unnamed + unopened > 1
+            || uses.iter().any(|one| one.hides(&ids))
+    }
+
+    /// What is seen of an object on the OSDs that can be reached; one that fails or is slow now
+    /// counts as out of reach.
     fn look(&self, name: &str, reach: &mut Reach) -> Sighting {
-        let mut sighting = Sighting::new();
-        let mut lost = 0;
-        reach.up.retain(|osd| match self.osds[*osd].fragments(name) {
-            Ok(names) => {
-                sighting.extend(names.into_iter().map(|name| (name, *osd)));
-                true
+        let (sender, hear) = channel();
+        for osd in &reach.up {
+            let (number, sender) = (*osd, sender.clone());
+            let reply = move |answer| drop(sender.send((number, fragments_of(answer))));
+            let folder = format!("{name}{OBJECT}");
+            self.osd(number).start(Request::Names { folder }, Box::new(reply));
+        }
+        drop(sender);
+        let until = Instant::now() + LOOK_PATIENCE;
+        let mut seen = BTreeMap::new();
+        while let Ok((osd, names)) =
+            hear.recv_timeout(until.saturating_duration_since(Instant::now()))
+        {
+            if let Ok(names) = names {
+                seen.insert(osd, names);
             }
-            Err(_) => {
-                lost += 1;
-                false
-            }
-        });
+        }
+        let before = reach.up.len();
+        reach.up.retain(|osd| seen.contains_key(osd));
         // In a Domain of its own, which is where it hides the most.
-        reach.away.extend(std::iter::repeat_n(1, lost));
-        sighting
+        reach.away.extend(std::iter::repeat_n(1, before - reach.up.len()));
+        let each = |(osd, names): (usize, Vec<FragmentName>)| {
+            names.into_iter().map(move |name| (name, osd))
+        };
+        seen.into_iter().flat_map(each).collect()
     }
 
     fn puts(&self, sighting: &Sighting, reach: &Reach) -> Vec<Seen> {
@@ -139,7 +182,11 @@ impl Cluster {
     /// The verdict on an object and what it was judged by.
     pub(super) fn judge(&self, name: &str) -> (Verdict, Sighting, Reach) {
         let mut reach = self.reach();
+        let before = reach.up.len();
         let sighting = self.look(name, &mut reach);
+        if reach.up.len() < before {
+            reach.hides |= self.hides(&reach.up);
+        }
         let verdict = verdict(&self.puts(&sighting, &reach), reach.hides);
         (verdict, sighting, reach)
     }
@@ -175,7 +222,7 @@ impl Cluster {
         for (one, osd) in sighting.iter().filter(|(one, _)| mine(one)) {
             places.insert((one.piece, usize::from(one.fragment)), *osd);
             if header.is_none() {
-                header = self.osds[*osd].header(name, one).ok().map(|header| (*one, header));
+                header = self.osd(*osd).header(name, one).ok().map(|header| (*one, header));
             }
         }
         let Some((fragment, header)) = header else {
@@ -203,8 +250,10 @@ impl Cluster {
     /// Names in a folder on any OSD, as they are there.
     pub(super) fn every_name(&self, folder: &str, reach: &Reach) -> Result<BTreeSet<String>> {
         let mut names = BTreeSet::new();
-        for osd in &reach.up {
-            names.extend(self.osds[*osd].store().list(folder)?);
+        let request = Request::Names { folder: folder.to_owned() };
+        let jobs = reach.up.iter().map(|osd| (*osd, request.clone())).collect();
+        for answer in self.ask_all(jobs) {
+            names.extend(names_of(answer)?);
         }
         Ok(names)
     }

@@ -6,6 +6,7 @@
 //! was acknowledged is never taken for absent.
 
 mod find;
+mod places;
 mod put;
 mod read;
 mod repair;
@@ -18,17 +19,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use format::osd::Claim;
 use machines::alba::{Disk, Layout};
-use serde::Deserialize;
 
 use crate::code::Codec;
-use crate::osd::{OBJECT, Osd, read_claim};
+use crate::osd::{Answer, OBJECT, Osd, Request};
 use crate::preset::Preset;
+use crate::remote::Link;
 use crate::{Backend, BackendError, Cause, Put, Result, Sink, Space};
 use find::Found;
+pub use places::{OsdAddress, OsdPlace, Place};
+use places::{Remotes, open_folders};
 pub use repair::Repaired;
 pub use stored::Stored;
 use uses::Use;
@@ -36,28 +39,20 @@ use uses::Use;
 /// Objects whose places are remembered.
 const FOUND_MAX: usize = 4096;
 
-/// A folder that is an OSD.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct OsdPlace {
-    /// The folder.
-    pub path: PathBuf,
-    /// Name of its Domain.
-    pub domain: String,
-    /// Name of its node.
-    pub node: String,
-}
-
 /// See the top of the file.
 #[derive(Debug)]
 pub struct Cluster {
-    osds: Vec<Osd>,
+    /// Grows only: an OSD's place in it is its number here.
+    osds: RwLock<Vec<Arc<dyn Osd>>>,
     preset: Preset,
     codecs: Mutex<BTreeMap<Layout, Arc<Codec>>>,
     found: Mutex<BTreeMap<String, Arc<Found>>>,
     uses: Mutex<BTreeSet<Use>>,
-    /// The OSDs that could not be opened, and why.
+    /// The OSDs (by number) whose records of use are known.
+    read: Mutex<BTreeSet<usize>>,
+    /// The folders that could not be opened, and why.
     missing: Vec<(PathBuf, BackendError)>,
+    remotes: Mutex<Remotes>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -83,77 +78,14 @@ fn random_id() -> std::io::Result<[u8; 16]> {
     Ok(id)
 }
 
-/// Claims folders for a new cluster. Once any of them is claimed nothing is claimed any more: a
-/// folder without a claim is then a disk that was emptied or is not mounted.
-fn claim_all(places: &[OsdPlace]) -> Result<()> {
-    for place in places {
-        if read_claim(&place.path)?.is_some() {
-            return Ok(());
-        }
-    }
-    let failed = |e: std::io::Error| failed("make", "a cluster", e.to_string());
-    let cluster = random_id().map_err(failed)?;
-    for place in places {
-        let (domain, node) = (place.domain.clone(), place.node.clone());
-        let osd = random_id().map_err(failed)?;
-        Osd::claim(&place.path, &Claim { cluster, osd, domain, node })?;
-    }
-    Ok(())
-}
-
 impl Cluster {
     /// The cluster on these folders; a new one when none of them was ever used. `reserve`: bytes
     /// that stay free on each disk. Fails when OSDs belong to different clusters, and when there are
     /// too few for any policy of the preset.
     pub fn open(places: &[OsdPlace], preset: Preset, reserve: u64) -> Result<Self> {
-        claim_all(places)?;
-        let mut osds: Vec<Osd> = Vec::new();
-        let mut missing = Vec::new();
-        for place in places {
-            match Osd::open(&place.path, reserve) {
-                Ok(osd) => osds.push(osd),
-                Err(why) => missing.push((place.path.clone(), why)),
-            }
-        }
-        let text = |osd: &Osd| osd.path().display().to_string();
-        let Some(first) = osds.first() else {
-            let why = missing.first().map_or("no OSD is given".to_owned(), |(_, e)| e.to_string());
-            return Err(failed("open", "the cluster", why));
-        };
-        for (osd, place) in osds
-            .iter()
-            .zip(places.iter().filter(|place| missing.iter().all(|(path, _)| *path != place.path)))
-        {
-            let claim = osd.claimed();
-            if claim.cluster != first.claimed().cluster {
-                let why = format!("{} and {} belong to different clusters", text(first), text(osd));
-                return Err(failed("open", "the cluster", why));
-            }
-            if (&claim.domain, &claim.node) != (&place.domain, &place.node) {
-                let why = format!(
-                    "{} was claimed for node {} of Domain {}, not for {} of {}",
-                    text(osd),
-                    claim.node,
-                    claim.domain,
-                    place.node,
-                    place.domain
-                );
-                return Err(failed("open", "the cluster", why));
-            }
-        }
-        let mut uses = BTreeSet::new();
-        for osd in &osds {
-            uses.extend(Use::read_all(osd)?);
-        }
-        let cluster = Self {
-            osds,
-            preset,
-            codecs: Mutex::default(),
-            found: Mutex::default(),
-            uses: Mutex::new(uses),
-            missing,
-        };
-        let all: Vec<usize> = (0..cluster.osds.len()).collect();
+        let places: Vec<Place> = places.iter().cloned().map(Place::Folder).collect();
+        let cluster = Self::connect(&places, preset, reserve, None)?;
+        let all: Vec<usize> = (0..cluster.osds().len()).collect();
         if let (None, shortages) = cluster.preset.choose(&cluster.disks(&all)) {
             let why: Vec<String> = shortages.iter().map(ToString::to_string).collect();
             let why =
@@ -163,9 +95,56 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// The OSDs that could not be opened, and why.
+    /// The cluster on these OSDs, wherever they are. `link`: needed for those behind servers. With
+    /// too few of them to store anything, or to tell what is stored, it is open all the same, and
+    /// says so when it is asked: they may come.
+    pub fn connect(
+        places: &[Place],
+        preset: Preset,
+        reserve: u64,
+        link: Option<Link>,
+    ) -> Result<Self> {
+        let (mut folders, mut servers) = (Vec::new(), Vec::new());
+        for place in places {
+            match place {
+                Place::Folder(folder) => folders.push(folder.clone()),
+                Place::Server(server) => servers.push(server.clone()),
+            }
+        }
+        let (osds, missing) = open_folders(&folders, reserve)?;
+        let cluster = Self {
+            osds: RwLock::new(osds),
+            preset,
+            codecs: Mutex::default(),
+            found: Mutex::default(),
+            uses: Mutex::default(),
+            read: Mutex::default(),
+            missing,
+            remotes: Mutex::new(Remotes::new(link)?),
+        };
+        cluster.set_servers(&servers)?;
+        cluster.learn_uses();
+        Ok(cluster)
+    }
+
+    /// The folders that could not be opened, and why.
     pub fn missing(&self) -> &[(PathBuf, BackendError)] {
         &self.missing
+    }
+
+    /// All OSDs, by number.
+    pub fn osds(&self) -> Vec<Arc<dyn Osd>> {
+        self.osds.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The OSD with a number.
+    fn osd(&self, number: usize) -> Arc<dyn Osd> {
+        self.osds.read().unwrap_or_else(PoisonError::into_inner)[number].clone()
+    }
+
+    /// How many OSDs belong to the cluster, whether they can be reached or not.
+    fn size(&self) -> usize {
+        self.osds.read().unwrap_or_else(PoisonError::into_inner).len() + self.missing.len()
     }
 
     fn codec(&self, layout: Layout) -> Arc<Codec> {
@@ -174,30 +153,52 @@ impl Cluster {
     }
 
     /// These OSDs as placement knows them.
-    fn disks(&self, osds: &[usize]) -> Vec<Disk> {
-        let number = |name: &dyn Fn(&Osd) -> String, osd: &Osd| {
+    fn disks(&self, numbers: &[usize]) -> Vec<Disk> {
+        let osds = self.osds();
+        let number = |name: &dyn Fn(&Arc<dyn Osd>) -> String, osd: &Arc<dyn Osd>| {
             let mine = name(osd);
             // Of equal names the first one's place: the same for all that bear it.
-            self.osds.iter().position(|other| name(other) == mine).unwrap_or(0) as u32
+            osds.iter().position(|other| name(other) == mine).unwrap_or(0) as u32
         };
-        let domain = |osd: &Osd| osd.claimed().domain.clone();
-        let node = |osd: &Osd| format!("{}/{}", osd.claimed().domain, osd.claimed().node);
-        let disk = |osd: &usize| {
-            let osd = &self.osds[*osd];
+        let domain = |osd: &Arc<dyn Osd>| osd.claim().domain.clone();
+        let node = |osd: &Arc<dyn Osd>| format!("{}/{}", osd.claim().domain, osd.claim().node);
+        let disk = |at: &usize| {
+            let osd = &osds[*at];
             Disk { id: osd.id(), domain: number(&domain, osd), node: number(&node, osd) }
         };
-        osds.iter().map(disk).collect()
+        numbers.iter().map(disk).collect()
     }
 
     fn forget(&self, name: &str) {
         lock(&self.found).remove(name);
     }
 
-    /// Calls `work` for every OSD that can be reached; the first error after all were tried.
-    fn everywhere(&self, work: impl Fn(&Osd) -> Result<()>) -> Result<()> {
-        let reachable = self.osds.iter().filter(|osd| osd.reachable());
-        let outcomes: Vec<Result<()>> = reachable.map(work).collect();
-        outcomes.into_iter().collect()
+    /// Asks many OSDs at the same time; the answers in the same order.
+    fn ask_all(&self, jobs: Vec<(usize, Request)>) -> Vec<Result<Answer>> {
+        let (sender, hear) = channel();
+        let mut answers: Vec<Result<Answer>> = Vec::with_capacity(jobs.len());
+        for (number, (osd, request)) in jobs.into_iter().enumerate() {
+            answers.push(Err(request.error(Cause::Failed, "the OSD's client was stopped")));
+            let sender = sender.clone();
+            let reply = move |answer| drop(sender.send((number, answer)));
+            self.osd(osd).start(request, Box::new(reply));
+        }
+        drop(sender);
+        // Ends when the last reply was called or dropped.
+        hear.iter().for_each(|(number, answer)| answers[number] = answer);
+        answers
+    }
+
+    /// Asks every OSD that can be reached; the first error after all have answered.
+    fn everywhere(&self, request: &Request) -> Result<()> {
+        let osds = self.osds();
+        let reachable = osds.iter().enumerate().filter(|(_, osd)| osd.reachable());
+        let jobs = reachable.map(|(number, _)| (number, request.clone())).collect();
+        self.ask_all(jobs).into_iter().try_for_each(|answer| answer.map(|_| ()))
+    }
+
+    fn delete_everywhere(&self, object: &str) -> Result<()> {
+        self.everywhere(&Request::DeleteFolder { folder: format!("{object}{OBJECT}") })
     }
 }
 
@@ -220,20 +221,18 @@ impl Backend for Cluster {
 
     fn delete(&self, name: &str) -> Result<()> {
         self.forget(name);
-        self.everywhere(|osd| osd.delete_object(name))
+        self.delete_everywhere(name)
     }
 
     fn delete_folder(&self, folder: &str) -> Result<()> {
         let below = format!("{folder}/");
         lock(&self.found).retain(|name, _| !name.starts_with(&below));
-        self.everywhere(|osd| osd.store().delete_folder(folder))
+        self.everywhere(&Request::DeleteFolder { folder: folder.to_owned() })
     }
 
     fn distrust(&self, name: &str) {
         self.forget(name);
-        for osd in &self.osds {
-            osd.distrust(name);
-        }
+        self.osds().iter().for_each(|osd| osd.distrust(name));
     }
 
     fn space(&self) -> Result<Option<Space>> {
@@ -244,17 +243,22 @@ impl Backend for Cluster {
         let layout = policy.layout();
         let share = |bytes: u64| bytes / layout.fragments() as u64 * layout.data() as u64;
         let (mut total, mut free) = (0, 0);
-        for osd in reach.up() {
-            let (all, left) = self.osds[*osd].space()?;
-            (total, free) = (total + all, free + left);
+        let jobs = reach.up().iter().map(|osd| (*osd, Request::Space)).collect();
+        for answer in self.ask_all(jobs) {
+            // One that does not answer has no room at this moment.
+            if let Ok(Answer::Space { total: all, free: left }) = answer {
+                (total, free) = (total + all, free + left);
+            }
         }
         Ok(Some(Space { total: share(total), free: share(free) }))
     }
 
     fn troubles(&self) -> Vec<BackendError> {
         let missing = self.missing.iter().map(|(_, why)| why.clone());
-        let gone = self.osds.iter().filter(|osd| !osd.reachable()).map(|osd| {
-            failed("reach", &osd.path().display().to_string(), "its claim is gone or another one")
+        let osds = self.osds();
+        let gone = osds.iter().filter_map(|osd| {
+            let why = osd.trouble()?;
+            Some(failed("reach", &osd.name(), why))
         });
         missing.chain(gone).collect()
     }
@@ -263,7 +267,7 @@ impl Backend for Cluster {
         for name in self.every_name(folder, &self.reach())? {
             if let Some(object) = name.strip_suffix(OBJECT) {
                 let object = format!("{folder}/{object}");
-                self.everywhere(|osd| osd.sweep(&object))?;
+                self.everywhere(&Request::Sweep { folder: format!("{object}{OBJECT}") })?;
                 self.remove_leftovers(&object)?;
             }
         }

@@ -1,10 +1,12 @@
 //! Puts: encode, store on all OSDs that placement chose, acknowledge when c fragments are durable.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use format::fragment::NAME_MAX;
+use format::fragment::{FragmentName, NAME_MAX};
 use machines::alba::{Cut, Policy, Verdict, mix, place};
 
+use crate::osd::{Answer, Request, fragment_path};
 use crate::pieces::{Fragment, Label, encode_piece};
 use crate::preset::Preset;
 use crate::{BackendError, Cause, Put, Result, Sink};
@@ -12,6 +14,16 @@ use crate::{BackendError, Cause, Put, Result, Sink};
 use super::find::unknown;
 use super::uses::Use;
 use super::{Cluster, failed, lock};
+
+/// How long slow OSDs may take at least, after an object is stored without them.
+const STRAGGLERS_MIN: Duration = Duration::from_millis(100);
+
+/// When enough fragments are stored: so many of the first ones.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Enough {
+    pub(super) of: usize,
+    pub(super) are: usize,
+}
 
 struct Memory(Vec<u8>);
 
@@ -67,7 +79,7 @@ impl Cluster {
         let stored = self.store(&label, &object.0, &cut, &policy, &osds);
         if stored.is_err() {
             // What stays behind on an OSD that fails is never taken for the object.
-            let _ = self.everywhere(|osd| osd.delete_object(name));
+            let _ = self.delete_everywhere(name);
         }
         self.forget(name);
         stored.map(|()| Put::Created)
@@ -92,9 +104,11 @@ impl Cluster {
     pub(super) fn remove_leftovers(&self, name: &str) -> Result<()> {
         let (verdict, sighting, _) = self.judge(name);
         if verdict == Verdict::Absent {
-            for (fragment, osd) in sighting {
-                self.osds[osd].delete(name, &fragment)?;
-            }
+            let delete = |(fragment, osd): (FragmentName, usize)| {
+                (osd, Request::Delete { path: fragment_path(name, &fragment) })
+            };
+            let jobs = sighting.into_iter().map(delete).collect();
+            self.ask_all(jobs).into_iter().try_for_each(|answer| answer.map(|_| ()))?;
         }
         Ok(())
     }
@@ -104,8 +118,7 @@ impl Cluster {
     fn prepare(&self, name: &str, bytes: u64, preset: &Preset) -> Result<(Policy, Vec<usize>)> {
         let mut up: Vec<usize> = self.reach().up().to_vec();
         loop {
-            let room = |osd: &usize| self.osds[*osd].space().is_ok_and(|(_, free)| free > bytes);
-            let roomy: Vec<usize> = up.iter().copied().filter(room).collect();
+            let roomy = self.roomy(&up, bytes);
             let (policy, shortages) = preset.choose(&self.disks(&roomy));
             let Some(policy) = policy.copied() else {
                 let why: Vec<String> = shortages.iter().map(ToString::to_string).collect();
@@ -114,16 +127,41 @@ impl Cluster {
                 let why = format!("no policy of preset {} fits: {}", preset.name, why.join("; "));
                 return Err(BackendError { cause, ..failed("store", name, why) });
             };
-            let used = Use::of(&policy, up.iter().map(|osd| &self.osds[*osd]));
+            let osds = self.osds();
+            let used = Use::of(&policy, up.iter().map(|osd| &osds[*osd]));
             if lock(&self.uses).contains(&used) {
                 return Ok((policy, roomy));
             }
             let before = up.len();
-            up.retain(|osd| used.write(&self.osds[*osd]).is_ok());
+            self.tell_uses(&mut up, &used);
+            if 2 * up.len() < self.size() {
+                // Whoever sees the others only would not know of it.
+                return Err(unknown("store", name));
+            }
             if up.len() == before {
                 lock(&self.uses).insert(used);
                 return Ok((policy, roomy));
             }
+        }
+    }
+
+    /// Those that can take an object of so many bytes.
+    pub(super) fn roomy(&self, osds: &[usize], bytes: u64) -> Vec<usize> {
+        let answers = self.ask_all(osds.iter().map(|osd| (*osd, Request::Space)).collect());
+        let room = |answer| matches!(answer, Ok(Answer::Space { free, .. }) if free > bytes);
+        let both = osds.iter().zip(answers);
+        both.filter_map(|(osd, answer)| room(answer).then_some(*osd)).collect()
+    }
+
+    /// Tells OSDs of a new use, and of all earlier ones, since some may be new themselves; those that
+    /// cannot be told are left out.
+    fn tell_uses(&self, up: &mut Vec<usize>, new: &Use) {
+        let mut all: Vec<Use> = lock(&self.uses).iter().cloned().collect();
+        all.push(new.clone());
+        for one in &all {
+            let answers = self.ask_all(up.iter().map(|osd| (*osd, one.put())).collect());
+            let mut told = answers.into_iter().map(|answer| answer.is_ok());
+            up.retain(|_| told.next().unwrap_or(false));
         }
     }
 
@@ -142,10 +180,11 @@ impl Cluster {
             let placed = place(policy, &disks, number_of(name, piece));
             let placed = placed.map_err(|why| failed("store", name, why.to_string()))?;
             let fragments = encode_piece(&codec, label, object, cut, piece);
-            let jobs = placed.iter().map(|disk| osds[*disk]).zip(&fragments).collect();
-            let outcomes = self.store_all(name, jobs);
-            let global = &outcomes[..policy.layout().global()];
-            if global.iter().filter(|outcome| outcome.is_ok()).count() < policy.acknowledge() {
+            let jobs = placed.iter().map(|disk| osds[*disk]).zip(fragments).collect();
+            let enough = Enough { of: policy.layout().global(), are: policy.acknowledge() };
+            let outcomes = self.store_all(name, jobs, enough);
+            let global = &outcomes[..enough.of];
+            if global.iter().filter(|outcome| outcome.is_ok()).count() < enough.are {
                 let why = outcomes.into_iter().find_map(Result::err);
                 return Err(why.unwrap_or_else(|| failed("store", name, "too few were stored")));
             }
@@ -153,17 +192,45 @@ impl Cluster {
         Ok(())
     }
 
-    /// Stores fragments on their OSDs, all at the same time; the outcomes in the same order.
-    pub(super) fn store_all(&self, name: &str, jobs: Vec<(usize, &Fragment)>) -> Vec<Result<()>> {
-        let store = |osd: usize, fragment: &Fragment| match fragment.header.name() {
-            Some(file) => self.osds[osd].put(name, &file, fragment).map(|_| ()),
-            None => Err(failed("store", name, "its header makes no sense")),
-        };
-        std::thread::scope(|scope| {
-            let start = |(osd, fragment)| scope.spawn(move || store(osd, fragment));
-            let threads: Vec<_> = jobs.into_iter().map(start).collect();
-            let lost = || Err(failed("store", name, "the thread that stored it died"));
-            threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| lost())).collect()
-        })
+    /// Stores fragments on their OSDs, all at the same time; the outcomes in the same order. Once
+    /// enough are stored the slow ones get as long again, and then finish by themselves or not.
+    pub(super) fn store_all(
+        &self,
+        name: &str,
+        jobs: Vec<(usize, Fragment)>,
+        enough: Enough,
+    ) -> Vec<Result<()>> {
+        let begin = Instant::now();
+        let (sender, hear) = channel();
+        let mut outcomes: Vec<Result<()>> = Vec::with_capacity(jobs.len());
+        for (number, (osd, fragment)) in jobs.into_iter().enumerate() {
+            let Some(file) = fragment.header.name() else {
+                outcomes.push(Err(failed("store", name, "its header makes no sense")));
+                continue;
+            };
+            outcomes.push(Err(failed("store", name, "the OSD has not answered yet")));
+            let path = fragment_path(name, &file);
+            let request = Request::Put { path, parts: fragment.into_parts() };
+            let sender = sender.clone();
+            let reply = move |answer: Result<Answer>| drop(sender.send((number, answer)));
+            self.osd(osd).start(request, Box::new(reply));
+        }
+        drop(sender);
+        let mut until = None;
+        loop {
+            let heard = match until {
+                None => hear.recv().ok(),
+                Some(until) => {
+                    let left = Instant::saturating_duration_since(&until, Instant::now());
+                    hear.recv_timeout(left).ok()
+                }
+            };
+            let Some((number, answer)) = heard else { return outcomes };
+            outcomes[number] = answer.map(|_| ());
+            let global = outcomes.iter().take(enough.of);
+            if until.is_none() && global.filter(|one| one.is_ok()).count() >= enough.are {
+                until = Some(Instant::now() + begin.elapsed().max(STRAGGLERS_MIN));
+            }
+        }
     }
 }

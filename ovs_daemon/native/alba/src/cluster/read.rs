@@ -1,12 +1,26 @@
 //! Reads: of the one fragment that has the bytes, or computed from others, its group's first.
 
-use format::fragment::FragmentName;
-use machines::alba::{Set, UNIT, plan};
+use std::sync::mpsc::{Sender, channel};
+use std::time::{Duration, Instant};
 
-use crate::{Cause, Result};
+use format::osd::wire::GET_MAX;
+use machines::alba::{Gather, Set, UNIT};
 
 use super::find::Found;
 use super::{Cluster, failed};
+use crate::osd::{Request, bytes_of, fragment_path};
+use crate::{BackendError, Cause, Result};
+
+/// How often it is looked elsewhere for what nobody gives in time.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// A range of each fragment of a piece.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Range {
+    pub(super) piece: u32,
+    pub(super) start: u64,
+    pub(super) len: usize,
+}
 
 impl Cluster {
     pub(super) fn read_object(&self, name: &str, offset: u64, into: &mut [u8]) -> Result<()> {
@@ -60,73 +74,117 @@ impl Cluster {
         start: u64,
         into: &mut [u8],
     ) -> Result<()> {
-        if self.read_one(name, found, piece, fragment, start, into).is_ok() {
-            return Ok(());
-        }
-        let mut have: Vec<Option<Vec<u8>>> = vec![None; found.layout.fragments()];
-        self.compute(name, found, piece, 1 << fragment, start, into.len(), &mut have)?;
-        let bytes = have[fragment].as_ref().expect("it was computed");
+        let range = Range { piece, start, len: into.len() };
+        let have = self.gather(name, found, range, 1 << fragment, true)?;
+        let bytes = have[fragment].as_ref().expect("it was read or computed");
         into.copy_from_slice(bytes);
         Ok(())
     }
 
-    /// Computes a range of the fragments `wanted` of a piece from others; what is read or computed
-    /// on the way is left in `have`.
-    #[allow(clippy::too_many_arguments, reason = "a range of fragments of a piece of an object")]
-    pub(super) fn compute(
+    /// A range of the fragments `wanted` of a piece: read where they are if `direct`, or computed
+    /// from others, which then also happens when an answer is late; a repair rather waits than leaves
+    /// its Domain. What was read or computed on the way
+    /// is there, too.
+    pub(super) fn gather(
         &self,
         name: &str,
         found: &Found,
-        piece: u32,
+        range: Range,
         wanted: Set,
-        start: u64,
-        len: usize,
-        have: &mut [Option<Vec<u8>>],
-    ) -> Result<()> {
-        let mut present = found.present(piece) & !wanted;
-        let steps = 'choose: loop {
-            let Some(steps) = plan(&found.layout, present, wanted) else {
-                let count = present.count_ones();
-                let why =
-                    format!("{count} fragments of its piece {piece} are too few to compute it");
-                let mut error = failed("read", name, why);
-                error.cause = Cause::Corrupt;
-                return Err(error);
-            };
-            let computed: Vec<usize> =
-                steps.iter().flat_map(|step| &step.outputs).copied().collect();
-            for source in steps.iter().flat_map(|step| &step.sources) {
-                if computed.contains(source) || have[*source].is_some() {
-                    continue;
-                }
-                let mut bytes = vec![0; len];
-                if self.read_one(name, found, piece, *source, start, &mut bytes).is_err() {
-                    present &= !(1 << source);
-                    continue 'choose;
-                }
-                have[*source] = Some(bytes);
+        direct: bool,
+    ) -> Result<Vec<Option<Vec<u8>>>> {
+        let mut have: Vec<Option<Vec<u8>>> = vec![None; found.layout.fragments()];
+        let mut gather = Gather::new(found.layout, wanted, found.present(range.piece), direct);
+        let (sender, hear) = channel();
+        let mut late_at = Instant::now();
+        let mut why = None;
+        loop {
+            let ask = gather.ask();
+            for one in (0..have.len()).filter(|one| ask & 1 << one != 0) {
+                let patience = self.start_read(name, found, range, one, &sender);
+                late_at = late_at.max(Instant::now() + patience);
             }
-            break steps;
-        };
-        let codec = self.codec(found.layout);
-        for step in &steps {
-            codec.recover(step, have);
+            if let Some(steps) = gather.ready() {
+                let codec = self.codec(found.layout);
+                steps.iter().for_each(|step| codec.recover(step, &mut have));
+                return Ok(have);
+            }
+            if gather.is_lost() || !gather.waits() && ask == 0 {
+                let (left, piece) = (gather.left(), range.piece);
+                let mut text =
+                    format!("{left} fragments of its piece {piece} are too few to compute it");
+                // Those that could not be asked may still have it.
+                let unsure = |why: &BackendError| why.cause == Cause::Failed;
+                let cause =
+                    if why.as_ref().is_some_and(unsure) { Cause::Failed } else { Cause::Corrupt };
+                if let Some(why) = why {
+                    text = format!("{text}; {why}");
+                }
+                return Err(BackendError { cause, ..failed("read", name, text) });
+            }
+            match hear.recv_timeout(late_at.saturating_duration_since(Instant::now())) {
+                Ok((one, Ok(bytes))) => {
+                    gather.arrived(one);
+                    have[one] = Some(bytes);
+                }
+                Ok((one, Err(error))) => {
+                    gather.failed(one);
+                    why =
+                        why.filter(|why: &BackendError| why.cause == Cause::Failed).or(Some(error));
+                }
+                Err(_) => {
+                    if direct {
+                        gather.time_passed();
+                    }
+                    // Who is asked now gets his own time; without anybody new this is the pace at
+                    // which answers are awaited.
+                    late_at = Instant::now() + PATIENCE;
+                }
+            }
         }
-        Ok(())
     }
 
-    /// Fills `into` from where the fragment itself is.
-    pub(super) fn read_one(
+    /// Asks for a range of a fragment where it is; how long its answer may take.
+    fn start_read(
         &self,
         name: &str,
         found: &Found,
-        piece: u32,
+        range: Range,
         fragment: usize,
-        start: u64,
-        into: &mut [u8],
-    ) -> Result<()> {
-        let osd = found.osd(piece, fragment).ok_or_else(|| failed("read", name, "it is lost"))?;
-        let file: FragmentName = found.name(piece, fragment);
-        self.osds[osd].read(name, &file, found.cut.fragment_len(), start, into)
+        sender: &Sender<(usize, Result<Vec<u8>>)>,
+    ) -> Duration {
+        let Some(osd) = found.osd(range.piece, fragment) else {
+            let _ = sender.send((fragment, Err(failed("read", name, "it is lost"))));
+            return Duration::ZERO;
+        };
+        let osd = self.osd(osd);
+        let path = fragment_path(name, &found.name(range.piece, fragment));
+        let payload_len = found.cut.fragment_len();
+        let sender = sender.clone();
+        let most = GET_MAX as usize;
+        if range.len > most {
+            // In parts, by a thread of its own: it is a repair.
+            std::thread::spawn(move || {
+                let mut bytes = Vec::with_capacity(range.len);
+                while bytes.len() < range.len {
+                    let offset = range.start + bytes.len() as u64;
+                    let len = (range.len - bytes.len()).min(most) as u32;
+                    let path = path.clone();
+                    let part = osd.call(Request::Get { path, payload_len, offset, len });
+                    match bytes_of(part) {
+                        Ok(part) => bytes.extend(part),
+                        Err(error) => return drop(sender.send((fragment, Err(error)))),
+                    }
+                }
+                drop(sender.send((fragment, Ok(bytes))));
+            });
+            return Duration::from_secs(30);
+        }
+        let patience = osd.late_after();
+        let request =
+            Request::Get { path, payload_len, offset: range.start, len: range.len as u32 };
+        let reply = move |answer| drop(sender.send((fragment, bytes_of(answer))));
+        osd.start(request, Box::new(reply));
+        patience + Duration::from_nanos(range.len as u64)
     }
 }

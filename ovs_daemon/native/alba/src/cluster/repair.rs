@@ -8,6 +8,8 @@ use crate::{Backend, Result};
 
 use super::Cluster;
 use super::find::Found;
+use super::put::Enough;
+use super::read::Range;
 use crate::osd::{OBJECT, USES};
 
 /// What a repair did.
@@ -47,15 +49,11 @@ impl Cluster {
                     lost: usize::from(self.len(object).is_err()),
                     ..Repaired::default()
                 }));
-            } else if path != USES && self.is_folder(&path) {
+            } else if path != USES {
                 total.add(self.repair(&path)?);
             }
         }
         Ok(total)
-    }
-
-    fn is_folder(&self, path: &str) -> bool {
-        self.osds.iter().any(|osd| osd.path().join(path).is_dir())
     }
 
     /// Computes the fragments of an object that are missing, and stores them on disks that have none
@@ -87,11 +85,12 @@ impl Cluster {
         };
         let up = self.reach().up().to_vec();
         let len = found.cut.fragment_len();
-        let roomy = |osd: &usize| {
+        let with_room = self.roomy(&up, 2 * len);
+        let fits = |osd: &usize| {
             let holds = (0..layout.fragments()).any(|one| found.osd(piece, one) == Some(*osd));
-            holds || self.osds[*osd].space().is_ok_and(|(_, free)| free > 2 * len)
+            holds || with_room.contains(osd)
         };
-        let candidates: Vec<usize> = up.into_iter().filter(roomy).collect();
+        let candidates: Vec<usize> = up.into_iter().filter(fits).collect();
         let place = |one| {
             let osd = found.osd(piece, one)?;
             candidates.iter().position(|other| *other == osd)
@@ -101,7 +100,8 @@ impl Cluster {
         let wanted = targets.iter().fold(0, |set: Set, (fragment, _)| set | 1 << fragment);
         let mut have: Vec<Option<Vec<u8>>> = vec![None; layout.fragments()];
         if wanted != 0 {
-            self.compute(name, found, piece, wanted, 0, len as usize, &mut have)?;
+            let range = Range { piece, start: 0, len: len as usize };
+            have = self.gather(name, found, range, wanted, false)?;
         }
         done.bytes_between_domains = self.crossing(found, piece, wanted, &have);
         let label = Label {
@@ -120,8 +120,9 @@ impl Cluster {
                 Some((candidates[*disk], label.fragment(&codec, extent, *number, payload)))
             })
             .collect();
-        let jobs = fragments.iter().map(|(osd, fragment)| (*osd, fragment)).collect();
-        let stored = self.store_all(name, jobs).iter().filter(|outcome| outcome.is_ok()).count();
+        let enough = Enough { of: fragments.len(), are: fragments.len() };
+        let outcomes = self.store_all(name, fragments, enough);
+        let stored = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
         done.fragments = stored;
         done.missing -= stored;
         Ok(done)

@@ -7,7 +7,7 @@ use format::fragment::FragmentName;
 use format::osd::Claim;
 
 use super::{Cluster, OsdPlace, random_id};
-use crate::osd::{Osd, read_claim};
+use crate::folder::{FolderOsd, read_claim};
 use crate::preset::Preset;
 use crate::{Backend, Cause, Put};
 
@@ -249,9 +249,9 @@ fn a_foreign_or_emptied_folder_is_not_used() {
     let disk = lab.disk(1, 1);
     let own = read_claim(&disk).unwrap().unwrap();
     let foreign = Claim { cluster: random_id().unwrap(), ..own.clone() };
-    let error = Osd::claim(&disk, &foreign).unwrap_err().to_string();
+    let error = FolderOsd::claim(&disk, &foreign).unwrap_err().to_string();
     assert!(error.contains("another cluster"), "{error}");
-    assert_eq!(Osd::claim(&disk, &own).unwrap(), own, "claiming again is harmless");
+    assert_eq!(FolderOsd::claim(&disk, &own).unwrap(), own, "claiming again is harmless");
 
     fs::remove_dir_all(&disk).unwrap();
     fs::create_dir_all(&disk).unwrap();
@@ -262,7 +262,7 @@ fn a_foreign_or_emptied_folder_is_not_used() {
     assert_eq!(fs::read_dir(&disk).unwrap().count(), 0);
     drop(cluster);
 
-    Osd::claim(&disk, &foreign).unwrap();
+    FolderOsd::claim(&disk, &foreign).unwrap();
     let preset = Preset::shipped().remove(0);
     let error = Cluster::open(&lab.places(), preset, 0).unwrap_err().to_string();
     assert!(error.contains("belong to different clusters"), "{error}");
@@ -312,7 +312,7 @@ fn a_replaced_disk_is_refilled_without_a_byte_from_another_domain() {
     let disk = lab.disk(2, 0);
     let claim = read_claim(&disk).unwrap().unwrap();
     fs::remove_dir_all(&disk).unwrap();
-    Osd::claim(&disk, &Claim { osd: random_id().unwrap(), ..claim }).unwrap();
+    FolderOsd::claim(&disk, &Claim { osd: random_id().unwrap(), ..claim }).unwrap();
 
     let cluster = lab.open();
     assert!(lab.files("x/sco/1").len() < before);

@@ -5,14 +5,13 @@
 //! whether those that are away could hold a whole acknowledged object.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use machines::alba::{Layout, Policy, mix, out_of_reach};
 use serde::{Deserialize, Serialize};
 
-use crate::osd::{Osd, USES, disk_id};
-use crate::{Backend, Result};
-
-use super::failed;
+use super::{Cluster, lock};
+use crate::osd::{Osd, Request, USES, bytes_of, names_of};
 
 /// See the top of the file.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -28,7 +27,7 @@ pub(super) struct Use {
 
 impl Use {
     /// Of a policy on these OSDs.
-    pub(super) fn of<'a>(policy: &Policy, osds: impl Iterator<Item = &'a Osd>) -> Self {
+    pub(super) fn of<'a>(policy: &Policy, osds: impl Iterator<Item = &'a Arc<dyn Osd>>) -> Self {
         let layout = policy.layout();
         let [k, m, domains, local, c] = [
             layout.data(),
@@ -38,29 +37,24 @@ impl Use {
             policy.acknowledge(),
         ]
         .map(|count| count as u8);
-        let disk = |osd: &Osd| (disk_id(&osd.claimed().osd), osd.claimed().domain.clone());
+        let disk = |osd: &Arc<dyn Osd>| (osd.id(), osd.claim().domain.clone());
         Self { k, m, domains, local, c, disks: osds.map(disk).collect() }
     }
 
-    /// Those on an OSD.
-    pub(super) fn read_all(osd: &Osd) -> Result<BTreeSet<Self>> {
-        let mut uses = BTreeSet::new();
-        for name in osd.store().list(USES)? {
-            let path = format!("{USES}/{name}");
-            let mut text = vec![0; osd.store().len(&path)?.unwrap_or(0) as usize];
-            osd.store().read(&path, 0, &mut text)?;
-            let one: Self = serde_json::from_slice(&text)
-                .map_err(|e| failed("read", &path, format!("it is no record of use: {e}")))?;
-            uses.insert(one);
-        }
-        Ok(uses)
+    /// What it says.
+    fn text(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("plain data")
     }
 
-    /// Stores it on an OSD.
-    pub(super) fn write(&self, osd: &Osd) -> Result<()> {
-        let text = serde_json::to_vec(self).expect("plain data");
-        let hash = text.iter().fold(0, |hash, byte| mix(hash ^ u64::from(*byte)));
-        osd.store().put(&format!("{USES}/{hash:016x}"), &mut |sink| sink.write(&text)).map(|_| ())
+    /// The name of its record: others have others.
+    fn name(&self) -> String {
+        let hash = self.text().iter().fold(0, |hash, byte| mix(hash ^ u64::from(*byte)));
+        format!("{hash:016x}")
+    }
+
+    /// Storing it.
+    pub(super) fn put(&self) -> Request {
+        Request::PutRecord { name: self.name(), text: self.text() }
     }
 
     /// The disks that it names.
@@ -78,5 +72,35 @@ impl Use {
         let layout = Layout::new(self.k, self.m, self.domains, self.local);
         // A record that makes no sense warns of anything.
         layout.map_or(true, |layout| out_of_reach(&layout, &away) >= usize::from(self.c))
+    }
+}
+
+impl Cluster {
+    /// Reads the records of use of the OSDs that can be reached and were not read yet, and of those
+    /// that have new ones.
+    pub(super) fn learn_uses(&self) {
+        let osds = self.osds();
+        let up: Vec<usize> = (0..osds.len()).filter(|osd| osds[*osd].reachable()).collect();
+        let known: BTreeSet<String> = lock(&self.uses).iter().map(Use::name).collect();
+        let folder = Request::Names { folder: USES.to_owned() };
+        let listed = self.ask_all(up.iter().map(|osd| (*osd, folder.clone())).collect());
+        let mut unread: BTreeMap<String, usize> = BTreeMap::new();
+        let mut whole = BTreeSet::new();
+        for (osd, names) in up.into_iter().zip(listed) {
+            let Ok(names) = names_of(names) else { continue };
+            whole.insert(osd);
+            let new = names.into_iter().filter(|name| !known.contains(name));
+            unread.extend(new.map(|name| (name, osd)));
+        }
+        let jobs = unread.iter().map(|(name, osd)| (*osd, Request::Record { name: name.clone() }));
+        let texts = self.ask_all(jobs.collect());
+        for ((_, osd), text) in unread.iter().zip(texts) {
+            match bytes_of(text).ok().and_then(|text| serde_json::from_slice(&text).ok()) {
+                Some(one) => drop(lock(&self.uses).insert(one)),
+                // It may say anything: what this OSD knows is not known here.
+                None => drop(whole.remove(osd)),
+            }
+        }
+        *lock(&self.read) = whole;
     }
 }

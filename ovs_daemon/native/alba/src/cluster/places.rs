@@ -1,0 +1,182 @@
+//! The OSDs of a cluster: where they are, and opening them.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use format::osd::{Claim, Role};
+use serde::Deserialize;
+
+use super::{Cluster, failed, lock, random_id};
+use crate::folder::{FolderOsd, read_claim};
+use crate::osd::{LocalOsd, Osd};
+use crate::remote::{Fleet, Link, RemoteOsd};
+use crate::{BackendError, Result};
+
+/// How long opening waits for OSDs that do not answer.
+const SETTLE: Duration = Duration::from_secs(3);
+
+/// A folder that is an OSD.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OsdPlace {
+    /// The folder.
+    pub path: PathBuf,
+    /// Name of its Domain.
+    pub domain: String,
+    /// Name of its node.
+    pub node: String,
+}
+
+/// An OSD behind a server.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OsdAddress {
+    /// Its number: a UUID.
+    pub osd: String,
+    /// Where its server listens.
+    pub address: SocketAddr,
+    /// Name of its Domain.
+    pub domain: String,
+    /// Name of its node.
+    pub node: String,
+}
+
+/// Where an OSD is.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum Place {
+    /// In a folder of this host, which this process uses itself.
+    Folder(OsdPlace),
+    /// Behind a server.
+    Server(OsdAddress),
+}
+
+impl OsdAddress {
+    fn claim(&self, cluster: [u8; 16]) -> Result<Claim> {
+        let digits: String = self.osd.chars().filter(|c| *c != '-').collect();
+        let number = u128::from_str_radix(&digits, 16).ok().filter(|_| digits.len() == 32);
+        let number = number.ok_or_else(|| failed("use OSD", &self.osd, "it is no UUID"))?;
+        let (domain, node) = (self.domain.clone(), self.node.clone());
+        Ok(Claim { cluster, osd: number.to_be_bytes(), domain, node, role: Role::Capacity })
+    }
+}
+
+/// Claims folders for a new cluster. Once any of them is claimed nothing is claimed any more: a
+/// folder without a claim is then a disk that was emptied or is not mounted.
+fn claim_all(places: &[OsdPlace]) -> Result<()> {
+    for place in places {
+        if read_claim(&place.path)?.is_some() {
+            return Ok(());
+        }
+    }
+    let failed = |e: std::io::Error| failed("make", "a cluster", e.to_string());
+    let cluster = random_id().map_err(failed)?;
+    for place in places {
+        let (domain, node) = (place.domain.clone(), place.node.clone());
+        let osd = random_id().map_err(failed)?;
+        let claim = Claim { cluster, osd, domain, node, role: Role::Capacity };
+        FolderOsd::claim(&place.path, &claim)?;
+    }
+    Ok(())
+}
+
+/// The folders that could be opened, and those that could not.
+pub(super) type Opened = (Vec<Arc<dyn Osd>>, Vec<(PathBuf, BackendError)>);
+
+/// Opens folders; new ones when none of them was ever used.
+pub(super) fn open_folders(places: &[OsdPlace], reserve: u64) -> Result<Opened> {
+    claim_all(places)?;
+    let mut osds: Vec<Arc<dyn Osd>> = Vec::new();
+    let mut missing = Vec::new();
+    let mut first: Option<(String, [u8; 16])> = None;
+    for place in places {
+        let osd = match FolderOsd::open(&place.path, reserve) {
+            Ok(osd) => osd,
+            Err(why) => {
+                missing.push((place.path.clone(), why));
+                continue;
+            }
+        };
+        let (claim, text) = (osd.claimed().clone(), place.path.display().to_string());
+        let (other, cluster) = first.get_or_insert_with(|| (text.clone(), claim.cluster));
+        if claim.cluster != *cluster {
+            let why = format!("{other} and {text} belong to different clusters");
+            return Err(failed("open", "the cluster", why));
+        }
+        if (&claim.domain, &claim.node) != (&place.domain, &place.node) {
+            let why = format!(
+                "{text} was claimed for node {} of Domain {}, not for {} of {}",
+                claim.node, claim.domain, place.node, place.domain
+            );
+            return Err(failed("open", "the cluster", why));
+        }
+        osds.push(Arc::new(LocalOsd(Arc::new(osd))));
+    }
+    if let (true, Some((_, why))) = (osds.is_empty(), missing.first()) {
+        return Err(failed("open", "the cluster", why.to_string()));
+    }
+    Ok((osds, missing))
+}
+
+/// OSDs behind servers, by their numbers.
+#[derive(Debug, Default)]
+pub(super) struct Remotes {
+    fleet: Option<Fleet>,
+    known: BTreeMap<[u8; 16], Arc<RemoteOsd>>,
+}
+
+impl Remotes {
+    pub(super) fn new(link: Option<Link>) -> Result<Self> {
+        let failed = |e: std::io::Error| failed("start", "the client of OSDs", e.to_string());
+        let fleet = link.map(Fleet::start).transpose().map_err(failed)?;
+        Ok(Self { fleet, known: BTreeMap::new() })
+    }
+
+    /// Those that are new among these; the others may have moved.
+    fn update(&mut self, addresses: &[OsdAddress]) -> Result<Vec<Arc<RemoteOsd>>> {
+        let mut new = Vec::new();
+        for place in addresses {
+            let fleet = self.fleet.as_ref().ok_or_else(|| {
+                failed(
+                    "use OSD",
+                    &place.osd,
+                    "a cluster and its key are needed for a server's OSDs",
+                )
+            })?;
+            let claim = place.claim(fleet.link().cluster)?;
+            match self.known.get(&claim.osd) {
+                Some(osd) => osd.move_to(place.address),
+                None => {
+                    let id = claim.osd;
+                    let osd = Arc::new(fleet.add(claim, place.address));
+                    self.known.insert(id, osd.clone());
+                    new.push(osd);
+                }
+            }
+        }
+        let until = Instant::now() + SETTLE;
+        new.iter().for_each(|osd| osd.settle(until));
+        Ok(new)
+    }
+}
+
+impl Cluster {
+    /// Makes OSDs behind servers part of the cluster, and tells of new addresses of those that are.
+    /// None is ever taken out while the cluster is open: what is on it may be needed.
+    pub fn set_servers(&self, addresses: &[OsdAddress]) -> Result<()> {
+        let new = lock(&self.remotes).update(addresses)?;
+        if new.is_empty() {
+            return Ok(());
+        }
+        {
+            let mut osds = self.osds.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+            osds.extend(new.into_iter().map(|osd| osd as Arc<dyn Osd>));
+        }
+        lock(&self.found).clear();
+        self.learn_uses();
+        Ok(())
+    }
+}

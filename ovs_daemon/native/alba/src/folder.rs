@@ -1,0 +1,285 @@
+//! An OSD's folder: the fragments on one disk.
+//!
+//! ```text
+//! osd.claim                        whose it is (format::osd); without it nothing is stored here
+//! osd.lock                         held by the process that uses it
+//! <object>.obj/<fragment name>     fragments (format::fragment)
+//! uses/<name>                      which disks objects may lie on (see `uses`)
+//! ```
+//! A fragment is stored once, wholly and durably, or not at all (see [`Directory`]). What is read is
+//! compared with its checksums.
+
+use std::path::{Path, PathBuf};
+
+use format::fragment::{FragmentName, StoredFragment};
+use format::log::PAGE;
+use format::osd::wire::is_path;
+use format::osd::{CLAIM_NAME, Claim, PLACE_MAX};
+use format::{Malformed, crc32c};
+use media::{Dir, File, FileLock};
+
+use crate::batch::put_all;
+use crate::osd::{Answer, OBJECT, Parts, Request, USES, fragment_path};
+use crate::{Backend, BackendError, Cause, Directory, Put, Result};
+
+/// Name of the file that the process which uses the folder holds locked.
+const LOCK_NAME: &str = "osd.lock";
+
+/// See the top of the file.
+#[derive(Debug)]
+pub struct FolderOsd {
+    path: PathBuf,
+    claim: Claim,
+    store: Directory,
+    /// Bytes that stay free on the disk.
+    reserve: u64,
+    _lock: FileLock,
+}
+
+fn failed(attempted: &'static str, object: &str, cause: Cause, why: String) -> BackendError {
+    BackendError { attempted, object: object.to_owned(), cause, why }
+}
+
+/// Whether a fragment's file is whole: header, length, every checksum.
+pub fn check_file(path: &str, bytes: &[u8]) -> std::result::Result<(), Malformed> {
+    let header = StoredFragment::decode(bytes)?;
+    let whole = header.len() == bytes.len() as u64;
+    let named = header.name().is_some_and(|name| fragment_path(&header.object, &name) == path);
+    if !whole || !named {
+        return Err(Malformed::Identity);
+    }
+    let (payload, crcs) = bytes[PAGE..].split_at(header.payload_len());
+    let sound = |(cluster, crc): (&[u8], &[u8])| crc32c(cluster).to_le_bytes() == *crc;
+    if crc32c(crcs) != header.crcs_crc || !payload.chunks(PAGE).zip(crcs.chunks(4)).all(sound) {
+        return Err(Malformed::Checksum);
+    }
+    Ok(())
+}
+
+/// The clusters of what a get gave, compared with the checksums behind them: the number of the
+/// first that differs, if one does.
+pub fn first_damaged(bytes: &[u8], len: usize) -> Option<usize> {
+    let (clusters, crcs) = bytes.split_at(len.min(bytes.len()));
+    let mut pairs = clusters.chunks(PAGE).zip(crcs.chunks(4));
+    pairs.position(|(cluster, crc)| crc32c(cluster).to_le_bytes() != *crc)
+}
+
+/// The claim in an OSD's folder; `None` when nobody has claimed it.
+pub fn read_claim(path: &Path) -> Result<Option<Claim>> {
+    let text = path.display().to_string();
+    let wrong = |why: String| failed("read the claim of", &text, Cause::Failed, why);
+    let mut page = vec![0; PAGE];
+    let file = match File::open_read(&path.join(CLAIM_NAME)) {
+        Ok(file) => file,
+        Err(e) if e.is_not_found() => return Ok(None),
+        Err(e) => return Err(wrong(e.to_string())),
+    };
+    file.read_some_at(0, &mut page).map_err(|e| wrong(e.to_string()))?;
+    Claim::decode(&page).map(Some).map_err(|e| wrong(e.to_string()))
+}
+
+impl FolderOsd {
+    /// Claims a folder for a cluster; it is created when missing. Claiming it again for the same
+    /// changes nothing; a folder with another claim is refused.
+    pub fn claim(path: &Path, claim: &Claim) -> Result<Claim> {
+        let text = path.display().to_string();
+        let refuse = |why: String| failed("claim", &text, Cause::Failed, why);
+        for name in [&claim.domain, &claim.node] {
+            if name.is_empty() || name.len() > PLACE_MAX {
+                return Err(refuse(format!("{name:?} is no name of a Domain or node")));
+            }
+        }
+        let found = match read_claim(path)? {
+            Some(found) => found,
+            None => {
+                Directory::open(path)?.put(CLAIM_NAME, &mut |sink| sink.write(&claim.encode()))?;
+                read_claim(path)?.ok_or_else(|| refuse("the claim is gone again".to_owned()))?
+            }
+        };
+        if found.cluster != claim.cluster {
+            return Err(refuse("another cluster stores its fragments there".to_owned()));
+        }
+        if (&found.domain, &found.node) != (&claim.domain, &claim.node) {
+            let why = format!("it was claimed for node {} of {}", found.node, found.domain);
+            return Err(refuse(why));
+        }
+        Ok(found)
+    }
+
+    /// Opens a claimed folder; `reserve`: bytes that stay free on its disk.
+    pub fn open(path: &Path, reserve: u64) -> Result<Self> {
+        let text = path.display().to_string();
+        let wrong = |why: String| failed("open", &text, Cause::Failed, why);
+        let claim = read_claim(path)?.ok_or_else(|| {
+            wrong(
+                "nobody has claimed it: it is new, was emptied, or its disk is not mounted".into(),
+            )
+        })?;
+        let lock = FileLock::take(&path.join(LOCK_NAME)).map_err(|e| wrong(e.to_string()))?;
+        let store = Directory::open(path)?;
+        Ok(Self { path: path.to_owned(), claim, store, reserve, _lock: lock })
+    }
+
+    /// Whose it is and where it stands.
+    pub fn claimed(&self) -> &Claim {
+        &self.claim
+    }
+
+    /// Whether its folder is still the one that was opened.
+    pub fn reachable(&self) -> bool {
+        matches!(read_claim(&self.path), Ok(Some(claim)) if claim == self.claim)
+    }
+
+    /// Its folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Bytes in all, and bytes that may still be stored.
+    pub fn space(&self) -> Result<(u64, u64)> {
+        let space = Dir::at(&self.path).space();
+        let space = space.map_err(|e| {
+            failed("look at", &self.path.display().to_string(), Cause::Failed, e.to_string())
+        })?;
+        Ok((space.total, space.free.saturating_sub(self.reserve)))
+    }
+
+    /// Does what is asked for.
+    pub fn perform(&self, request: &Request) -> Result<Answer> {
+        self.check_path(request)?;
+        match request {
+            Request::Put { path, parts } => {
+                let mut outcomes = self.put_all(&[(path.clone(), parts.clone())]);
+                outcomes.remove(0).map(Answer::Put)
+            }
+            Request::Get { path, payload_len, offset, len } => {
+                let mut bytes = self.get(path, *payload_len, *offset, *len)?;
+                bytes.truncate(*len as usize);
+                Ok(Answer::Bytes(bytes))
+            }
+            Request::Header { path } => {
+                let mut page = vec![0; PAGE];
+                self.store.read(path, 0, &mut page)?;
+                if StoredFragment::decode(&page).is_err() {
+                    self.store.distrust(path);
+                }
+                Ok(Answer::Bytes(page))
+            }
+            Request::Names { folder } => {
+                let mut names = self.store.list(folder)?;
+                if folder.is_empty() {
+                    names.retain(|name| name != CLAIM_NAME && name != LOCK_NAME);
+                }
+                // What is seen on a disk that was taken away meanwhile tells nothing.
+                if names.is_empty() && !self.reachable() {
+                    return Err(request.error(Cause::Failed, "its claim is gone or another one"));
+                }
+                Ok(Answer::Names(names))
+            }
+            Request::Delete { path } => self.store.delete(path).map(|()| Answer::Done),
+            Request::DeleteFolder { folder } => {
+                self.store.delete_folder(folder).map(|()| Answer::Done)
+            }
+            Request::Sweep { folder } => self.store.sweep(folder).map(|()| Answer::Done),
+            Request::Space => self.space().map(|(total, free)| Answer::Space { total, free }),
+            Request::PutRecord { name, text } => {
+                let path = format!("{USES}/{name}");
+                self.store.put(&path, &mut |sink| sink.write(text)).map(Answer::Put)
+            }
+            Request::Record { name } => {
+                let path = format!("{USES}/{name}");
+                let mut text = vec![0; self.store.len(&path)?.unwrap_or(0) as usize];
+                self.store.read(&path, 0, &mut text)?;
+                Ok(Answer::Bytes(text))
+            }
+        }
+    }
+
+    /// Refuses what leads out of the folder or to what is not for everybody.
+    pub fn check_path(&self, request: &Request) -> Result<()> {
+        let is_fragment = |path: &str| {
+            let name = path.rsplit_once('/').filter(|(folder, _)| folder.ends_with(OBJECT));
+            is_path(path) && name.is_some_and(|(_, name)| FragmentName::parse(name).is_some())
+        };
+        let is_folder = |path: &str| is_path(path) && path != USES;
+        let fine = match request {
+            Request::Put { path, .. }
+            | Request::Get { path, .. }
+            | Request::Header { path }
+            | Request::Delete { path } => is_fragment(path),
+            Request::Names { folder } => folder.is_empty() || is_path(folder),
+            Request::DeleteFolder { folder } | Request::Sweep { folder } => is_folder(folder),
+            Request::PutRecord { name, .. } | Request::Record { name } => {
+                is_path(name) && !name.contains('/')
+            }
+            Request::Space => true,
+        };
+        if fine {
+            return Ok(());
+        }
+        Err(request.error(Cause::Failed, "no OSD has a place of this name"))
+    }
+
+    /// Stores fragments, each if none has its name, with as few waits for the disk as that takes.
+    /// Durable on return; outcomes in the same order.
+    pub fn put_all(&self, puts: &[(String, Parts)]) -> Vec<Result<Put>> {
+        let mut room = match self.space() {
+            Ok((_, free)) => free,
+            Err(e) => return puts.iter().map(|_| Err(e.clone())).collect(),
+        };
+        let mut fits = |(path, parts): &(String, Parts)| {
+            let bytes = parts.iter().map(|part| part.len() as u64).sum();
+            room = room.checked_sub(bytes).ok_or_else(|| {
+                let why = format!("{} would have less than its reserve free", self.path.display());
+                failed("store", path, Cause::NoSpace, why)
+            })?;
+            Ok(())
+        };
+        let refused: Vec<Option<BackendError>> = puts.iter().map(|put| fits(put).err()).collect();
+        let taken: Vec<(&str, &[Vec<u8>])> = puts
+            .iter()
+            .zip(&refused)
+            .filter(|(_, refused)| refused.is_none())
+            .map(|((path, parts), _)| (path.as_str(), parts.as_slice()))
+            .collect();
+        let mut outcomes = put_all(&self.store, &taken).into_iter();
+        let lost = || Err(failed("store", "a fragment", Cause::Failed, "it was left out".into()));
+        let outcome = |refused| match refused {
+            Some(error) => Err(error),
+            None => outcomes.next().unwrap_or_else(lost),
+        };
+        refused.into_iter().map(outcome).collect()
+    }
+
+    /// A range of a fragment's payload, whose 4 KiB were compared with their checksums, and these
+    /// checksums behind it.
+    pub fn get(&self, path: &str, payload_len: u64, offset: u64, len: u32) -> Result<Vec<u8>> {
+        let wrong = |cause, why: &str| failed("read", path, cause, why.to_owned());
+        let page = PAGE as u64;
+        let end = offset.checked_add(len.into()).filter(|end| *end <= payload_len);
+        let whole = [payload_len, offset, len.into()].iter().all(|n: &u64| n.is_multiple_of(page));
+        if end.is_none() || !whole || payload_len > u64::from(u32::MAX) {
+            return Err(wrong(Cause::Failed, "no fragment has such a range"));
+        }
+        let len = len as usize;
+        let mut bytes = vec![0; len + len / PAGE * 4];
+        let (data, crcs) = bytes.split_at_mut(len);
+        self.store.read(path, page + offset, data)?;
+        self.store.read(path, page + payload_len + offset / page * 4, crcs)?;
+        if let Some(number) = first_damaged(&bytes, len) {
+            self.store.distrust(path);
+            let which = offset / page + number as u64;
+            let why = format!("the checksum of its 4 KiB number {which} differs");
+            return Err(wrong(Cause::Corrupt, &why));
+        }
+        Ok(bytes)
+    }
+
+    /// What was read of an object is read anew the next time.
+    pub fn distrust(&self, object: &str) {
+        let folder = format!("{object}{OBJECT}");
+        for name in self.store.list(&folder).unwrap_or_default() {
+            self.store.distrust(&format!("{folder}/{name}"));
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! OSDs behind servers: what a cluster has of them.
+//!
+//! One thread, the *fleet*, speaks with all OSDs of a cluster (`fleet`); a connection is a `peer`.
+//! Each OSD has two: small requests do not wait behind fragments that are being sent.
+//!
+//! A connection that breaks is made again, and what was asked is asked again: putting, reading and
+//! deleting twice is harmless. Only when that takes longer than [`peer::GRACE`], or when an OSD does
+//! not answer in time, its requests fail, and until it is back it is out of reach at once.
+
+mod fleet;
+mod peer;
+mod roll;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use format::osd::Claim;
+use machines::alba::Pace;
+use net::ClusterKey;
+
+use crate::osd::{Osd, Reply, Request};
+
+pub use fleet::Fleet;
+use fleet::{Command, Mailbox};
+pub use roll::{RollError, roll};
+
+/// Connections to an OSD: one for what is large, one for the rest.
+const LINES: usize = 2;
+
+/// Whose OSDs they are, and how that is proved.
+#[derive(Clone, Debug)]
+pub struct Link {
+    /// The cluster.
+    pub cluster: [u8; 16],
+    /// Its key.
+    pub key: ClusterKey,
+}
+
+/// How a connection is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Condition {
+    /// Requests may be asked.
+    up: bool,
+    /// It is known whether the OSD can be reached.
+    tried: bool,
+}
+
+/// What the handle of an OSD and the fleet's thread both know.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    lines: Mutex<[Condition; LINES]>,
+    changed: Condvar,
+    pace: Mutex<Pace>,
+    /// Why it cannot be reached.
+    why: Mutex<String>,
+    address: Mutex<SocketAddr>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    fn new(address: SocketAddr) -> Self {
+        Self {
+            lines: Mutex::default(),
+            changed: Condvar::new(),
+            pace: Mutex::default(),
+            why: Mutex::new("it has not been tried yet".to_owned()),
+            address: Mutex::new(address),
+        }
+    }
+
+    fn set(&self, line: usize, up: bool) {
+        lock(&self.lines)[line] = Condition { up, tried: true };
+        self.changed.notify_all();
+    }
+
+    fn up(&self) -> bool {
+        lock(&self.lines).iter().all(|line| line.up)
+    }
+}
+
+/// See the top of the file.
+#[derive(Debug)]
+pub struct RemoteOsd {
+    claim: Claim,
+    shared: Arc<Shared>,
+    /// Numbers of its connections.
+    peers: [usize; LINES],
+    mailbox: Arc<Mailbox>,
+}
+
+impl RemoteOsd {
+    /// It is reached at another address from now on.
+    pub fn move_to(&self, address: SocketAddr) {
+        let moved = {
+            let mut known = lock(&self.shared.address);
+            std::mem::replace(&mut *known, address) != address
+        };
+        if moved {
+            self.peers.iter().for_each(|peer| self.mailbox.send(Command::Reconnect(*peer)));
+        }
+    }
+
+    /// Waits until it is known whether it can be reached, no longer than `until`.
+    pub fn settle(&self, until: Instant) {
+        let mut lines = lock(&self.shared.lines);
+        while !lines.iter().all(|line| line.tried) {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            let waited = self.shared.changed.wait_timeout(lines, left);
+            lines = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Why it cannot be reached, in words.
+    pub fn why(&self) -> String {
+        lock(&self.shared.why).clone()
+    }
+}
+
+impl Osd for RemoteOsd {
+    fn claim(&self) -> &Claim {
+        &self.claim
+    }
+
+    fn name(&self) -> String {
+        let id: String = self.claim.osd.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("OSD {id} at {}", lock(&self.shared.address))
+    }
+
+    fn reachable(&self) -> bool {
+        self.shared.up()
+    }
+
+    fn trouble(&self) -> Option<String> {
+        (!self.reachable()).then(|| self.why())
+    }
+
+    fn start(&self, request: Request, reply: Reply) {
+        let large = matches!(request, Request::Put { .. });
+        let peer = self.peers[usize::from(large)];
+        self.mailbox.send(Command::Ask { peer, request, reply });
+    }
+
+    fn late_after(&self) -> Duration {
+        Duration::from_micros(lock(&self.shared.pace).late_after_us())
+    }
+}

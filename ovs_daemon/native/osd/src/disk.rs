@@ -1,0 +1,257 @@
+//! The threads of one disk: puts are gathered and committed together, everything else is done by
+//! several at a time.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use alba::codec::{Asked, encode_answer};
+use alba::folder::{FolderOsd, check_file};
+use alba::osd::{Answer, Parts, Request};
+use alba::{BackendError, Cause, Put};
+use net::Bell;
+
+/// Threads that read, list and delete.
+const READERS: usize = 2;
+/// Fragments, and bytes of them, that are committed together.
+const BATCH: usize = 64;
+const BATCH_BYTES: usize = 256 << 20;
+/// Bytes of fragments that may wait for the disk; more are refused, and go to others.
+const WAITING_BYTES_MAX: usize = 1 << 30;
+
+/// A request on its way to a disk or back.
+#[derive(Debug)]
+pub struct Job {
+    /// Whose it is.
+    pub connection: u32,
+    /// Its tag.
+    pub tag: u64,
+    /// What for.
+    pub asked: Asked,
+}
+
+/// What is to be sent for a job.
+#[derive(Debug)]
+pub struct Done {
+    /// To whom.
+    pub connection: u32,
+    /// The tag of the request.
+    pub tag: u64,
+    /// The answer.
+    pub answer: alba::codec::Outgoing,
+}
+
+/// Where disks leave their answers; the bell wakes the server's thread.
+#[derive(Debug)]
+pub struct Outbox {
+    done: Mutex<Vec<Done>>,
+    bell: Bell,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Outbox {
+    /// An empty one.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self { done: Mutex::default(), bell: Bell::new()? })
+    }
+
+    /// The bell, to listen to.
+    pub fn bell(&self) -> &Bell {
+        &self.bell
+    }
+
+    /// What was left.
+    pub fn take(&self) -> Vec<Done> {
+        std::mem::take(&mut *lock(&self.done))
+    }
+
+    fn leave(&self, new: impl IntoIterator<Item = Done>) {
+        let wake = {
+            let mut done = lock(&self.done);
+            let empty = done.is_empty();
+            done.extend(new);
+            empty
+        };
+        if wake {
+            // It can only fail when the descriptor is none, which it is.
+            let _ = self.bell.ring();
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    puts: VecDeque<Job>,
+    put_bytes: usize,
+    others: VecDeque<Job>,
+    ended: bool,
+}
+
+#[derive(Debug)]
+struct Shared {
+    osd: FolderOsd,
+    queue: Mutex<Queue>,
+    /// For who commits, and for who does the rest.
+    put: Condvar,
+    other: Condvar,
+    outbox: Arc<Outbox>,
+}
+
+/// See the top of the file.
+#[derive(Debug)]
+pub struct Disk {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+fn bytes_of(asked: &Asked) -> usize {
+    match &asked.request {
+        Request::Put { parts, .. } => parts.iter().map(Vec::len).sum(),
+        _ => 0,
+    }
+}
+
+impl Disk {
+    /// Starts the threads of a disk.
+    ///
+    /// # Errors
+    /// There are too many threads.
+    pub fn start(osd: FolderOsd, outbox: Arc<Outbox>) -> io::Result<Self> {
+        let (put, other) = (Condvar::new(), Condvar::new());
+        let shared = Arc::new(Shared { osd, queue: Mutex::default(), put, other, outbox });
+        let mut threads = Vec::new();
+        for number in 0..=READERS {
+            let inside = shared.clone();
+            let thread = std::thread::Builder::new().name(format!("vs-osd-{number}"));
+            let work = if number == 0 { Shared::commit } else { Shared::do_others };
+            threads.push(thread.spawn(move || work(&inside))?);
+        }
+        Ok(Self { shared, threads })
+    }
+
+    /// The folder.
+    pub fn osd(&self) -> &FolderOsd {
+        &self.shared.osd
+    }
+
+    /// Takes a request; its answer comes to the outbox.
+    pub fn ask(&self, job: Job) {
+        let bytes = bytes_of(&job.asked);
+        let mut queue = lock(&self.shared.queue);
+        if bytes == 0 {
+            queue.others.push_back(job);
+            self.shared.other.notify_one();
+        } else if queue.put_bytes + bytes > WAITING_BYTES_MAX {
+            drop(queue);
+            let why = "too many fragments wait for this disk already";
+            let error = job.asked.request.error(Cause::Failed, why);
+            self.shared.outbox.leave([done(job, Err(error))]);
+        } else {
+            queue.put_bytes += bytes;
+            queue.puts.push_back(job);
+            self.shared.put.notify_one();
+        }
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        lock(&self.shared.queue).ended = true;
+        self.shared.put.notify_all();
+        self.shared.other.notify_all();
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn done(job: Job, answer: alba::Result<Answer>) -> Done {
+    let answer = encode_answer(&job.asked, answer, job.tag);
+    Done { connection: job.connection, tag: job.tag, answer }
+}
+
+impl Shared {
+    /// Commits what has come while the disk was busy with what came before.
+    fn commit(&self) {
+        loop {
+            let mut batch = Vec::new();
+            {
+                let mut queue = lock(&self.queue);
+                while queue.puts.is_empty() && !queue.ended {
+                    queue = self.put.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                }
+                if queue.ended {
+                    return;
+                }
+                let mut bytes = 0;
+                while batch.len() < BATCH && bytes < BATCH_BYTES {
+                    let Some(job) = queue.puts.pop_front() else { break };
+                    bytes += bytes_of(&job.asked);
+                    batch.push(job);
+                }
+                queue.put_bytes -= bytes;
+            }
+            self.outbox.leave(self.store(batch));
+        }
+    }
+
+    fn store(&self, batch: Vec<Job>) -> Vec<Done> {
+        let checked: Vec<Result<(String, Parts), BackendError>> =
+            batch.iter().map(|job| fragment_of(&self.osd, &job.asked.request)).collect();
+        let puts: Vec<(String, Parts)> =
+            checked.iter().filter_map(|one| one.as_ref().ok().cloned()).collect();
+        let mut stored = self.osd.put_all(&puts).into_iter();
+        let outcome = |checked: Result<(String, Parts), BackendError>| match checked {
+            Ok(_) => stored.next().unwrap_or(Ok(Put::Exists)).map(Answer::Put),
+            Err(error) => Err(error),
+        };
+        let outcomes: Vec<alba::Result<Answer>> = checked.into_iter().map(outcome).collect();
+        batch.into_iter().zip(outcomes).map(|(job, answer)| done(job, answer)).collect()
+    }
+
+    fn do_others(&self) {
+        loop {
+            let job = {
+                let mut queue = lock(&self.queue);
+                loop {
+                    if queue.ended {
+                        return;
+                    }
+                    if let Some(job) = queue.others.pop_front() {
+                        break job;
+                    }
+                    queue = self.other.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                }
+            };
+            let answer = self.perform(&job.asked.request);
+            self.outbox.leave([done(job, answer)]);
+        }
+    }
+
+    fn perform(&self, request: &Request) -> alba::Result<Answer> {
+        match request {
+            // With the checksums, so that whoever asked can compare them, too.
+            Request::Get { path, payload_len, offset, len } => {
+                self.osd.check_path(request)?;
+                self.osd.get(path, *payload_len, *offset, *len).map(Answer::Bytes)
+            }
+            other => self.osd.perform(other),
+        }
+    }
+}
+
+/// The file of a put, if it is a whole fragment of the name that it shall have: what was damaged on
+/// its way is not stored.
+fn fragment_of(osd: &FolderOsd, request: &Request) -> Result<(String, Parts), BackendError> {
+    osd.check_path(request)?;
+    let Request::Put { path, parts } = request else {
+        return Err(request.error(Cause::Failed, "it is no put"));
+    };
+    let whole: &[u8] = parts.first().map_or(&[], Vec::as_slice);
+    check_file(path, whole).map_err(|e| request.error(Cause::Corrupt, e.to_string()))?;
+    Ok((path.clone(), parts.clone()))
+}

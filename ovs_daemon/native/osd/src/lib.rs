@@ -1,0 +1,15 @@
+//! The OSD server: disks of a host, served to the nodes of a cluster.
+//!
+//! One process has any number of disks. A thread owns the sockets ([`Server`], one io_uring); each
+//! disk has threads of its own ([`disk::Disk`]), so that one which is slow or full keeps nobody from
+//! the others. What a connection may do is decided by `machines::osd`, what frames look like says
+//! `format::osd::wire`.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
+
+pub mod disk;
+mod server;
+mod session;
+#[cfg(test)]
+mod tests;
+
+pub use server::{Running, Server, Setup};

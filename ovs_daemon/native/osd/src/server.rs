@@ -1,0 +1,365 @@
+//! The thread that owns the sockets.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use alba::codec::decode_request;
+use alba::folder::FolderOsd;
+use alba::wire::{Received, WireError};
+use format::osd::wire::{Frame, Kind, NONCE};
+use media::{Event, Fd, Ring, Wait};
+use net::{ClusterKey, Signals, listen_tcp, tune_peer};
+
+use crate::disk::{Disk, Job, Outbox};
+use crate::session::{Connection, House};
+
+const ACCEPT: u64 = 1 << 48;
+const READ: u64 = 2 << 48;
+const WRITE: u64 = 3 << 48;
+const BELL: u64 = 4 << 48;
+const SIGNAL: u64 = 5 << 48;
+const KIND: u64 = 0xff << 48;
+
+/// What a server is started with.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// Where it listens; port 0 lets the kernel choose.
+    pub listen: SocketAddr,
+    /// The key of the cluster.
+    pub key: ClusterKey,
+    /// The folders of its OSDs, which are claimed.
+    pub folders: Vec<PathBuf>,
+    /// Bytes that stay free on each disk.
+    pub reserve: u64,
+}
+
+/// Why it cannot start or go on.
+#[derive(Debug)]
+pub struct Fatal {
+    what: String,
+    why: String,
+    fix: &'static str,
+}
+
+impl Fatal {
+    pub(crate) fn new(what: impl Into<String>, why: impl fmt::Display, fix: &'static str) -> Self {
+        Self { what: what.into(), why: why.to_string(), fix }
+    }
+}
+
+impl fmt::Display for Fatal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot {}: {}; {}", self.what, self.why, self.fix)
+    }
+}
+
+impl std::error::Error for Fatal {}
+
+/// See the top of the file.
+pub struct Server {
+    ring: Ring,
+    listener: Fd,
+    address: SocketAddr,
+    key: ClusterKey,
+    /// Cluster and number of each disk.
+    names: Vec<([u8; 16], [u8; 16])>,
+    disks: Vec<Disk>,
+    outbox: Arc<Outbox>,
+    connections: HashMap<u32, Connection>,
+    next: u32,
+    received: Vec<Received>,
+    log: fn(&str),
+}
+
+fn nonce() -> io::Result<[u8; NONCE]> {
+    let mut bytes = [0; NONCE];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes)
+}
+
+impl Server {
+    /// Opens the disks and listens. A folder that cannot be used is told of and left out, unless
+    /// none is left. `log` gets one line at a time.
+    ///
+    /// # Errors
+    /// Nothing is served then; the text says what to do.
+    pub fn start(setup: &Setup, log: fn(&str)) -> Result<Self, Fatal> {
+        let kernel = "a kernel of 5.19 or newer with io_uring enabled is needed";
+        let mut ring = Ring::new(256).map_err(|e| Fatal::new("set up io_uring", e, kernel))?;
+        let threads = "raise the limits of threads and open files";
+        let outbox = Outbox::new().map_err(|e| Fatal::new("set up the server", e, threads))?;
+        let outbox = Arc::new(outbox);
+        let (mut disks, mut names) = (Vec::new(), Vec::new());
+        let mut first = None;
+        for folder in &setup.folders {
+            match FolderOsd::open(folder, setup.reserve) {
+                Ok(osd) => {
+                    names.push((osd.claimed().cluster, osd.claimed().osd));
+                    let disk = Disk::start(osd, outbox.clone());
+                    disks.push(disk.map_err(|e| Fatal::new("start a disk's threads", e, threads))?);
+                }
+                Err(error) => {
+                    log(&error.to_string());
+                    first.get_or_insert(error);
+                }
+            }
+        }
+        if disks.is_empty() {
+            let why = first.map_or("no folder is given".to_owned(), |e| e.to_string());
+            let fix = "claim folders with 'vstorage-osd claim', and mount their disks";
+            return Err(Fatal::new("serve any OSD", why, fix));
+        }
+        let (listener, address) = listen_tcp(setup.listen).map_err(|e| {
+            Fatal::new("listen", e, "choose an address of this host and a port that is free")
+        })?;
+        ring.accept(&listener, ACCEPT);
+        outbox.bell().listen(&mut ring, BELL);
+        Ok(Self {
+            ring,
+            listener,
+            address,
+            key: setup.key.clone(),
+            names,
+            disks,
+            outbox,
+            connections: HashMap::new(),
+            next: 1,
+            received: Vec::new(),
+            log,
+        })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The disks.
+    pub fn disks(&self) -> &[Disk] {
+        &self.disks
+    }
+
+    /// Serves until a signal comes. What was not answered is asked again of the next process, or was
+    /// never promised.
+    ///
+    /// # Errors
+    /// The io_uring fails.
+    pub fn run(&mut self, signals: &Signals) -> Result<i32, Fatal> {
+        signals.listen(&mut self.ring, SIGNAL);
+        let mut events = Vec::new();
+        while !self.turn(&mut events)? {}
+        self.close(&mut events);
+        Ok(signals.take().unwrap_or(0))
+    }
+
+    /// Lets go of the address and of every connection, so that the next process can have them.
+    fn close(&mut self, events: &mut Vec<Event>) {
+        self.ring.shutdown(&self.listener);
+        let all: Vec<u32> = self.connections.keys().copied().collect();
+        all.into_iter().for_each(|number| self.end(number, None));
+        // What is cancelled completes; the process ends in any case.
+        let _ = self.ring.turn(Wait::No, events);
+    }
+
+    /// One turn of the loop; true: a signal has come.
+    fn turn(&mut self, events: &mut Vec<Event>) -> Result<bool, Fatal> {
+        let memory = "look for memory limits of the service";
+        let turned = self.ring.turn(Wait::Forever, events);
+        turned.map_err(|e| Fatal::new("wait for events", e, memory))?;
+        let mut signalled = false;
+        for event in events.drain(..) {
+            let number = event.token as u32;
+            match event.token & KIND {
+                ACCEPT => self.accepted(&event),
+                READ => self.readable(number),
+                WRITE => {
+                    if let Some(connection) = self.connections.get_mut(&number) {
+                        connection.writing = false;
+                        self.flush(number);
+                    }
+                }
+                BELL => {
+                    self.outbox.bell().silence();
+                    self.outbox.bell().listen(&mut self.ring, BELL);
+                }
+                _ => signalled = true,
+            }
+        }
+        self.answer();
+        Ok(signalled)
+    }
+
+    fn accepted(&mut self, event: &Event) {
+        let fd = Ring::take_fd(event);
+        self.ring.accept(&self.listener, ACCEPT);
+        let made = fd.and_then(|fd| {
+            tune_peer(&fd);
+            Connection::new(fd)
+        });
+        match made {
+            Ok(connection) => {
+                let number = self.next;
+                self.next = self.next.wrapping_add(1).max(1);
+                self.ring.poll_readable(connection.wire.fd(), READ | u64::from(number));
+                self.connections.insert(number, connection);
+            }
+            Err(error) => (self.log)(&format!("a connection was not taken: {error}")),
+        }
+    }
+
+    fn readable(&mut self, number: u32) {
+        let Some(connection) = self.connections.get_mut(&number) else { return };
+        let mut received = std::mem::take(&mut self.received);
+        let outcome = connection.wire.receive(&mut received);
+        for one in received.drain(..) {
+            if let Err(why) = self.take(number, one) {
+                self.end(number, Some(&why));
+                break;
+            }
+        }
+        received.clear();
+        self.received = received;
+        match outcome {
+            Ok(_) => {
+                self.flush(number);
+                if let Some(connection) = self.connections.get(&number) {
+                    // What is left in the socket makes the poll complete at once.
+                    self.ring.poll_readable(connection.wire.fd(), READ | u64::from(number));
+                }
+            }
+            Err(WireError::Ended) => self.end(number, None),
+            Err(error) => self.end(number, Some(&error.to_string())),
+        }
+    }
+
+    fn take(&mut self, number: u32, received: Received) -> Result<(), String> {
+        let Some(connection) = self.connections.get_mut(&number) else { return Ok(()) };
+        if connection.ends {
+            return Ok(());
+        }
+        let house = House { key: &self.key, osds: &self.names, random: nonce };
+        if !connection.take(&received, &house)? {
+            return Ok(());
+        }
+        let tag = received.frame.tag;
+        let Some(osd) = connection.osd() else {
+            return self.claims(number, tag);
+        };
+        let asked = decode_request(received).map_err(|e| e.to_string())?;
+        let here = self.names.iter().position(|(_, name)| *name == osd);
+        let disk = here.and_then(|disk| self.disks.get(disk)).ok_or("no such OSD")?;
+        disk.ask(Job { connection: number, tag, asked });
+        Ok(())
+    }
+
+    /// Says which OSDs of the cluster are here.
+    fn claims(&mut self, number: u32, tag: u64) -> Result<(), String> {
+        let pages = self.disks.iter().map(|disk| disk.osd().claimed().encode().to_vec());
+        let parts: Vec<Vec<u8>> = pages.collect();
+        let frame = Frame::new(Kind::Bytes, tag, b"", parts.iter().map(Vec::len).sum());
+        let Some(connection) = self.connections.get_mut(&number) else { return Ok(()) };
+        let house = House { key: &self.key, osds: &self.names, random: nonce };
+        if connection.performed(tag, &house)? {
+            connection.wire.send(&frame, b"", Some(Arc::new(parts)));
+        }
+        Ok(())
+    }
+
+    /// Sends what the disks have done.
+    fn answer(&mut self) {
+        let mut touched = Vec::new();
+        for done in self.outbox.take() {
+            let Some(connection) = self.connections.get_mut(&done.connection) else { continue };
+            let house = House { key: &self.key, osds: &self.names, random: nonce };
+            if connection.performed(done.tag, &house) == Ok(true) {
+                let (frame, meta, parts) = done.answer;
+                connection.wire.send(&frame, &meta, parts);
+                touched.push(done.connection);
+            }
+        }
+        touched.dedup();
+        touched.into_iter().for_each(|number| self.flush(number));
+    }
+
+    fn flush(&mut self, number: u32) {
+        let Some(connection) = self.connections.get_mut(&number) else { return };
+        if connection.writing {
+            return;
+        }
+        match connection.wire.flush() {
+            Ok(true) if connection.ends => self.end(number, None),
+            Ok(true) => {}
+            Ok(false) => {
+                connection.writing = true;
+                self.ring.poll_writable(connection.wire.fd(), WRITE | u64::from(number));
+            }
+            Err(_) => self.end(number, None),
+        }
+    }
+
+    /// A connection is over; `why`: what its peer did wrong.
+    fn end(&mut self, number: u32, why: Option<&str>) {
+        let Some(mut connection) = self.connections.remove(&number) else { return };
+        if let Some(why) = why {
+            (self.log)(&format!("{}: {why}", connection.peer));
+        }
+        // A refusal may be on its way.
+        let _ = connection.wire.flush();
+        connection.shut(&mut self.ring);
+    }
+}
+
+/// A server on a thread of this process, for tests.
+pub struct Running {
+    address: SocketAddr,
+    stop: Arc<AtomicBool>,
+    outbox: Arc<Outbox>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Running {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// See [`Server::start`].
+    pub fn start(setup: &Setup) -> Result<Self, Fatal> {
+        let (setup, stop) = (setup.clone(), Arc::new(AtomicBool::new(false)));
+        let inside = stop.clone();
+        let (started, hear) = std::sync::mpsc::sync_channel(1);
+        let thread = std::thread::spawn(move || {
+            let mut server = match Server::start(&setup, |_| {}) {
+                Ok(server) => server,
+                Err(why) => return drop(started.send(Err(why))),
+            };
+            let _ = started.send(Ok((server.address, server.outbox.clone())));
+            let mut events = Vec::new();
+            while !inside.load(Ordering::Acquire) && server.turn(&mut events).is_ok() {}
+            server.close(&mut events);
+        });
+        let died = || Err(Fatal::new("start", "the thread died", "look at the log"));
+        let (address, outbox) = hear.recv().unwrap_or_else(|_| died())?;
+        Ok(Self { address, stop, outbox, thread: Some(thread) })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        let _ = self.outbox.bell().ring();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,318 @@
+//! A cluster over real servers on loopback: 3 Domains of 3 nodes with one disk each.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
+
+use alba::cluster::{OsdAddress, Place};
+use alba::folder::{FolderOsd, read_claim};
+use alba::osd::{Osd, Request};
+use alba::preset::Preset;
+use alba::remote::{Fleet, Link, roll};
+use alba::{Backend, Cause, Cluster, Put};
+use format::osd::wire::{Frame, Hello, Kind, VERSION};
+use format::osd::{Claim, Role};
+use net::ClusterKey;
+
+use crate::{Running, Setup};
+
+const CLUSTER: [u8; 16] = [7; 16];
+
+fn key() -> ClusterKey {
+    ClusterKey::new(&[b'k'; 32]).unwrap()
+}
+
+struct Lab {
+    root: PathBuf,
+    servers: Vec<Option<Running>>,
+    addresses: Vec<SocketAddr>,
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        self.servers.clear();
+        let _ = fs::remove_dir_all(&self.root);
+    }
+}
+
+impl Lab {
+    fn new(name: &str) -> Self {
+        let root = std::env::temp_dir().join(format!("ovs-osd-{}-{name}", std::process::id()));
+        let _ = fs::remove_dir_all(&root);
+        let mut lab = Self { root, servers: Vec::new(), addresses: Vec::new() };
+        for number in 0..9 {
+            let claim = Claim {
+                cluster: CLUSTER,
+                osd: [number as u8 + 1; 16],
+                domain: format!("dc{}", number / 3),
+                node: format!("node{}", number % 3),
+                role: Role::Capacity,
+            };
+            FolderOsd::claim(&lab.folder(number), &claim).unwrap();
+            let server = lab.serve(number, "127.0.0.1:0".parse().unwrap());
+            lab.addresses.push(server.address());
+            lab.servers.push(Some(server));
+        }
+        lab
+    }
+
+    fn folder(&self, number: usize) -> PathBuf {
+        self.root.join(format!("disk{number}"))
+    }
+
+    fn serve(&self, number: usize, listen: SocketAddr) -> Running {
+        let folders = vec![self.folder(number)];
+        Running::start(&Setup { listen, key: key(), folders, reserve: 0 }).unwrap()
+    }
+
+    fn stop(&mut self, number: usize) {
+        self.servers[number] = None;
+    }
+
+    fn restart(&mut self, number: usize) {
+        self.servers[number] = Some(self.serve(number, self.addresses[number]));
+    }
+
+    fn places(&self) -> Vec<OsdAddress> {
+        let place = |number: usize| OsdAddress {
+            osd: format!("{:032x}", u128::from_be_bytes([number as u8 + 1; 16])),
+            address: self.addresses[number],
+            domain: format!("dc{}", number / 3),
+            node: format!("node{}", number % 3),
+        };
+        (0..9).map(place).collect()
+    }
+
+    fn link(&self) -> Link {
+        Link { cluster: CLUSTER, key: key() }
+    }
+
+    fn open(&self) -> Cluster {
+        let mut preset = Preset::shipped().remove(0);
+        preset.fragment_size = 64 << 10;
+        let places: Vec<Place> = self.places().into_iter().map(Place::Server).collect();
+        Cluster::connect(&places, preset, 0, Some(self.link())).unwrap()
+    }
+
+    fn files(&self, object: &str) -> Vec<PathBuf> {
+        let mut files = Vec::new();
+        for number in 0..9 {
+            let folder = self.folder(number).join(format!("{object}.obj"));
+            let Ok(entries) = fs::read_dir(folder) else { continue };
+            files.extend(entries.map(|entry| entry.unwrap().path()));
+        }
+        files.sort();
+        files
+    }
+}
+
+fn content(seed: usize, len: usize) -> Vec<u8> {
+    (0..len).map(|at| (at * 31 + at / 251 + seed * 97) as u8).collect()
+}
+
+fn put(cluster: &Cluster, name: &str, bytes: &[u8]) -> alba::Result<Put> {
+    cluster.put(name, &mut |sink| bytes.chunks(10_000).try_for_each(|part| sink.write(part)))
+}
+
+fn get(cluster: &Cluster, name: &str) -> alba::Result<Vec<u8>> {
+    let mut bytes = vec![0; cluster.len(name)?.expect("it is stored") as usize];
+    cluster.read(name, 0, &mut bytes)?;
+    Ok(bytes)
+}
+
+#[test]
+fn a_cluster_over_servers_is_a_backend() {
+    let lab = Lab::new("backend");
+    let cluster = lab.open();
+    let bytes = content(1, 700_001);
+    assert_eq!(put(&cluster, "log/sco/1", &bytes), Ok(Put::Created));
+    assert_eq!(put(&cluster, "log/sco/1", b"other"), Ok(Put::Exists));
+    assert_eq!(get(&cluster, "log/sco/1").unwrap(), bytes);
+    let mut part = vec![0; 5000];
+    cluster.read("log/sco/1", 300_000, &mut part).unwrap();
+    assert_eq!(part, bytes[300_000..305_000]);
+    assert_eq!(cluster.list("log/sco").unwrap(), ["1"]);
+    assert_eq!(cluster.list("log").unwrap(), ["sco"]);
+    let error = cluster.read("log/sco/2", 0, &mut part).unwrap_err();
+    assert_eq!(error.cause, Cause::NotFound);
+    assert!(cluster.space().unwrap().unwrap().free > 0);
+    assert_eq!(cluster.troubles(), []);
+    // Another node of the same cluster sees the same.
+    let other = lab.open();
+    assert_eq!(get(&other, "log/sco/1").unwrap(), bytes);
+    other.delete("log/sco/1").unwrap();
+    cluster.distrust("log/sco/1");
+    assert_eq!(cluster.len("log/sco/1"), Ok(None));
+    put(&other, "log/sco/3", b"x").unwrap();
+    cluster.delete_folder("log").unwrap();
+    assert!(lab.files("log/sco/3").is_empty());
+}
+
+#[test]
+fn servers_die_and_come_back_and_nothing_is_taken_for_absent() {
+    let mut lab = Lab::new("die");
+    let bytes = content(2, 400_000);
+    let cluster = lab.open();
+    put(&cluster, "a/1", &bytes).unwrap();
+    // A Domain and a disk.
+    [0, 1, 2, 4].into_iter().for_each(|number| lab.stop(number));
+    assert_eq!(get(&cluster, "a/1").unwrap(), bytes);
+    let late = lab.open();
+    assert_eq!(get(&late, "a/1").unwrap(), bytes);
+    assert_eq!(late.troubles().len(), 4);
+    assert!(late.troubles()[0].why.contains("refused"), "{}", late.troubles()[0]);
+    [5, 6].into_iter().for_each(|number| lab.stop(number));
+    late.distrust("a/1");
+    for error in [
+        late.len("a/1").unwrap_err(),
+        late.list("a").unwrap_err(),
+        put(&late, "a/2", b"new").unwrap_err(),
+    ] {
+        assert!(error.to_string().contains("out of reach"), "{error}");
+    }
+    [0, 1, 2, 4, 5, 6].into_iter().for_each(|number| lab.restart(number));
+    while !late.troubles().is_empty() {
+        std::thread::yield_now();
+    }
+    assert_eq!(get(&late, "a/1").unwrap(), bytes);
+    assert_eq!(put(&late, "a/2", b"new"), Ok(Put::Created));
+}
+
+/// A server that is replaced within the grace: what was asked is asked again of the next one.
+#[test]
+fn a_restart_is_hardly_noticed() {
+    let mut lab = Lab::new("restart");
+    let cluster = lab.open();
+    for round in 0..5 {
+        lab.stop(round);
+        lab.restart(round);
+        let (name, bytes) = (format!("a/{round}"), content(round, 100_000));
+        assert_eq!(put(&cluster, &name, &bytes), Ok(Put::Created));
+        assert_eq!(lab.files(&name).len(), 9, "every fragment was stored");
+        assert_eq!(get(&cluster, &name).unwrap(), bytes);
+    }
+}
+
+/// What is on one disk changes, bit by bit of every kind of content: it is found by its checksum, and
+/// computed from others.
+#[test]
+fn damage_is_noticed_and_computed_away() {
+    let lab = Lab::new("damage");
+    let bytes = content(5, 100_000);
+    let cluster = lab.open();
+    put(&cluster, "a", &bytes).unwrap();
+    for file in lab.files("a") {
+        let sound = fs::read(&file).unwrap();
+        for at in (0..sound.len()).step_by(4001) {
+            let mut damaged = sound.clone();
+            damaged[at] ^= 1;
+            fs::write(&file, &damaged).unwrap();
+            cluster.distrust("a");
+            assert_eq!(get(&cluster, "a").unwrap(), bytes, "byte {at} of {}", file.display());
+        }
+        fs::write(&file, &sound).unwrap();
+    }
+}
+
+#[test]
+fn a_replaced_disk_is_refilled_over_the_network() {
+    let mut lab = Lab::new("repair");
+    let bytes = content(7, 300_000);
+    let cluster = lab.open();
+    for name in ["x/sco/1", "x/parent"] {
+        put(&cluster, name, &bytes).unwrap();
+    }
+    let claim = read_claim(&lab.folder(4)).unwrap().unwrap();
+    lab.stop(4);
+    fs::remove_dir_all(lab.folder(4)).unwrap();
+    FolderOsd::claim(&lab.folder(4), &claim).unwrap();
+    lab.restart(4);
+    while !cluster.troubles().is_empty() {
+        std::thread::yield_now();
+    }
+    let done = cluster.repair("").unwrap();
+    assert_eq!((done.objects, done.missing, done.lost), (2, 0, 0));
+    assert!(done.fragments >= 2 && done.bytes_between_domains == 0, "{done:?}");
+    assert!(lab.files("x/sco/1").iter().any(|file| file.starts_with(lab.folder(4))));
+    assert_eq!(cluster.repair("").unwrap().fragments, 0, "nothing is left to do");
+}
+
+#[test]
+fn only_whole_fragments_are_stored_and_paths_lead_nowhere_else() {
+    let lab = Lab::new("whole");
+    let fleet = Fleet::start(lab.link()).unwrap();
+    let claim = read_claim(&lab.folder(0)).unwrap().unwrap();
+    let osd: &dyn Osd = &fleet.add(claim, lab.addresses[0]);
+    let cluster = lab.open();
+    put(&cluster, "a/b", &content(1, 5000)).unwrap();
+    let name = osd.fragments("a/b").unwrap()[0];
+    let file = fs::read(lab.folder(0).join(format!("a/b.obj/{name}"))).unwrap();
+    let path = |object: &str| format!("{object}.obj/{name}");
+    let put = |path: String, bytes: Vec<u8>| {
+        osd.call(Request::Put { path, parts: std::sync::Arc::new(vec![bytes]) }).unwrap_err()
+    };
+    assert_eq!(put(path("a/c"), file.clone()).cause, Cause::Corrupt);
+    for at in (0..file.len()).step_by(501) {
+        let mut damaged = file.clone();
+        damaged[at] ^= 1;
+        osd.delete("a/b", &name).unwrap();
+        // Liberasurecode's CRC of the payload says nothing that the others do not.
+        assert_eq!(put(path("a/b"), damaged).cause, Cause::Corrupt, "byte {at}");
+        assert!(osd.fragments("a/b").unwrap().is_empty());
+    }
+    for wrong in ["../a.obj/x", "osd.claim", "uses/x", "a/b.obj/.put-1"] {
+        let delete = Request::Delete { path: wrong.to_owned() };
+        let error = osd.call(delete).unwrap_err();
+        assert!(error.why.contains("no OSD has a place of this name"), "{wrong}: {error}");
+    }
+    let error = osd.call(Request::DeleteFolder { folder: "uses".to_owned() }).unwrap_err();
+    assert!(error.why.contains("no OSD has a place"), "{error}");
+}
+
+#[test]
+fn a_full_disk_refuses_puts_and_goes_on_with_the_rest() {
+    let mut lab = Lab::new("full");
+    let cluster = lab.open();
+    put(&cluster, "a/1", &content(1, 50_000)).unwrap();
+    lab.stop(3);
+    let (listen, folders) = (lab.addresses[3], vec![lab.folder(3)]);
+    let full = Setup { listen, key: key(), folders, reserve: u64::MAX };
+    lab.servers[3] = Some(Running::start(&full).unwrap());
+    let fleet = Fleet::start(lab.link()).unwrap();
+    let claim = read_claim(&lab.folder(3)).unwrap().unwrap();
+    let osd: &dyn Osd = &fleet.add(claim, lab.addresses[3]);
+    assert_eq!(osd.space().unwrap().1, 0);
+    let name = osd.fragments("a/1").unwrap()[0];
+    let file = fs::read(lab.folder(3).join(format!("a/1.obj/{name}"))).unwrap();
+    let error = osd.put("a/1", &name, std::sync::Arc::new(vec![file])).unwrap_err();
+    assert_eq!(error.cause, Cause::NoSpace, "{error}");
+    assert!(osd.header("a/1", &name).is_ok());
+    osd.delete("a/1", &name).unwrap();
+    assert_eq!(osd.fragments("a/1").unwrap(), []);
+}
+
+#[test]
+fn who_lacks_the_key_is_told_nothing() {
+    let lab = Lab::new("key");
+    let other = Link { key: ClusterKey::new(&[b'x'; 32]).unwrap(), ..lab.link() };
+    let error = roll(lab.addresses[0], &other).unwrap_err().to_string();
+    assert!(error.contains("another cluster's key"), "{error}");
+    let other = Link { cluster: [8; 16], ..lab.link() };
+    let error = roll(lab.addresses[0], &other).unwrap_err().to_string();
+    assert!(error.contains("another cluster"), "{error}");
+    let claims = roll(lab.addresses[0], &lab.link()).unwrap();
+    assert_eq!(claims, [read_claim(&lab.folder(0)).unwrap().unwrap()]);
+
+    // Without any proof: the server says no word about what it has.
+    let hello = Hello { cluster: CLUSTER, osd: [1; 16], nonce: [0; 32] }.encode();
+    let frame = Frame { code: VERSION, ..Frame::new(Kind::Hello, 0, &hello, 0) };
+    let names = Frame::new(Kind::Names, 1, b"\0", 0);
+    let mut stream = TcpStream::connect(lab.addresses[0]).unwrap();
+    let all = [&frame.encode()[..], &hello, &names.encode()[..], b"\0"].concat();
+    stream.write_all(&all).unwrap();
+    let mut heard = Vec::new();
+    // It may be cut off with what it has not read.
+    let _ = stream.read_to_end(&mut heard);
+    assert!(heard.len() <= 128, "a challenge at most: {} bytes", heard.len());
+}
