@@ -6,8 +6,8 @@
 //! stored there.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use format::fragment::{FragmentName, StoredFragment};
@@ -276,21 +276,48 @@ pub fn bytes_of(answer: Result<Answer>) -> Result<Vec<u8>> {
     }
 }
 
-/// A folder of this host, used by this process itself.
-#[derive(Clone, Debug)]
-pub struct LocalOsd(pub Arc<FolderOsd>);
+/// Counts puts that are under way.
+#[derive(Debug, Default)]
+struct Running {
+    puts: Mutex<usize>,
+    fewer: Condvar,
+}
+
+/// A folder of this host, used by this process itself. When it is dropped, puts that are under way
+/// are waited for: somebody else may use the folder next.
+#[derive(Debug)]
+pub struct LocalOsd {
+    folder: Arc<FolderOsd>,
+    running: Arc<Running>,
+}
+
+impl LocalOsd {
+    /// Of this folder.
+    pub fn new(folder: FolderOsd) -> Self {
+        Self { folder: Arc::new(folder), running: Arc::default() }
+    }
+}
+
+impl Drop for LocalOsd {
+    fn drop(&mut self) {
+        let mut puts = self.running.puts.lock().unwrap_or_else(PoisonError::into_inner);
+        while *puts > 0 {
+            puts = self.running.fewer.wait(puts).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
 
 impl Osd for LocalOsd {
     fn claim(&self) -> &Claim {
-        self.0.claimed()
+        self.folder.claimed()
     }
 
     fn name(&self) -> String {
-        self.0.path().display().to_string()
+        self.folder.path().display().to_string()
     }
 
     fn reachable(&self) -> bool {
-        self.0.reachable()
+        self.folder.reachable()
     }
 
     fn trouble(&self) -> Option<String> {
@@ -298,13 +325,19 @@ impl Osd for LocalOsd {
     }
 
     fn start(&self, request: Request, reply: Reply) {
-        // A put waits for its disk: those on other disks go on meanwhile.
-        if matches!(request, Request::Put { .. }) {
-            let osd = self.0.clone();
-            std::thread::spawn(move || reply(osd.perform(&request)));
-        } else {
-            reply(self.0.perform(&request));
+        if !matches!(request, Request::Put { .. }) {
+            return reply(self.folder.perform(&request));
         }
+        // A put waits for its disk: those on other disks go on meanwhile.
+        let (folder, running) = (self.folder.clone(), self.running.clone());
+        *running.puts.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        std::thread::spawn(move || {
+            let answer = folder.perform(&request);
+            drop(folder);
+            *running.puts.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+            running.fewer.notify_all();
+            reply(answer);
+        });
     }
 
     fn late_after(&self) -> Duration {
@@ -313,6 +346,6 @@ impl Osd for LocalOsd {
     }
 
     fn distrust(&self, object: &str) {
-        self.0.distrust(object);
+        self.folder.distrust(object);
     }
 }

@@ -113,7 +113,7 @@ pub(super) fn open_folders(places: &[OsdPlace], reserve: u64) -> Result<Opened> 
             );
             return Err(failed("open", "the cluster", why));
         }
-        osds.push(Arc::new(LocalOsd(Arc::new(osd))));
+        osds.push(Arc::new(LocalOsd::new(osd)));
     }
     if let (true, Some((_, why))) = (osds.is_empty(), missing.first()) {
         return Err(failed("open", "the cluster", why.to_string()));
