@@ -108,6 +108,10 @@ class Engine:
         and tells of new addresses of those that are. None is taken out while the engine runs.
         Error: NO_ALBA, the backend is a directory."""
 
+    def osd_states(self) -> str:
+        """[{"osd": UUID, "name", "reachable", "why" or null, "total", "free": bytes or null}] of
+        the backend's OSDs; [] when it is a directory."""
+
     def close_volume(self, uuid: str) -> None:
         """Bring everything of an open volume to the backend, then stop serving it."""
 

@@ -13,6 +13,7 @@ from ovs_daemon.errors import (
     VStorageError,
     unknown_domain,
     unknown_node,
+    unknown_osd,
     unknown_preset,
     unknown_volume,
 )
@@ -169,6 +170,24 @@ class Client:
         """Whether there was something to delete."""
         return bool(self._call("DELETE", _snapshot(volume, snapshot))["deleted"])
 
+    def list_osds(self) -> list[dict[str, Any]]:
+        """All OSDs of the cluster."""
+        osds: list[dict[str, Any]] = self._call("GET", "/v1/osds")["osds"]
+        return osds
+
+    def show_osd(self, uuid: str) -> dict[str, Any]:
+        """One OSD."""
+        return self._call("GET", _named("osds", uuid))
+
+    def add_osds(self, address: str) -> list[dict[str, Any]]:
+        """Register what the OSD server at an address serves."""
+        osds: list[dict[str, Any]] = self._call("POST", "/v1/osds", {"address": address})["osds"]
+        return osds
+
+    def osd_whereabouts(self) -> dict[str, Any]:
+        """Cluster, Domain and node for which a new OSD of the daemon's node is claimed."""
+        return self._call("GET", "/v1/osds/whereabouts")
+
     def list_presets(self) -> list[dict[str, Any]]:
         """All presets, those that come with the program first."""
         presets: list[dict[str, Any]] = self._call("GET", "/v1/presets")["presets"]
@@ -297,7 +316,7 @@ class Client:
         return answer
 
 
-_UNKNOWN = {"domains": unknown_domain, "nodes": unknown_node, "presets": unknown_preset}
+_UNKNOWN = {"domains": unknown_domain, "nodes": unknown_node, "presets": unknown_preset, "osds": unknown_osd}
 
 
 def _named(kind: str, name: str) -> str:

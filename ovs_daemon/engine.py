@@ -41,6 +41,9 @@ class Engine(Protocol):
     def judge_preset(preset_json: str, cluster_json: str, /) -> str: ...
     @staticmethod
     def shipped_presets() -> str: ...
+    def osd_roll(self, address: str, /) -> str: ...
+    def set_osds(self, osds_json: str, /) -> None: ...
+    def osd_states(self) -> str: ...
     def set_dtl(self, uuid: str, dtl_json: str, /) -> None: ...
     def next_event(self, timeout_s: float, /) -> str | None: ...
     def answer_event(self, id: int, accepted: bool, /) -> None: ...
@@ -79,6 +82,16 @@ class DtlSpec:
     node: str
     address: str
     state: str
+
+
+@dataclass(frozen=True)
+class OsdSpec:
+    """An OSD behind a server: its UUID, ADDRESS:PORT, and where it stands."""
+
+    osd: str
+    address: str
+    domain: str
+    node: str
 
 
 @dataclass(frozen=True)
@@ -202,6 +215,21 @@ class EngineClient:
         """The presets that come with the program."""
         presets: list[dict[str, Any]] = json.loads(self._call(self._engine.shipped_presets))
         return presets
+
+    def osd_roll(self, address: str) -> list[dict[str, Any]]:
+        """What the OSD server at an address serves: osd, domain, node and role of each."""
+        osds: list[dict[str, Any]] = json.loads(self._call(lambda: self._engine.osd_roll(address)))
+        return osds
+
+    def set_osds(self, osds: Sequence[OsdSpec]) -> None:
+        """Store objects on these as well; none is taken out while the engine runs."""
+        text = json.dumps([asdict(osd) for osd in osds])
+        self._call(lambda: self._engine.set_osds(text))
+
+    def osd_states(self) -> list[dict[str, Any]]:
+        """Of each OSD of the backend: osd, reachable, why, total and free."""
+        states: list[dict[str, Any]] = json.loads(self._call(self._engine.osd_states))
+        return states
 
     def set_dtl(self, uuid: str, dtl: DtlSpec | None) -> None:
         """Pair an open volume with another DTL node, as the registry says already."""

@@ -30,6 +30,7 @@ class Code(enum.StrEnum):
     TOOL_FAILED = "tool_failed"
     UNKNOWN_DOMAIN = "unknown_domain"
     UNKNOWN_NODE = "unknown_node"
+    UNKNOWN_OSD = "unknown_osd"
     UNKNOWN_PRESET = "unknown_preset"
     UNKNOWN_SNAPSHOT = "unknown_snapshot"
     UNKNOWN_VOLUME = "unknown_volume"
@@ -96,6 +97,16 @@ def unknown_node(what: str, name: str) -> VStorageError:
         what,
         f"there is no node {name!r}",
         "'vstorage node list' shows the nodes; a node registers itself when its daemon starts",
+    )
+
+
+def unknown_osd(what: str, name: str) -> VStorageError:
+    """The OSD that was named does not exist."""
+    return VStorageError(
+        Code.UNKNOWN_OSD,
+        what,
+        f"there is no OSD {name!r}",
+        "'vstorage osd list' shows the OSDs; they have UUIDs",
     )
 
 

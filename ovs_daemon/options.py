@@ -146,8 +146,15 @@ ALBA_OPTS = [
     cfg.MultiStrOpt(
         "osd",
         default=[],
-        help="A folder that keeps fragments, one per disk, as DOMAIN/NODE=PATH; once for each. "
-        "With any, objects are erasure-coded over them instead of stored in backend_dir.",
+        help="A folder of this host that keeps fragments, one per disk, as DOMAIN/NODE=PATH; once "
+        "for each. With any, objects are erasure-coded over them instead of stored in backend_dir. "
+        "For one host; a cluster has vstorage-osd and the option shared.",
+    ),
+    cfg.BoolOpt(
+        "shared",
+        default=False,
+        help="Keep objects erasure-coded on the OSDs that the registry knows ('vstorage osd "
+        "list'): all nodes of the cluster use the same, and go on with each other's volumes.",
     ),
     cfg.StrOpt(
         "preset",
@@ -172,6 +179,14 @@ ALBA_OPTS = [
         type=Size(),
         default=GIB,
         help="Bytes that stay free on the disk of each OSD.",
+    ),
+]
+
+OSD_OPTS = [
+    cfg.StrOpt(
+        "server",
+        help="ADDRESS:PORT at which this node's vstorage-osd serves its disks to all nodes, such "
+        "as 192.0.2.7:6650. The daemon registers what it serves. Not set: this node has none.",
     ),
 ]
 
@@ -304,6 +319,7 @@ GROUPS: Sequence[tuple[str | None, list[Any]]] = (
     (None, DEFAULT_OPTS),
     ("registry", REGISTRY_OPTS),
     ("alba", ALBA_OPTS),
+    ("osd", OSD_OPTS),
     ("engine", ENGINE_OPTS),
     ("dtl", DTL_OPTS),
     ("nbd", NBD_OPTS),
@@ -391,8 +407,10 @@ def _backend(conf: cfg.ConfigOpts) -> dict[str, Any]:
     """The part of the engine's configuration that says where objects go."""
     alba = conf.alba
     osds = [_osd(text) for text in alba.osd]
-    if alba.embedded and osds:
-        raise _bad("use the options [alba] embedded and osd", "there can be only one of them")
+    if bool(osds) + alba.embedded + alba.shared > 1:
+        raise _bad(
+            "use the options [alba] embedded, osd and shared", "there can be only one of them"
+        )
     if alba.embedded:
         osds = [
             {

@@ -22,7 +22,7 @@ from ovs_daemon.client import Client
 from ovs_daemon.errors import VStorageError
 from ovs_daemon.units import format_size
 
-_SIZES = frozenset({"size", "sco_size", "mapped_bytes", "buffer_bytes", "map_ram_bytes"})
+_SIZES = frozenset({"size", "free", "sco_size", "mapped_bytes", "buffer_bytes", "map_ram_bytes"})
 
 
 class SizeColumn(FormattableColumn[int]):

@@ -44,6 +44,7 @@ from werkzeug.routing import Map, Rule
 from werkzeug.wrappers import Request, Response
 
 from ovs_daemon.control.api_cluster import cluster_routes
+from ovs_daemon.control.api_osds import osd_routes
 from ovs_daemon.control.api_presets import preset_routes
 from ovs_daemon.control.fields import Fields, bad, flag
 from ovs_daemon.control.records import Mode
@@ -71,6 +72,7 @@ _STATUS = {
     Code.REGISTRY: HTTPStatus.SERVICE_UNAVAILABLE,
     Code.UNKNOWN_DOMAIN: HTTPStatus.NOT_FOUND,
     Code.UNKNOWN_NODE: HTTPStatus.NOT_FOUND,
+    Code.UNKNOWN_OSD: HTTPStatus.NOT_FOUND,
     Code.UNKNOWN_PRESET: HTTPStatus.NOT_FOUND,
     Code.UNKNOWN_SNAPSHOT: HTTPStatus.NOT_FOUND,
     Code.UNKNOWN_VOLUME: HTTPStatus.NOT_FOUND,
@@ -122,6 +124,7 @@ class Api:
                 Rule("/v1/snapshots", methods=["POST"], endpoint=self._snapshot_several),
                 *cluster_routes(verbs.cluster),
                 *preset_routes(verbs.presets),
+                *osd_routes(verbs.osds),
             ],
             strict_slashes=False,
         )

@@ -1,6 +1,6 @@
 """What the registry holds, typed; volumes and snapshots also found by name.
 
-Kinds of records: ``volume`` and ``snapshot`` by UUID; ``domain``, ``preset`` and ``node`` by name,
+Kinds of records: ``volume``, ``snapshot`` and ``osd`` by UUID; ``domain``, ``preset`` and ``node`` by name,
 and ``alive``, by the node's name, as long as it lives; one ``cluster``; and ``name``, whose
 identity is ``volume/NAME`` or ``snapshot/VOLUME-UUID/NAME`` and whose body holds the UUID. The name
 is a record of its own because creating it is what makes names unique, in one transaction with the
@@ -12,7 +12,7 @@ from __future__ import annotations
 import uuid
 
 from ovs_daemon.control.records import Snapshot, Volume
-from ovs_daemon.control.topology import Alive, Domain, Node, Preset
+from ovs_daemon.control.topology import Alive, Domain, Node, Osd, Preset
 from ovs_daemon.registry import Conflict, Create, Delete, Operation, Registry, Update, retry
 
 VOLUME = "volume"
@@ -21,10 +21,11 @@ NAME = "name"
 DOMAIN = "domain"
 NODE = "node"
 PRESET = "preset"
+OSD = "osd"
 ALIVE = "alive"
 CLUSTER = "cluster"
 
-Stored = Volume | Snapshot | Domain | Node | Preset
+Stored = Volume | Snapshot | Domain | Node | Osd | Preset
 
 
 class Store:
@@ -124,6 +125,17 @@ class Store:
         records = self._registry.list(PRESET)
         return [Preset.from_body(record.body, record.version) for record in records]
 
+    def osd(self, uuid: str) -> Osd | None:
+        """The OSD with this UUID."""
+        record = self._registry.get(OSD, uuid)
+        return None if record is None else Osd.from_body(record.body, record.version)
+
+    def osds(self) -> list[Osd]:
+        """All OSDs, by Domain, node and UUID."""
+        records = self._registry.list(OSD)
+        osds = [Osd.from_body(record.body, record.version) for record in records]
+        return sorted(osds, key=lambda osd: (osd.domain, osd.node, osd.uuid))
+
     def release_name(self, record: Volume | Snapshot) -> list[Operation]:
         """Operations that free the name of a record; none when it does not hold it (any more)."""
         ident = _name_ident(record)
@@ -156,6 +168,8 @@ def _place(record: Stored) -> tuple[str, str]:
             return DOMAIN, record.name
         case Preset():
             return PRESET, record.name
+        case Osd():
+            return OSD, record.uuid
     return NODE, record.name
 
 

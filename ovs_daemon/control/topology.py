@@ -118,6 +118,37 @@ class Node:
 
 
 @dataclass(frozen=True)
+class Osd:
+    """A disk behind a `vstorage-osd`, which keeps fragments for all nodes of the cluster.
+
+    :param uuid: its number, for life; it is on the disk
+    :param domain: where it was claimed for
+    :param address: ADDRESS:PORT of its server
+    :param role: ``capacity`` or ``cache``
+    :param registered_by: the node whose daemon found it
+    :param version: of its registry record; 0 when it was never stored
+    """
+
+    uuid: str
+    domain: str
+    node: str
+    address: str
+    role: str
+    registered_by: str
+    registered_at: str
+    version: int = 0
+
+    def body(self) -> dict[str, Any]:
+        """The registry record."""
+        return _body(self)
+
+    @classmethod
+    def from_body(cls, body: Mapping[str, Any], version: int) -> Osd:
+        """The inverse of :meth:`body`."""
+        return cls(**body, version=version)
+
+
+@dataclass(frozen=True)
 class Alive:
     """A node's sign of life: there is one while it lives.
 
@@ -135,7 +166,7 @@ class Alive:
         return {"instance": self.instance, "since": self.since}
 
 
-def _body(record: Domain | Node | Preset) -> dict[str, Any]:
+def _body(record: Domain | Node | Osd | Preset) -> dict[str, Any]:
     body = asdict(record)
     del body["version"]
     return body

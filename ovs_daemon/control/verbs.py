@@ -15,6 +15,7 @@ from ovs_daemon.control import attachments, capacity, qos, snapshots, volumes
 from ovs_daemon.control.attachments import Wish
 from ovs_daemon.control.cluster import ClusterVerbs
 from ovs_daemon.control.host import Host
+from ovs_daemon.control.osds import OsdVerbs
 from ovs_daemon.control.presets import PresetVerbs
 from ovs_daemon.control.records import LOCAL, Mode, Volume
 from ovs_daemon.control.status import describe_snapshot, describe_volume, status
@@ -34,6 +35,8 @@ class Verbs:
         self.cluster = ClusterVerbs(host)
         #: verbs on presets
         self.presets = PresetVerbs(host)
+        #: verbs on OSDs
+        self.osds = OsdVerbs(host)
 
     def status(self) -> dict[str, Any]:
         """The whole picture of this host."""

@@ -1,0 +1,162 @@
+"""OSDs of the cluster: how they get into the registry, and how this node's engine hears of them.
+
+A `vstorage-osd` knows nothing of the registry. The daemon of its node asks it what it serves and
+records that; every daemon tells its engine of all that are recorded, so that all nodes store
+objects on the same disks.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from ovs_daemon.control.host import Host
+from ovs_daemon.control.store import put
+from ovs_daemon.control.topology import Osd
+from ovs_daemon.engine import OsdSpec
+from ovs_daemon.errors import VStorageError, unknown_osd
+from ovs_daemon.registry import retry
+
+LOG = logging.getLogger(__name__)
+
+CAPACITY = "capacity"
+_AGAIN_S = 5.0
+
+
+class OsdLink:
+    """Registers this node's OSDs, and tells the engine of those of the cluster.
+
+    :param server: ADDRESS:PORT of this node's `vstorage-osd`; None when it has none
+    :param shared: whether the engine stores objects on the OSDs of the registry
+    :param clock: seconds that never go back
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        server: str | None,
+        shared: bool,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._host = host
+        self._server = server
+        self._shared = shared
+        self._clock = clock
+        self._told: tuple[OsdSpec, ...] | None = None
+        self._ask_at = 0.0
+
+    def due(self) -> bool:
+        """Whether the server is to be asked although nothing has changed."""
+        return self._server is not None and self._clock() >= self._ask_at
+
+    def tend(self) -> None:
+        """Do what there is to do; what fails is tried again in a moment."""
+        if self.due():
+            self._ask_at = self._clock() + _AGAIN_S
+            self._register()
+        if self._shared:
+            self._tell()
+
+    def _register(self) -> None:
+        assert self._server is not None
+        try:
+            register_osds(self._host, self._server)
+        except VStorageError as failure:
+            LOG.warning("this node's OSDs are looked for again in a moment: %s", failure)
+
+    def _tell(self) -> None:
+        specs = specs_of(self._host.store.osds())
+        if specs != self._told:
+            self._host.engine.set_osds(specs)
+            self._told = specs
+
+
+def register_osds(host: Host, server: str) -> list[Osd]:
+    """Record the OSDs that a server serves.
+
+    :param server: ADDRESS:PORT
+    :raises VStorageError: ``osd_server``, it cannot be asked
+    """
+    what = f"register the OSDs of {server}"
+    found = host.engine.osd_roll(server)
+    return [retry(what, lambda one=one: _record(host, server, one)) for one in found]
+
+
+def _record(host: Host, server: str, one: dict[str, Any]) -> Osd:
+    known = host.store.osd(one["osd"])
+    place = {"domain": one["domain"], "node": one["node"], "role": one["role"], "address": server}
+    me = host.settings.node
+    if known is None:
+        osd = Osd(uuid=one["osd"], registered_by=me, registered_at=host.now(), **place)
+        LOG.info("registered %s OSD %s of node %s at %s", osd.role, osd.uuid, osd.node, server)
+    else:
+        osd = replace(known, registered_by=me, **place)
+        if osd == known:
+            return known
+        LOG.info("OSD %s is at %s now", osd.uuid, server)
+    return replace(osd, version=host.store.commit(put(osd)))
+
+
+def specs_of(osds: list[Osd]) -> tuple[OsdSpec, ...]:
+    """Those that keep objects, as the engine takes them."""
+    capacity = (osd for osd in osds if osd.role == CAPACITY)
+    return tuple(OsdSpec(one.uuid, one.address, one.domain, one.node) for one in capacity)
+
+
+class OsdVerbs:
+    """The verbs on OSDs. Each raises :class:`VStorageError`."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def list_osds(self) -> dict[str, Any]:
+        """All OSDs of the registry, and what this node's engine knows of them."""
+        states = self._states()
+        return {"osds": [_described(osd, states) for osd in self._host.store.osds()]}
+
+    def show_osd(self, uuid: str) -> dict[str, Any]:
+        """One OSD."""
+        osd = self._host.store.osd(uuid)
+        if osd is None:
+            raise unknown_osd(f"show OSD {uuid!r}", uuid)
+        return _described(osd, self._states())
+
+    def add_osds(self, address: str) -> dict[str, Any]:
+        """Record what a server has; its node's daemon does it by itself when it is configured."""
+        states = self._states()
+        osds = register_osds(self._host, address)
+        return {"osds": [_described(osd, states) for osd in osds]}
+
+    def whereabouts(self) -> dict[str, Any]:
+        """What a new OSD of this node is claimed with."""
+        settings = self._host.settings
+        node = self._host.store.node(settings.node)
+        domain = settings.domain if node is None else node.domain
+        return {
+            "cluster": self._host.store.cluster_id(),
+            "domain": domain,
+            "node": settings.node,
+        }
+
+    def _states(self) -> dict[str, dict[str, Any]]:
+        return {str(state["osd"]): state for state in self._host.engine.osd_states()}
+
+
+def _described(osd: Osd, states: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    state = states.get(osd.uuid, {})
+    return {
+        "uuid": osd.uuid,
+        "domain": osd.domain,
+        "node": osd.node,
+        "address": osd.address,
+        "role": osd.role,
+        "reachable": state.get("reachable"),
+        "size": state.get("total"),
+        "free": state.get("free"),
+        "why": state.get("why"),
+        "registered_by": osd.registered_by,
+        "registered_at": osd.registered_at,
+    }
