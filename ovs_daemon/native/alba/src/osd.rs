@@ -154,6 +154,11 @@ pub trait Osd: Send + Sync + fmt::Debug {
     /// After how long an answer to a read is late.
     fn late_after(&self) -> Duration;
 
+    /// Whether a put goes on when nobody waits for it any more.
+    fn may_lag(&self) -> bool {
+        false
+    }
+
     /// What was read of an object is read anew the next time.
     fn distrust(&self, _object: &str) {}
 }

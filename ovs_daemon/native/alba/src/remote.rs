@@ -147,6 +147,10 @@ impl Osd for RemoteOsd {
         self.mailbox.send(Command::Ask { peer, request, reply });
     }
 
+    fn may_lag(&self) -> bool {
+        true
+    }
+
     fn late_after(&self) -> Duration {
         Duration::from_micros(lock(&self.shared.pace).late_after_us())
     }

@@ -1,4 +1,4 @@
-//! Which OSDs a server has: for those who register them.
+//! Which OSDs a server has: for those who register them. And how those of the backend are.
 
 use alba::remote::roll;
 use serde_json::{Value, json};
@@ -26,6 +26,30 @@ impl Engine {
                     "domain": claim.domain,
                     "node": claim.node,
                     "role": claim.role.text(),
+                })
+            })
+            .collect();
+        Ok(json!(all).to_string())
+    }
+
+    /// How the OSDs of the backend are, in JSON: `[{"osd", "name", "reachable", "why", "total",
+    /// "free"}]`.
+    pub fn osd_states(&self) -> Result<String> {
+        let Some(alba) = self.alba() else { return Ok("[]".to_owned()) };
+        let all: Vec<Value> = alba
+            .osds()
+            .iter()
+            .zip(alba.rooms())
+            .map(|(osd, room)| {
+                let why = osd.trouble();
+                let (total, free) = room.unzip();
+                json!({
+                    "osd": volume::uuid_text(&osd.claim().osd),
+                    "name": osd.name(),
+                    "reachable": why.is_none(),
+                    "why": why,
+                    "total": total,
+                    "free": free,
                 })
             })
             .collect();

@@ -149,6 +149,10 @@ impl Engine {
         self.run(py, |engine| engine.osd_roll(address))
     }
 
+    fn osd_states(&self, py: Python<'_>) -> PyResult<String> {
+        self.run(py, engine::Engine::osd_states)
+    }
+
     fn set_osds(&self, py: Python<'_>, osds_json: &str) -> PyResult<()> {
         self.perform(py, |engine| engine.set_osds(osds_json))
     }

@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use super::{Cluster, failed, lock, random_id};
 use crate::folder::{FolderOsd, read_claim};
-use crate::osd::{LocalOsd, Osd};
+use crate::osd::{Answer, LocalOsd, Osd, Request};
 use crate::remote::{Fleet, Link, RemoteOsd};
 use crate::{BackendError, Result};
 
@@ -164,6 +164,17 @@ impl Remotes {
 }
 
 impl Cluster {
+    /// Bytes in all and bytes that may still be stored of each OSD, by number; `None`: it does not
+    /// say.
+    pub fn rooms(&self) -> Vec<Option<(u64, u64)>> {
+        let jobs = (0..self.osds().len()).map(|osd| (osd, Request::Space)).collect();
+        let room = |answer| match answer {
+            Ok(Answer::Space { total, free }) => Some((total, free)),
+            _ => None,
+        };
+        self.ask_all(jobs).into_iter().map(room).collect()
+    }
+
     /// Makes OSDs behind servers part of the cluster, and tells of new addresses of those that are.
     /// None is ever taken out while the cluster is open: what is on it may be needed.
     pub fn set_servers(&self, addresses: &[OsdAddress]) -> Result<()> {

@@ -1,5 +1,6 @@
 //! Puts: encode, store on all OSDs that placement chose, acknowledge when c fragments are durable.
 
+use std::collections::BTreeSet;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -203,6 +204,7 @@ impl Cluster {
         let begin = Instant::now();
         let (sender, hear) = channel();
         let mut outcomes: Vec<Result<()>> = Vec::with_capacity(jobs.len());
+        let mut awaited: BTreeSet<usize> = BTreeSet::new();
         for (number, (osd, fragment)) in jobs.into_iter().enumerate() {
             let Some(file) = fragment.header.name() else {
                 outcomes.push(Err(failed("store", name, "its header makes no sense")));
@@ -213,7 +215,11 @@ impl Cluster {
             let request = Request::Put { path, parts: fragment.into_parts() };
             let sender = sender.clone();
             let reply = move |answer: Result<Answer>| drop(sender.send((number, answer)));
-            self.osd(osd).start(request, Box::new(reply));
+            let osd = self.osd(osd);
+            if !osd.may_lag() {
+                awaited.insert(number);
+            }
+            osd.start(request, Box::new(reply));
         }
         drop(sender);
         let mut until = None;
@@ -227,8 +233,12 @@ impl Cluster {
             };
             let Some((number, answer)) = heard else { return outcomes };
             outcomes[number] = answer.map(|_| ());
+            awaited.remove(&number);
             let global = outcomes.iter().take(enough.of);
-            if until.is_none() && global.filter(|one| one.is_ok()).count() >= enough.are {
+            if until.is_none()
+                && awaited.is_empty()
+                && global.filter(|one| one.is_ok()).count() >= enough.are
+            {
                 until = Some(Instant::now() + begin.elapsed().max(STRAGGLERS_MIN));
             }
         }
