@@ -101,7 +101,8 @@ class Engine:
 
     def osd_roll(self, address: str) -> str:
         """[{"osd": UUID, "domain", "node", "role": "capacity"|"cache"}]: what the OSD server at
-        "ADDRESS:PORT" has of this cluster. Needs cluster and cluster_key_file. Error: OSD_SERVER."""
+        "ADDRESS:PORT" has of this cluster. Needs cluster and cluster_key_file. Error:
+        OSD_SERVER."""
 
     def set_osds(self, osds_json: str) -> None:
         """[{"osd", "address", "domain", "node"}]: makes OSDs behind servers part of the backend,

@@ -316,7 +316,12 @@ class Client:
         return answer
 
 
-_UNKNOWN = {"domains": unknown_domain, "nodes": unknown_node, "presets": unknown_preset, "osds": unknown_osd}
+_UNKNOWN = {
+    "domains": unknown_domain,
+    "nodes": unknown_node,
+    "presets": unknown_preset,
+    "osds": unknown_osd,
+}
 
 
 def _named(kind: str, name: str) -> str:

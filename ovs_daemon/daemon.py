@@ -7,6 +7,7 @@ SIGKILL is safe: the next start recovers.
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import json
 import logging
@@ -30,6 +31,7 @@ from ovs_daemon.control.dtl import DtlDesk
 from ovs_daemon.control.edge_link import EdgeLink
 from ovs_daemon.control.host import Host, Membership, Settings
 from ovs_daemon.control.liveness import Liveness
+from ovs_daemon.control.osds import OsdLink, specs_of
 from ovs_daemon.control.preset_use import spec_of
 from ovs_daemon.control.recovery import recover
 from ovs_daemon.control.server import ControlServer
@@ -115,7 +117,7 @@ def _run(conf: cfg.ConfigOpts) -> None:
         socket_mode=options.socket_mode(conf),
         domain=conf.domain,
         availability_zone=conf.availability_zone,
-        membership=_membership(conf, state_dir, engine),
+        membership=_membership(conf, state_dir, engine, store.cluster_id()),
         dtl_mode=DtlMode(conf.dtl.mode),
         cluster_key=key,
         preset=None if _in_folder(conf) else conf.alba.preset,
@@ -134,11 +136,14 @@ def _run(conf: cfg.ConfigOpts) -> None:
     mutable = _Mutable(conf)
     link = EdgeLink(host, lambda: mutable.check_interval_s)
     tell = None if events is None else events.tell
-    steward = Steward(host, lambda: shared, tell, changed=link.wake)
+    osds = OsdLink(host, conf.osd.server, conf.alba.shared)
+    steward = Steward(host, lambda: shared, tell, changed=link.wake, osds=osds)
     desk = DtlDesk(host, steward.fenced, steward.recorded) if shared else None
     if desk is not None:
         # An engine that opens volumes may ask at once.
         desk.start()
+    # Before volumes are opened: their objects may be on these.
+    osds.tend()
     recover(host)
     verbs = Verbs(host, lambda: edge.reachable)
     server = ControlServer(Api(verbs), run_dir / "control.sock", options.control_group(conf))
@@ -181,11 +186,13 @@ def cluster_key(conf: cfg.ConfigOpts) -> bytes | None:
     """
     path = Path(conf.cluster_key_file)
     key = load_key(path, may_make=not conf.registry.url.startswith("etcd:"))
-    if key is None and conf.edge.listen is not None:
+    needed = conf.alba.shared or conf.osd.server is not None or conf.edge.listen is not None
+    if key is None and needed:
         raise VStorageError(
             Code.BAD_REQUEST,
             f"use the cluster key {path}",
-            "there is no such file, and [edge] listen needs it to know whom to serve",
+            "there is no such file, and [edge] listen, [alba] shared and [osd] server need it to "
+            "know who belongs to the cluster",
             "copy it from another node; on the first node: "
             f"(umask 077; openssl rand -hex 32 > {path})",
         )
@@ -206,6 +213,9 @@ def start_engine(conf: cfg.ConfigOpts, store: Store) -> EngineClient:
             Code.INTERNAL, what, str(missing), "install the built wheel, or run 'make build'"
         ) from missing
     configuration = options.engine_config(conf, store.cluster_id())
+    if conf.alba.shared:
+        specs = specs_of(store.osds())
+        configuration["alba"]["osds"] = [dataclasses.asdict(spec) for spec in specs]
     if "alba" in configuration:
         preset = store.preset(conf.alba.preset)
         if preset is not None:
@@ -232,7 +242,9 @@ def _make_folders(state_dir: Path, run_dir: Path) -> None:
         ) from failure
 
 
-def _membership(conf: cfg.ConfigOpts, state_dir: Path, engine: EngineClient) -> Membership:
+def _membership(
+    conf: cfg.ConfigOpts, state_dir: Path, engine: EngineClient, cluster: str
+) -> Membership:
     addresses = dict(conf.addresses)
     if conf.dtl.listen is not None:
         # The engine knows the port that it took; an address that others can use may be given.
@@ -247,15 +259,16 @@ def _membership(conf: cfg.ConfigOpts, state_dir: Path, engine: EngineClient) -> 
         addresses=tuple(sorted(addresses.items())),
         release=_release(),
         instance=_instance(state_dir),
-        backend=_backend(conf),
+        backend=_backend(conf, cluster),
     )
 
 
-def _backend(conf: cfg.ConfigOpts) -> str:
-    """Identity of the backend. OSDs are one node's own, whatever becomes of its disks."""
+def _backend(conf: cfg.ConfigOpts, cluster: str) -> str:
+    """Identity of the backend. OSDs of the registry are the cluster's; folders are one node's own,
+    whatever becomes of its disks."""
     if _in_folder(conf):
         return identity_of_folder(Path(conf.engine.backend_dir))
-    return f"alba:{conf.host}"
+    return f"alba:{cluster if conf.alba.shared else conf.host}"
 
 
 def _in_folder(conf: cfg.ConfigOpts) -> bool:

@@ -363,10 +363,15 @@ def domain_configured(conf: cfg.ConfigOpts) -> bool:
     return location is not None and location.location is not cfg.Locations.opt_default
 
 
+def takes_part(conf: cfg.ConfigOpts) -> bool:
+    """Whether this node shares something with others of its cluster."""
+    return conf.dtl.listen is not None or conf.alba.shared or conf.osd.server is not None
+
+
 def engine_config(conf: cfg.ConfigOpts, cluster: str | None = None) -> dict[str, Any]:
     """What the engine is started with; keys, units as in `ovs_daemon/_native.pyi`.
 
-    :param cluster: UUID of the cluster; needed when logs are kept for other nodes
+    :param cluster: UUID of the cluster; needed for what nodes share
     :raises VStorageError: ``bad_request``
     """
     engine = conf.engine
@@ -383,9 +388,10 @@ def engine_config(conf: cfg.ConfigOpts, cluster: str | None = None) -> dict[str,
         )
     dtl = {}
     if conf.dtl.listen is not None:
-        dtl = {"dtl_listen": conf.dtl.listen, "dtl_dir": conf.dtl.dir, "cluster": cluster}
+        dtl = {"dtl_listen": conf.dtl.listen, "dtl_dir": conf.dtl.dir}
     return {
         **dtl,
+        **({"cluster": cluster} if takes_part(conf) else {}),
         "buffer_dir": engine.buffer_dir,
         **_backend(conf),
         "run_dir": str(run_dir(conf)),
@@ -421,6 +427,9 @@ def _backend(conf: cfg.ConfigOpts) -> dict[str, Any]:
             for domain in (1, 2, 3)
             for node in (1, 2, 3)
         ]
+    if alba.shared:
+        # Those of the registry come when the engine runs: it goes on without any until then.
+        return {"alba": {"osds": [], "preset": alba.preset, "reserve": alba.reserve}}
     if not osds:
         return {"backend_dir": conf.engine.backend_dir}
     return {"alba": {"osds": osds, "preset": alba.preset, "reserve": alba.reserve}}

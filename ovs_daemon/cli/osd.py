@@ -70,7 +70,9 @@ class Claim(base.Rows):
     def ask(self, parsed: argparse.Namespace) -> list[dict[str, Any]]:
         """Claim them."""
         place = self.client.osd_whereabouts()
-        options = [word for key in ("cluster", "domain", "node") for word in (f"--{key}", place[key])]
+        options = [
+            word for key in ("cluster", "domain", "node") for word in (f"--{key}", place[key])
+        ]
         command = [_program(), "claim", *options, "--role", parsed.role, *parsed.folders]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:

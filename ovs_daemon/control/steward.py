@@ -1,5 +1,6 @@
 """Tends this node's share of the cluster, each time something changes in the registry.
 
+* registers this node's OSDs, and tells the engine of all;
 * opens what is this node's and not open: handed over, given back, or stopped when the lease was
   over;
 * lets go of what was stopped;
@@ -22,6 +23,7 @@ from typing import Any
 from ovs_daemon.control.dtl import DtlEvent, dtl_lock
 from ovs_daemon.control.host import Host
 from ovs_daemon.control.moves import move_volume
+from ovs_daemon.control.osds import OsdLink
 from ovs_daemon.control.records import Dtl, State, Volume
 from ovs_daemon.control.store import put
 from ovs_daemon.control.view import View
@@ -46,6 +48,7 @@ class Steward:
     :param tell: told what happens, and about what; see `ovs_daemon/rpc/events.py`
     :param changed: told that something has changed in the registry
     :param clock: seconds that never go back
+    :param osds: what has to be done about OSDs; see `osds.py`
     """
 
     def __init__(
@@ -55,8 +58,10 @@ class Steward:
         tell: Callable[[str, dict[str, Any]], None] | None = None,
         changed: Callable[[], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        osds: OsdLink | None = None,
     ) -> None:
         self._host = host
+        self._osds = osds
         self._tell = tell or _tell_nobody
         self._changed = changed or _nobody_waits
         self._clock = clock
@@ -99,6 +104,9 @@ class Steward:
     def tend(self) -> None:
         """One pass."""
         self._let_go()
+        if self._osds is not None:
+            # First: volumes that are opened may need them.
+            self._osds.tend()
         view = View.of(self._host.store)
         self._open_own(view)
         self._take_over(view)
@@ -129,6 +137,8 @@ class Steward:
     def _due(self) -> bool:
         """Whether something is to be tried again although nothing has changed."""
         now = self._clock()
+        if self._osds is not None and self._osds.due():
+            return True
         with self._guard:
             return bool(self._stopped) or any(when <= now for _, when in self._patience.values())
 

@@ -1,10 +1,10 @@
 """What the registry holds, typed; volumes and snapshots also found by name.
 
-Kinds of records: ``volume``, ``snapshot`` and ``osd`` by UUID; ``domain``, ``preset`` and ``node`` by name,
-and ``alive``, by the node's name, as long as it lives; one ``cluster``; and ``name``, whose
-identity is ``volume/NAME`` or ``snapshot/VOLUME-UUID/NAME`` and whose body holds the UUID. The name
-is a record of its own because creating it is what makes names unique, in one transaction with the
-record it names.
+Kinds of records: ``volume``, ``snapshot`` and ``osd`` by UUID; ``domain``, ``preset`` and ``node``
+by name, and ``alive``, by the node's name, as long as it lives; one ``cluster``; and ``name``,
+whose identity is ``volume/NAME`` or ``snapshot/VOLUME-UUID/NAME`` and whose body holds the UUID.
+The name is a record of its own because creating it is what makes names unique, in one transaction
+with the record it names.
 """
 
 from __future__ import annotations

@@ -107,6 +107,9 @@ class FakeEngine:
         self.sealed: dict[str, int] | None = None
         self.drained: bool | None = None
         self._run_dir = run_dir
+        # What OSD servers serve, by address, and what the engine was told of.
+        self.servers: dict[str, list[dict[str, str]]] = {}
+        self.osds: dict[str, dict[str, str]] = {}
 
     # Pure functions need no twin, but report by the twin's error.
     @staticmethod
@@ -282,6 +285,19 @@ class FakeEngine:
 
     def extend_lease(self, seconds: float, /) -> None:
         self.leases.append(seconds)
+
+    def osd_roll(self, address: str, /) -> str:
+        if address not in self.servers:
+            raise FakeEngineError("osd_server", f"ask {address}", "connection refused")
+        return json.dumps(self.servers[address])
+
+    def set_osds(self, osds_json: str, /) -> None:
+        self._maybe_fail("set_osds")
+        self.osds |= {one["osd"]: one for one in json.loads(osds_json)}
+
+    def osd_states(self) -> str:
+        state = {"reachable": True, "why": None, "total": 10 << 30, "free": 9 << 30}
+        return json.dumps([{"osd": osd, "name": osd, **state} for osd in self.osds])
 
     def status(self) -> str:
         volumes = [

@@ -1,0 +1,245 @@
+"""Volumes on OSDs behind real servers, which are killed, stopped, filled, damaged and cut off."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ovs_daemon import _native
+from tests.crash.client import Client
+from tests.crash.journal import SECTOR_BYTES, Journal
+from tests.functional.test_alba import VOLUME, check, fill
+from tests.support.node import Node
+from tests.support.osds import CLUSTER, Osds
+
+SIZE = 64 << 20
+JOURNALLED = 8 << 20
+PAGE = 4096
+ANSWERS = 400
+
+
+class Lab:
+    """Nine servers in three Domains, and engines on them, one after the other."""
+
+    def __init__(self, base: Path, osds: Osds) -> None:
+        self.base = base
+        self.osds = osds
+        self.epoch = 0
+        self.engine: _native.Engine | None = None
+
+    def start(self) -> _native.Engine:
+        """An engine that has only the servers."""
+        config = {
+            "buffer_dir": str(self.base / "buffer"),
+            "alba": {"osds": self.osds.specs(), "preset": "default", "reserve": 0},
+            "run_dir": str(self.base / "r"),
+            "sco_size": 1 << 20,
+            "buffer_size": 8 << 20,
+            "reserve": 0,
+            "cluster": CLUSTER,
+            "cluster_key_file": str(self.osds.key),
+        }
+        self.engine = _native.Engine(json.dumps(config))
+        return self.engine
+
+    def create(self, size: int = SIZE) -> None:
+        """The volume, not open yet."""
+        self.start().create_volume(json.dumps({"uuid": VOLUME, "size": size, "epoch": 0}))
+
+    def open(self, size: int = SIZE) -> Path:
+        """The volume under a new epoch; returns the socket on which it is served."""
+        assert self.engine is not None
+        self.epoch += 1
+        spec = {"uuid": VOLUME, "size": size, "epoch": self.epoch, "ancestors": [VOLUME]}
+        self.engine.open_volume(json.dumps(spec))
+        return Path(self.engine.export_nbd(VOLUME, VOLUME))
+
+    def away(self) -> list[str]:
+        """OSDs that the engine cannot reach."""
+        assert self.engine is not None
+        states = json.loads(self.engine.osd_states())
+        return [state["name"] for state in states if not state["reachable"]]
+
+    def forget(self) -> None:
+        """The write buffer is gone with its disk: what is read comes from the OSDs."""
+        self.stop()
+        shutil.rmtree(self.base / "buffer")
+
+    def stop(self) -> None:
+        """Everything is brought to the backend first."""
+        if self.engine is not None:
+            self.engine.shutdown(True)
+            self.engine = None
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    base = Path(tempfile.mkdtemp(prefix="ovs-"))
+    with Osds(base / "osds") as osds:
+        made = Lab(base, osds)
+        yield made
+        made.stop()
+    shutil.rmtree(base)
+
+
+def journalled(lab: Lab) -> Client:
+    lab.create(JOURNALLED)
+    client = Client(Journal(JOURNALLED // SECTOR_BYTES), seed=1)
+    client.connect(lab.open(JOURNALLED), VOLUME)
+    return client
+
+
+def verified(lab: Lab, client: Client) -> None:
+    """What was acknowledged is there: now, and from the OSDs alone."""
+    client.verify()
+    client.disconnect()
+    lab.forget()
+    lab.start()
+    client.connect(lab.open(JOURNALLED), VOLUME)
+    client.verify()
+    client.disconnect()
+
+
+def test_servers_are_killed_while_volumes_write(lab: Lab) -> None:
+    client = journalled(lab)
+    chaos = random.Random(1)
+    for _ in range(6):
+        victim = lab.osds[chaos.randrange(3), chaos.randrange(3)]
+        client.run(ANSWERS // 2)
+        victim.kill9()
+        client.run(ANSWERS)
+        victim.start()
+    while lab.away():
+        client.run(1)
+    verified(lab, client)
+
+
+def test_a_domain_is_cut_off_and_comes_back(lab: Lab) -> None:
+    client = journalled(lab)
+    client.run(ANSWERS)
+    for server in lab.osds.domain(1):
+        server.kill9()
+    client.run(4 * ANSWERS)
+    assert len(lab.away()) == 3
+    client.settle()
+    client.verify()
+    for server in lab.osds.domain(1):
+        server.start()
+    while lab.away():
+        client.run(1)
+    verified(lab, client)
+
+
+def test_a_server_that_hangs_is_read_around(lab: Lab) -> None:
+    lab.create()
+    content = fill(lab.open(), 2)
+    lab.forget()
+    lab.start()
+    socket = lab.open()
+    hanging = lab.osds[0, 1]
+    hanging.pause()
+    try:
+        check(socket, content)
+    finally:
+        hanging.resume()
+    while lab.away():
+        check(socket, content)
+    check(socket, content)
+
+
+def test_flipped_bits_are_found_and_read_around(lab: Lab) -> None:
+    lab.create()
+    content = fill(lab.open(), 3)
+    lab.forget()
+    damaged = 0
+    for fragment in lab.osds[1, 2].folder.rglob("*.obj/*"):
+        contents = bytearray(fragment.read_bytes())
+        for at in range(PAGE + 100, len(contents), 3 * PAGE):
+            contents[at] ^= 4
+        fragment.write_bytes(contents)
+        damaged += 1
+    assert damaged >= 5
+    lab.start()
+    check(lab.open(), content)
+
+
+def test_a_full_disk_takes_nothing_and_gives_all(lab: Lab) -> None:
+    lab.create()
+    socket = lab.open()
+    content = fill(socket, 4)
+    full = lab.osds[2, 0]
+    full.kill9()
+    full.reserve = 1 << 60
+    full.start()
+    before = sum(1 for _ in full.folder.rglob("*.obj/*"))
+    assert before > 0
+    content = fill(socket, 5)
+    lab.forget()
+    assert sum(1 for _ in full.folder.rglob("*.obj/*")) <= before
+    lab.start()
+    check(lab.open(), content)
+
+
+def test_a_server_ends_cleanly_and_says_what_it_serves(lab: Lab) -> None:
+    server = lab.osds[0, 0]
+    assert f"serves capacity OSD {server.uuid} in {server.folder}" in server.text()
+    assert server.terminate() == 0
+    assert "ends on signal 15" in server.text()
+    server.folder.joinpath("osd.claim").unlink()
+    with pytest.raises(Exception, match="nobody has claimed it"):
+        server.start()
+
+
+def test_nodes_share_the_osds_of_the_registry(tmp_path: Path) -> None:
+    base = Path(tempfile.mkdtemp(prefix="ovs-"))
+    key = base / "cluster.key"
+    key.write_text("0123456789abcdef" * 4 + "\n")
+    options = {
+        "DEFAULT": {"cluster_key_file": str(key)},
+        "registry": {"url": f"sqlite://{tmp_path}/registry.sqlite"},
+        "alba": {"shared": "true"},
+    }
+
+    def node(name: str) -> Node:
+        return Node(options={**options, "DEFAULT": {**options["DEFAULT"], "host": name}})
+
+    with node("a") as first, node("b") as second:
+        first.start_daemon()
+        cluster = first.cli("osd", "list")
+        assert cluster == []
+        (row,) = first.cli("osd", "claim", str(base / "disk"))
+        assert row["path"] == str(base / "disk")
+        identity = first.cli("node", "show", "a")["backend"].removeprefix("alba:")
+        with Osds(base, identity) as osds:
+            for server in osds.servers.values():
+                first.cli("osd", "add", server.address)
+            second.start_daemon()
+            assert second.cli("node", "show", "b")["backend"] == f"alba:{identity}"
+            listed = second.cli("osd", "list")
+            assert [one["uuid"] for one in listed] == [
+                one["uuid"] for one in first.cli("osd", "list")
+            ]
+            assert all(one["reachable"] for one in listed)
+            second.cli("volume", "create", "vol", str(JOURNALLED))
+            socket, export = second.attach("vol", direct=True)
+            client = Client(Journal(JOURNALLED // SECTOR_BYTES), seed=2)
+            client.connect(socket, export)
+            client.run(ANSWERS)
+            client.verify()
+            client.disconnect()
+            second.cli("volume", "detach", "vol")
+            # The other node has nothing of it but what is on the OSDs.
+            assert second.cli("volume", "move", "vol", "a")["node"] == "a"
+            socket, export = first.attach("vol", direct=True)
+            client.connect(socket, export)
+            client.verify()
+            client.disconnect()
+            first.stop()
+            second.stop()
+    shutil.rmtree(base)

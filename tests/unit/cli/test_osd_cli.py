@@ -1,0 +1,25 @@
+"""OSDs on the command line, through the control API."""
+
+from __future__ import annotations
+
+from tests.support.command_line import Run, answer
+from tests.support.house import House
+
+SERVER = "192.0.2.7:6650"
+OSD = "aaaaaaaa-0000-4000-8000-000000000001"
+
+
+def test_osds_are_added_listed_and_shown(run: Run, house: House) -> None:
+    one = {"osd": OSD, "domain": "dc1", "node": "host1", "role": "capacity"}
+    house.engine.servers[SERVER] = [one]
+    assert answer(run, "osd", "list") == []
+    added = answer(run, "osd", "add", SERVER)
+    assert [osd["uuid"] for osd in added] == [OSD]
+    assert answer(run, "osd", "list") == added
+    assert answer(run, "osd", "show", OSD) == added[0]
+    status, out, _ = run("osd", "list")
+    assert status == 0
+    assert SERVER in out
+    status, _, err = run("osd", "show", "nothing")
+    assert status == 1
+    assert "there is no OSD 'nothing'" in err
