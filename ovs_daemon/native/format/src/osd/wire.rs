@@ -2,11 +2,12 @@
 //! breaks; many requests are in flight, and answers come in any order, each with its request's tag.
 //!
 //! ```text
-//! offset  0        8      10     12     16    24     28         32       40    48    52    60       64
-//!         +--------+------+------+------+-----+------+----------+--------+-----+-----+-----+--------+
-//!         |OVSOSDW1| kind | code | meta | tag | data | CRC32C   | a      | b   | c   | 0   | CRC32C | meta data
-//!         |        | u16  | u16  | u32  | u64 | u32  | of meta  | u64    | u64 | u32 | 8 B | of 60  |
-//!         +--------+------+------+------+-----+------+----------+--------+-----+-----+-----+--------+
+//! offset 0        8    10   12   16  24   28     32   40   48   52  60     64
+//!        +--------+----+----+----+---+----+------+----+----+----+---+------+----------
+//!        |OVSOSDW1|kind|code|meta|tag|data|CRC32C| a  | b  | c  | 0 |CRC32C| meta data
+//!        |        |u16 |u16 |u32 |u64|u32 |of    |u64 |u64 |u32 |8 B|of 60 |
+//!        |        |    |    |    |   |    |meta  |    |    |    |   |      |
+//!        +--------+----+----+----+---+----+------+----+----+----+---+------+----------
 //!
 //! kind            meta                     a           b            c       code     data
 //!  1 Hello        cluster, OSD, nonce                                       version
