@@ -173,7 +173,8 @@ def reconcile_edge(host: Host) -> None:
             try:
                 # Also where it serves the volume: how, may have changed.
                 serve(host, wanted[uuid])
-                if host.is_open(uuid):
+                # Else what is wrong is that it is this node's and could not be opened.
+                if host.is_open(uuid) or is_foreign(host, wanted[uuid]):
                     host.forget_failure(uuid)
             except EdgeUnavailable:
                 raise

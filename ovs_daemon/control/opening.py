@@ -192,7 +192,7 @@ class Opener:
     def _fetch(self, volume: Volume, keep_local: bool) -> Fetch:
         address = self._address(volume.dtl.node)
         if address is None:
-            return Fetch.UNREACHABLE
+            return self._without_keeper(volume)
         request = FetchSpec(volume.uuid, volume.epoch, address, keep_local)
         try:
             answer = self._engine.fetch_tail(request)
@@ -200,9 +200,14 @@ class Opener:
             if failure.code not in _FETCH_FAILURES:
                 raise
             LOG.warning("volume %s: %s", volume.uuid, failure)
-            return _FETCH_FAILURES[failure.code]
+            outcome = _FETCH_FAILURES[failure.code]
+            return self._without_keeper(volume) if outcome is Fetch.UNREACHABLE else outcome
         LOG.info("fetched the log of volume %s: %s", volume.uuid, answer)
         return Fetch.DONE
+
+    def _without_keeper(self, volume: Volume) -> Fetch:
+        back = volume.served is not None and volume.served in self._store.alive()
+        return Fetch.OWNER_BACK if back else Fetch.UNREACHABLE
 
     def _spec(self, volume: Volume) -> OpenSpec:
         existing = (State.AVAILABLE, State.HIDDEN)

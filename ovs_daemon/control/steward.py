@@ -25,6 +25,7 @@ from ovs_daemon.control.host import Host
 from ovs_daemon.control.moves import move_volume
 from ovs_daemon.control.osds import OsdLink
 from ovs_daemon.control.records import Dtl, State, Volume
+from ovs_daemon.control.remote import served_here
 from ovs_daemon.control.store import put
 from ovs_daemon.control.view import View
 from ovs_daemon.errors import VStorageError
@@ -68,6 +69,9 @@ class Steward:
         self._may_pair = may_pair
         self._guard = threading.Lock()
         self._stopped: set[str] = set()
+        # Stopped volumes that were let go of, until it is known who goes on with them.
+        self._parted: set[str] = set()
+        self._alive: frozenset[str] = frozenset()
         self._former: dict[str, str] = {}
         # By volume: how often in a row it failed, and when to try again.
         self._patience: dict[str, tuple[int, float]] = {}
@@ -108,6 +112,8 @@ class Steward:
             # First: volumes that are opened may need them.
             self._osds.tend()
         view = View.of(self._host.store)
+        self._lose_patience(view)
+        self._leave_to_others(view)
         self._open_own(view)
         self._take_over(view)
         view = View.of(self._host.store)
@@ -150,7 +156,31 @@ class Steward:
                 self._host.close(uuid)
             with self._guard:
                 self._stopped.discard(uuid)
+            self._parted.add(uuid)
             LOG.warning("let go of volume %s, which the engine has stopped", uuid)
+
+    def _lose_patience(self, view: View) -> None:
+        """What failed may have waited for a node that is back."""
+        alive = frozenset(view.alive)
+        if alive - self._alive:
+            with self._guard:
+                self._patience.clear()
+        self._alive = alive
+
+    def _leave_to_others(self, view: View) -> None:
+        """Forget what was wrong here with volumes that others own by now and look after."""
+        me = self._host.settings.node
+        failed = self._host.failures()
+        self._parted &= failed.keys()
+        for volume in view.volumes:
+            uuid = volume.uuid
+            elsewhere = volume.node != me and volume.node in view.alive
+            # That this node's Edge cannot serve a volume of another one is wrong here.
+            mine = uuid not in self._parted and served_here(self._host, volume)
+            if uuid in failed and elsewhere and not mine:
+                self._host.forget_failure(uuid)
+                self._parted.discard(uuid)
+                LOG.info("volume %s goes on at node %s", volume.name, volume.node)
 
     def _open_own(self, view: View) -> None:
         me = self._host.settings.node

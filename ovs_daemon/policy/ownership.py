@@ -42,10 +42,14 @@ class Record:
 
 
 class Fetch(enum.StrEnum):
-    """What came of fetching the log."""
+    """What came of fetching the log.
+
+    * ``owner_back``: its keeper cannot be reached, and the node that served the volume last lives.
+    """
 
     DONE = "done"
     UNREACHABLE = "unreachable"
+    OWNER_BACK = "owner_back"
     INSUFFICIENT = "insufficient"
     FENCED = "fenced"
 
@@ -153,7 +157,8 @@ def _with_log(me: str, record: Record, known: Knowledge) -> Decision:
     if last:
         # This node's write buffer has everything; from here on nobody goes on without it.
         return Decision(Step.DEGRADE, replace(record, state=DtlState.DEGRADED))
-    if outcome is Fetch.INSUFFICIENT:
+    if outcome in (Fetch.INSUFFICIENT, Fetch.OWNER_BACK):
+        # Nothing was acknowledged since: the write buffer there has everything.
         back = replace(record, owner=record.served, epoch=record.epoch + 1, state=DtlState.DEGRADED)
         return Decision(Step.GIVE_BACK, back)
     return Decision(Step.REST, reason=f"node {record.keeper}, which keeps its log, is not there")

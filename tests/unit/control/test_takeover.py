@@ -400,6 +400,46 @@ class TestQuestionsOfTheEngine:
         assert town.volume(volume.uuid).epoch > volume.epoch
         assert town["a1"].host.failures() == {}
 
+    @pytest.mark.parametrize("attached", [False, True])
+    def test_what_others_go_on_with_is_no_trouble_here(self, town: Town, attached: bool) -> None:
+        """a1 stands still for longer than its lease, and finds that a2 has its volume."""
+        volume = make(town)
+        sleeper = town["a1"]
+        if attached:
+            attachments.attach(sleeper.host, "web1", Wish(Mode.EDGE))
+        sleeper.up = False
+        town.pass_time()
+        town.tend()
+        assert town.volume(volume.uuid).node == "a2"
+        sleeper.up = True
+        town.pass_time()
+        event = {"id": 4, "kind": "fenced", "uuid": volume.uuid, "epoch": volume.epoch}
+        sleeper.desk.handle(event | {"why": "lease"})
+        assert volume.uuid in sleeper.host.failures()
+        sleeper.steward.tend()
+        assert sleeper.host.failures() == {}
+        assert open_at(town, volume) == ["a2"]
+
+    def test_a_successor_without_the_log_gives_the_volume_back(self, town: Town) -> None:
+        """Owner and keeper die at once; the owner is the first to be missed, and the first back."""
+        volume = make(town)
+        for name in ("a1", "b1"):
+            town[name].kill()
+        town["b1"].up = True
+        town.pass_time()
+        town["b1"].up = False
+        town["a2"].steward.tend()
+        assert town.volume(volume.uuid).node == "a2"
+        assert open_at(town, volume) == []
+        assert "which keeps its log, is not there" in str(town["a2"].host.failures()[volume.uuid])
+        town["a1"].start()
+        town["a2"].steward.tend()
+        back = town.volume(volume.uuid)
+        assert (back.node, back.dtl.state) == ("a1", DEGRADED)
+        town.tend()
+        assert open_at(town, volume) == ["a1"]
+        assert town["a2"].host.failures() == {}
+
     def test_changes_are_told(self, town: Town) -> None:
         told: list[DtlEvent] = []
         volume = make(town)

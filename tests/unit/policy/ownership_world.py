@@ -174,7 +174,8 @@ class World:
     def _fetch(self, state: State, place: int, basis: Any, keep_local: bool) -> tuple[Any, State]:
         fetch, host = self.own.Fetch, state.hosts[place]
         if not host.reaches:
-            return fetch.UNREACHABLE, state
+            back = NODES[1 - place] == basis.served and state.hosts[1 - place].alive
+            return (fetch.OWNER_BACK if back else fetch.UNREACHABLE), state
         if state.fence > basis.epoch:
             return fetch.FENCED, state
         fenced = replace(state, fence=basis.epoch)
@@ -287,6 +288,7 @@ HAPPENS: dict[str, Callable[[str], bool]] = {
     "another node takes over and serves": lambda words: words == "B performs open",
     "the log is complete again after it was not": lambda words: "records in_sync" in words,
     "a volume is given back": lambda words: "swaps to give_back" in words,
+    "a successor finds the owner back and no keeper": lambda words: words.endswith(": owner_back"),
     "an owner goes on without the keeper": lambda words: "swaps to degrade" in words,
     "a fenced owner is refused": lambda words: "is fenced" in words or "is refused" in words,
     "a swap comes too late": lambda words: words.endswith("too late"),
