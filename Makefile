@@ -30,7 +30,7 @@ WHEELS := build/wheel
 
 .DEFAULT_GOAL := help
 .PHONY: help install build verify lint unit native-verify unit-rust exhaust-ci fix test demo \
-	functional conformance crash wheel bench-engine bench-dtl bench-code bench-openstack fuzz exhaust exhaust-policy \
+	functional conformance crash partitions wheel bench-engine bench-dtl bench-code bench-openstack fuzz exhaust exhaust-policy \
 	exhaust-write docs lock clean \
 	openstack openstack-stop openstack-wipe openstack-demo openstack-test openstack-tempest \
 	openstack-ci cluster-demo
@@ -113,7 +113,8 @@ fix: $(VENV)/.python ## mend what verify complains about, as far as programs can
 	$(MAKE) $(SAMPLE) $(CINDER_SAMPLE)
 
 test: install verify fuzz ## everything that CI runs: verify and every test but Tempest and the slow ones
-	$(BIN)/python -m pytest tests/packaging tests/functional tests/guest tests/conformance tests/crash
+	$(BIN)/python -m pytest tests/packaging tests/functional tests/guest tests/conformance tests/crash \
+		tests/partitions
 	$(MAKE) openstack-ci
 
 functional: install ## tests of the real daemon
@@ -124,6 +125,9 @@ conformance: install ## NBD against clients that nobody here wrote
 
 crash: install ## kill -9 the daemon under a journalled client (ROUNDS=n)
 	$(BIN)/python -m pytest tests/crash
+
+partitions: install ## hosts in network namespaces that die, stand still and lose each other
+	$(BIN)/python -m pytest tests/partitions
 
 fuzz: install ## damaged input for every parser, seeded (CASES=n)
 	@mkdir -p build/fuzz

@@ -214,7 +214,7 @@ class EtcdLink:
             Code.REGISTRY,
             f"{what} the registry (etcd at {members})",
             f"no member answered within {self._address.timeout_s:g} s ({failure})",
-            "start etcd or mend the network; attached volumes go on meanwhile",
+            "start etcd or mend the network; in a cluster guests wait when the lease is over",
         )
 
     def _client(self, member: int) -> Etcd3Client:

@@ -5,35 +5,17 @@ Each disk is a tmpfs of its own, so the tests need root (as installing does).
 
 from __future__ import annotations
 
-import subprocess
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tests.support import libnbd
+from tests.support.disk import disk
 from tests.support.node import Node
 
 nbd = libnbd.load()
 MIB = 1 << 20
-
-
-@contextmanager
-def disk(path: Path, size_mib: int) -> Iterator[Callable[[int], None]]:
-    """A tmpfs of `size_mib` MiB at `path`; gives a function that changes its size."""
-    path.mkdir(parents=True)
-    subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size_mib}m", "vstorage-test", str(path)], check=True
-    )
-
-    def resize(mib: int) -> None:
-        subprocess.run(["mount", "-o", f"remount,size={mib}m", str(path)], check=True)
-
-    try:
-        yield resize
-    finally:
-        subprocess.run(["umount", "--lazy", str(path)], check=True)
 
 
 def connect(node: Node) -> Any:

@@ -8,7 +8,7 @@ import json
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Self
@@ -17,13 +17,20 @@ from tests.support.process import Process, find_program
 from tests.support.sockets import free_port
 
 Fate = str
+_SERVES = b"serving client traffic"
 
 
 class Etcd:
-    """One member on loopback that can be killed and started again on its data."""
+    """One member that can be killed and started again on its data.
 
-    def __init__(self) -> None:
+    :param host: the address that it listens on
+    :param inside: put before the program's name, when that address is not one of this machine
+    """
+
+    def __init__(self, host: str = "127.0.0.1", inside: Sequence[str] = ()) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="ovs-etcd-"))
+        self._log = self.folder / "log"
+        self._host, self._inside = host, tuple(inside)
         self.port, self._peer_port = free_port(), free_port()
         self._process: Process | None = None
         self.start()
@@ -37,11 +44,11 @@ class Etcd:
 
     def url(self, prefix: str, *, port: int | None = None, timeout_s: float = 30.0) -> str:
         """A registry's url, perhaps through another port."""
-        return f"etcd://127.0.0.1:{port or self.port}/{prefix}?timeout={timeout_s}"
+        return f"etcd://{self._host}:{port or self.port}/{prefix}?timeout={timeout_s}"
 
     def start(self) -> None:
         """Start it; returns when it answers."""
-        client, peer = (f"http://127.0.0.1:{port}" for port in (self.port, self._peer_port))
+        client, peer = (f"http://{self._host}:{port}" for port in (self.port, self._peer_port))
         options = {
             "data-dir": str(self.folder / "data"),
             "listen-client-urls": client,
@@ -52,9 +59,16 @@ class Etcd:
             "max-txn-ops": "4096",
             "logger": "zap",
         }
-        command = [find_program("etcd"), *(f"--{key}={value}" for key, value in options.items())]
-        self._process = Process("etcd", command, self.folder / "log")
-        self._process.wait_until(self._healthy, f"an answer on port {self.port}")
+        options_given = (f"--{key}={value}" for key, value in options.items())
+        command = [*self._inside, find_program("etcd"), *options_given]
+        before = self._times_ready()
+        self._process = Process("etcd", command, self._log)
+        if self._inside:
+            # It cannot be asked from here, and says itself when it serves.
+            ready = f"another line {_SERVES!r} in its log"
+            self._process.wait_until(lambda: self._times_ready() > before, ready)
+        else:
+            self._process.wait_until(self._healthy, f"an answer on port {self.port}")
 
     def kill9(self) -> None:
         """Kill it with SIGKILL."""
@@ -67,6 +81,9 @@ class Etcd:
         connection.request("POST", "/v3/kv/compaction", json.dumps({"revision": revision}))
         assert connection.getresponse().status == 200
         connection.close()
+
+    def _times_ready(self) -> int:
+        return self._log.read_bytes().count(_SERVES) if self._log.exists() else 0
 
     def _healthy(self) -> bool:
         connection = http.client.HTTPConnection("127.0.0.1", self.port)

@@ -13,7 +13,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
@@ -46,7 +46,7 @@ class Node:
 
     ``engine`` overrides options of the [engine] section, ``options`` gives those of others;
     ``base`` is the directory in which the node's directory is made (default: the system's
-    temporary one).
+    temporary one); ``inside`` is put before the programs' names and decides where they run.
     """
 
     def __init__(
@@ -54,7 +54,9 @@ class Node:
         engine: Mapping[str, str] | None = None,
         base: Path | None = None,
         options: Mapping[str, Mapping[str, str]] | None = None,
+        inside: Sequence[str] = (),
     ) -> None:
+        self._inside = tuple(inside)
         self.root = Path(tempfile.mkdtemp(prefix="ovs-", dir=base))
         self.run_dir = self.root / "run"
         self.config = self.root / "vstorage.conf"
@@ -105,7 +107,7 @@ class Node:
         if self.daemon is not None and self.daemon.running():
             raise ProcessError(f"the daemon of {self.root} runs already, pid {self.daemon.pid}")
         program = find_program("vstorage-daemon")
-        command = [program, "--config-file", str(self.config)]
+        command = [*self._inside, program, "--config-file", str(self.config)]
         self.daemon = Process("vstorage-daemon", command, self.root / "daemon.log")
         if wait:
             self.wait_for_daemon()
@@ -121,7 +123,8 @@ class Node:
         """Start the Edge process and wait until it answers a ping."""
         if self.edge is not None and self.edge.running():
             raise ProcessError(f"the Edge of {self.root} runs already, pid {self.edge.pid}")
-        command = [find_program("vstorage-edge"), "--run-dir", str(self.run_dir)]
+        program = find_program("vstorage-edge")
+        command = [*self._inside, program, "--run-dir", str(self.run_dir)]
         self.edge = Process("vstorage-edge", command, self.root / "edge.log")
         self.edge.wait_until(self._edge_answers, "an answer to ping on edge.sock")
 

@@ -96,6 +96,14 @@ class Process:
             os.kill(self.pid, signal.SIGKILL)
         self._child.wait()
 
+    def suspend(self) -> None:
+        """Have the child stand still, all its threads, until :meth:`resume`."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Have it go on where it was."""
+        os.kill(self.pid, signal.SIGCONT)
+
     def terminate(self, seconds_max: float = 30.0) -> int:
         """Send SIGTERM, wait for the end and return the exit status.
 

@@ -6,6 +6,7 @@ What must not be lost is written by the client of `tests/crash`, which keeps a j
 from __future__ import annotations
 
 import contextlib
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,21 +15,37 @@ from typing import Any
 
 from tests.crash.client import Client
 from tests.crash.journal import SECTOR_BYTES, Journal
+from tests.support.network import Network
 from tests.support.node import Node, parse_nbd_uri
 from tests.support.sockets import free_port
 
 ANSWERS_AT_A_TIME = 20
+KEY = "cluster.key"
 
 
 class Rooms:
     """:param stack: ends every process
     :param folder: for what all nodes share
+    :param registry: its url; else a file in that folder
+    :param network: where each node has an address of its own; else all are on loopback
     """
 
-    def __init__(self, stack: contextlib.ExitStack, folder: Path) -> None:
+    def __init__(
+        self,
+        stack: contextlib.ExitStack,
+        folder: Path,
+        registry: str | None = None,
+        network: Network | None = None,
+    ) -> None:
         self._stack = stack
         self._folder = folder
+        self._registry = registry or f"sqlite://{folder}/registry.sqlite"
+        self._network = network
         self.nodes: dict[str, Node] = {}
+        if registry is not None:
+            # With a registry of its own the first node would make it.
+            (folder / KEY).touch(0o600)
+            (folder / KEY).write_text(secrets.token_hex(32))
 
     def __getitem__(self, name: str) -> Node:
         return self.nodes[name]
@@ -36,38 +53,51 @@ class Rooms:
     def start(
         self,
         name: str,
-        domain: str,
+        domain: str | None,
         recovery: str | None = None,
         *,
         owns: bool = True,
         edge: bool = False,
+        wait: bool = True,
+        logs: Path | None = None,
     ) -> Node:
         """Start a node.
 
+        :param domain: None for one that shall make the first Domains
         :param owns: it may own volumes and keep logs
         :param edge: an Edge process runs beside it
+        :param wait: return when it answers; otherwise its `wait_for_daemon` does
+        :param logs: where it keeps the logs of others
         """
         default = {
             "host": name,
-            "domain": domain,
-            "cluster_key_file": str(self._folder / "cluster.key"),
+            "cluster_key_file": str(self._folder / KEY),
             "roles": "edge,router" if owns else "edge",
         }
+        if domain is not None:
+            default["domain"] = domain
         if recovery is not None:
             default["recovery_domain"] = recovery
+        # The ports of a node that starts again are the same.
+        host = "127.0.0.1" if self._network is None else self._network.address(name)
         options = {
             "DEFAULT": default,
-            "registry": {"url": f"sqlite://{self._folder}/registry.sqlite"},
-            # The ports of a node that starts again are the same.
-            "dtl": {"listen": f"127.0.0.1:{free_port()}"},
-            "edge": {"listen": f"127.0.0.1:{free_port()}"},
+            "registry": {"url": self._registry},
+            "dtl": {"listen": f"{host}:{free_port()}"},
+            "edge": {"listen": f"{host}:{free_port()}"},
         }
-        node = Node(engine={"backend_dir": str(self._folder / "backend")}, options=options)
+        if logs is not None:
+            options["dtl"]["dir"] = str(logs)
+        node = Node(
+            engine={"backend_dir": str(self._folder / "backend")},
+            options=options,
+            inside=() if self._network is None else self._network.inside(name),
+        )
         self._stack.enter_context(node)
         self.nodes[name] = node
         if edge:
             node.start_edge()
-        node.start_daemon()
+        node.start_daemon(wait=wait)
         return node
 
     def volume(self, name: str, by: str) -> dict[str, Any]:
@@ -165,7 +195,9 @@ class Guest:
 
 
 @contextlib.contextmanager
-def rooms(folder: Path) -> Iterator[Rooms]:
+def rooms(
+    folder: Path, registry: str | None = None, network: Network | None = None
+) -> Iterator[Rooms]:
     """Nodes that end with the block."""
     with contextlib.ExitStack() as stack:
-        yield Rooms(stack, folder)
+        yield Rooms(stack, folder, registry, network)

@@ -1,0 +1,1 @@
+"""Real processes in network namespaces, with what can go wrong between and below them."""
