@@ -25,6 +25,7 @@ def cluster_findings(host: Host, view: View) -> list[dict[str, Any]]:
             found.append(_unassigned(node))
         if node.wanted_recovery_domain is not None:
             found.append(_waiting(node))
+    found += _without_log(view)
     return found + _dtl_findings(view) + _silent_guests(view) + _differing(host)
 
 
@@ -57,6 +58,24 @@ def _down(view: View, node: Node) -> list[dict[str, Any]]:
         )
         for fate in takeovers(view.cluster(beside=node.name), node.name)
         if fate.obstacle is not None
+    ]
+
+
+def _without_log(view: View) -> list[dict[str, Any]]:
+    """Volumes that a living node took over, and whose log it cannot get."""
+    return [
+        finding(
+            "volume_down",
+            "critical",
+            f"volume {volume.name}",
+            f"node {volume.node} is to go on with it and needs its log; {volume.dtl.node}, which "
+            f"keeps that, and {volume.served}, which served it last, are dead",
+            f"start {volume.dtl.node} or {volume.served} again",
+        )
+        for volume in view.volumes
+        if volume.listed and volume.node in view.alive
+        if volume.served not in (None, volume.node, *view.alive)
+        if volume.dtl.node not in view.alive
     ]
 
 

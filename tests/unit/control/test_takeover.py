@@ -9,6 +9,7 @@ import pytest
 from ovs_daemon.control import attachments, volumes
 from ovs_daemon.control.attachments import Wish
 from ovs_daemon.control.dtl import DtlEvent, set_dtl_mode
+from ovs_daemon.control.health import cluster_findings
 from ovs_daemon.control.moves import move_volume, take_over
 from ovs_daemon.control.records import Attachment, Dtl, Mode, State, Volume
 from ovs_daemon.control.remote import Follower
@@ -432,6 +433,11 @@ class TestQuestionsOfTheEngine:
         assert town.volume(volume.uuid).node == "a2"
         assert open_at(town, volume) == []
         assert "which keeps its log, is not there" in str(town["a2"].host.failures()[volume.uuid])
+        town.pass_time()
+        findings = cluster_findings(town["b2"].host, View.of(town["b2"].host.store))
+        (down,) = (one for one in findings if one["code"] == "volume_down")
+        assert down["object"] == "volume web1"
+        assert down["fix"] == "start b1 or a1 again"
         town["a1"].start()
         town["a2"].steward.tend()
         back = town.volume(volume.uuid)
