@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ovs_daemon.errors import VStorageError
-from tests.partitions.site import ETCD, OWNERS, ROOM2, Site, go_on
+from tests.partitions.site import ETCD, OWNERS, ROOM1, ROOM2, Site, go_on
 from tests.support.nbdwire import Disconnected
 from tests.support.node import parse_nbd_uri
 from tests.support.rooms import Guest
@@ -122,8 +122,9 @@ def test_the_host_of_a_guest_is_cut_off_from_the_registry(site: Site, guest: Gue
     go_on(guest)
     site.ask("a1").move_volume("web1", site.keeper)
     go_on(guest)
+    kept_by = site.until_in_sync(*ROOM1, by="a1")
     site[site.keeper].kill9_daemon()
-    site.until_owned_by(*OWNERS, by="a1")
+    site.until_owned_by(site.spare, *ROOM1, by=kept_by)
     site.network.heal()
     go_on(guest)
     site.until_alive("h1")
