@@ -33,7 +33,12 @@ class Etcd:
         self._host, self._inside = host, tuple(inside)
         self.port, self._peer_port = free_port(), free_port()
         self._process: Process | None = None
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            # Nobody has it yet who could end it.
+            self.__exit__()
+            raise
 
     def __enter__(self) -> Self:
         return self
