@@ -171,12 +171,14 @@ def test_flipped_bits_are_found_and_read_around(lab: Lab) -> None:
 
 def test_a_full_disk_takes_nothing_and_gives_all(lab: Lab) -> None:
     lab.create()
-    socket = lab.open()
-    content = fill(socket, 4)
+    fill(lab.open(), 4)
+    lab.forget()
     full = lab.osds[2, 0]
     full.kill9()
     full.reserve = 1 << 60
     full.start()
+    lab.start()
+    socket = lab.open()
     before = sum(1 for _ in full.folder.rglob("*.obj/*"))
     assert before > 0
     content = fill(socket, 5)
