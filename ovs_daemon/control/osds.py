@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from ovs_daemon.control.host import Host
@@ -81,8 +82,8 @@ def register_osds(host: Host, server: str) -> list[Osd]:
     :raises VStorageError: ``osd_server``, it cannot be asked
     """
     what = f"register the OSDs of {server}"
-    found = host.engine.osd_roll(server)
-    return [retry(what, lambda one=one: _record(host, server, one)) for one in found]
+    recording = (partial(_record, host, server, one) for one in host.engine.osd_roll(server))
+    return [retry(what, record) for record in recording]
 
 
 def _record(host: Host, server: str, one: dict[str, Any]) -> Osd:

@@ -42,8 +42,9 @@ class OsdServer:
     def start(self) -> None:
         """Serve, at the address of before, and return when it does."""
         heard = len(self.text())
-        words = ["--listen", self.address, "--key-file", self._key, "--reserve", str(self.reserve)]
-        command = [find_program("vstorage-osd"), "serve", *words, self.folder]
+        key, reserve = str(self._key), str(self.reserve)
+        words = ["--listen", self.address, "--key-file", key, "--reserve", reserve]
+        command: list[str | Path] = [find_program("vstorage-osd"), "serve", *words, self.folder]
         self._process = Process("vstorage-osd", command, self.log)
         self._process.wait_until(lambda: bool(_LISTENS.search(self.text()[heard:])), "an address")
         found = _LISTENS.search(self.text()[heard:])
