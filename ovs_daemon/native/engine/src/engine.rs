@@ -1,17 +1,18 @@
 //! The control calls. They block, may come from any thread, and never touch the data path: each
 //! sends a message to the volume's shard and waits for the answer.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::JoinHandle;
 
 use alba::cluster::OsdAddress;
 use alba::{Backend, BackendError, Cause, Cluster, Sealed};
 use edge::target::VolumeId;
+use format::edge::{CloseReason, Frame};
 use format::entry::Uuid;
 use machines::map::Map;
 use media::{Dir, FileLock};
@@ -28,12 +29,32 @@ use crate::mailbox::{Command, Mailbox, Reply};
 use crate::places::{Place, Places};
 use crate::presets;
 use crate::replication::{prepare_dtl_dir, undo_leftovers};
-use crate::shard::{self, CLASS_VOLUME, Setup};
+use crate::shard::{self, CLASS_VOLUME, Setup, closed};
 use crate::spec::{CreateSpec, OpenVolume, Parent, QosSpec, check_size, parse, uuid};
 use crate::workers::Workers;
 
 /// Bytes of a cluster.
 const CLUSTER: u64 = format::log::PAGE as u64;
+
+/// A volume that is being opened, or whose tail is being fetched.
+pub(crate) struct Claim<'a> {
+    engine: &'a Engine,
+    volume: Uuid,
+    _others: RwLockReadGuard<'a, ()>,
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        let mut claimed = self.engine.claimed.lock().unwrap_or_else(PoisonError::into_inner);
+        claimed.remove(&self.volume);
+    }
+}
+
+#[derive(Default)]
+struct Threads {
+    workers: Vec<JoinHandle<()>>,
+    shards: Vec<JoinHandle<()>>,
+}
 
 /// A running engine.
 pub struct Engine {
@@ -45,10 +66,13 @@ pub struct Engine {
     pub(crate) places: Arc<Places>,
     shared: Arc<SharedScos>,
     workers: Workers,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    threads: Mutex<Threads>,
     next_shard: AtomicUsize,
-    /// Creating, opening and deleting volumes happens one at a time.
-    changing: Mutex<()>,
+    /// Who creates or deletes is alone: a clone that is made must not be missed by its parent that is
+    /// being opened. Volumes are opened beside each other, as the nodes that take over many do.
+    changing: RwLock<()>,
+    /// Volumes that are being opened, or whose tail is being fetched.
+    claimed: Mutex<HashSet<Uuid>>,
     pub(crate) events: Arc<Events>,
     /// End of this node's lease, in nanoseconds of the monotonic clock.
     pub(crate) lease: Arc<AtomicU64>,
@@ -129,7 +153,8 @@ impl Engine {
         for _ in 0..config.shards {
             mailboxes.push(Arc::new(Mailbox::new().map_err(failed)?));
         }
-        let (workers, mut threads) = Workers::start(&backend, &mailboxes).map_err(failed)?;
+        let (workers, threads) = Workers::start(&backend, &mailboxes).map_err(failed)?;
+        let mut threads = Threads { workers: threads, shards: Vec::new() };
         let places = Arc::new(Places::default());
         undo_leftovers(&config).map_err(|e| store_error(what, &e))?;
         if config.dtl_listen.is_some() {
@@ -161,7 +186,7 @@ impl Engine {
             let (started, hear) = sync_channel(1);
             let name = format!("vs-shard-{number}");
             let thread = std::thread::Builder::new().name(name);
-            threads.push(thread.spawn(move || shard::run(setup, started)).map_err(failed)?);
+            threads.shards.push(thread.spawn(move || shard::run(setup, started)).map_err(failed)?);
             let bound = hear.recv().unwrap_or_else(|_| {
                 let fix = "look at the log of this process";
                 Err(Error::new("ENGINE_START", what, "a shard died at its start", fix))
@@ -178,7 +203,8 @@ impl Engine {
             workers,
             threads: Mutex::new(threads),
             next_shard: AtomicUsize::new(0),
-            changing: Mutex::new(()),
+            changing: RwLock::new(()),
+            claimed: Mutex::default(),
             events,
             lease,
             dtl_address,
@@ -188,11 +214,27 @@ impl Engine {
     }
 
     pub(crate) fn fetched(&self) -> std::sync::MutexGuard<'_, HashMap<Uuid, u64>> {
-        self.fetched.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.fetched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn changing(&self) -> std::sync::MutexGuard<'_, ()> {
-        self.changing.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    /// Nobody else creates, opens or deletes.
+    fn changing(&self) -> RwLockWriteGuard<'_, ()> {
+        self.changing.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Nobody creates or deletes, and nobody else opens this volume or fetches its tail.
+    pub(crate) fn claim(&self, what: &str, volume: Uuid) -> Result<Claim<'_>> {
+        let others = self.changing.read().unwrap_or_else(PoisonError::into_inner);
+        if !self.claimed.lock().unwrap_or_else(PoisonError::into_inner).insert(volume) {
+            let fix = "wait until that is over";
+            return Err(Error::new("BUSY", what, "it is being opened already", fix));
+        }
+        let claim = Claim { engine: self, volume, _others: others };
+        if self.places.get(&volume).is_some() {
+            let fix = "close it first";
+            return Err(Error::new("ALREADY_OPEN", what, "it is open in this engine", fix));
+        }
+        Ok(claim)
     }
 
     pub(crate) fn place(&self, what: String, text: &str) -> Result<(Uuid, Place)> {
@@ -305,11 +347,7 @@ impl Engine {
         let what = format!("cannot open volume {}", spec.uuid);
         let id = uuid(&spec.uuid)?;
         check_size(&what, spec.size)?;
-        let _one = self.changing();
-        if self.places.get(&id).is_some() {
-            let fix = "close it first";
-            return Err(Error::new("ALREADY_OPEN", what, "it is open in this engine", fix));
-        }
+        let _claim = self.claim(&what, id)?;
         self.check_lease(&what)?;
         let limits = spec.qos.clone().unwrap_or_default().limits(&what)?;
         let cluster = self.config.cluster()?;
@@ -424,9 +462,30 @@ impl Engine {
         self.backend.list(&volume::pins_folder(log))
     }
 
-    /// Brings everything of a volume to the backend, takes a checkpoint and stops serving it.
-    pub fn close_volume(&self, text: &str) -> Result<()> {
-        let (uuid, place) = self.place(format!("cannot close volume {text}"), text)?;
+    /// Brings what a volume has now to the backend, and into a checkpoint, while it is served: what
+    /// closing it has to bring there afterwards is little.
+    pub fn settle_volume(&self, text: &str) -> Result<()> {
+        let (_, place) = self.place(format!("cannot settle volume {text}"), text)?;
+        let (volume, control) = (place.volume, Control::Settle);
+        self.ask(place.shard, |reply| Command::Control { volume, control, reply })
+    }
+
+    /// Brings everything of a volume to the backend, takes a checkpoint and stops serving it. Its
+    /// Edges are told to look for it at `moved_to` (address and port), if that is given.
+    pub fn close_volume(&self, text: &str, moved_to: Option<&str>) -> Result<()> {
+        let what = format!("cannot close volume {text}");
+        let (uuid, place) = self.place(what.clone(), text)?;
+        let farewell = match moved_to {
+            None => closed(CloseReason::Stopping, "the volume was closed"),
+            Some(address) if address.parse::<SocketAddr>().is_ok() => {
+                Frame::Moved { address: address.to_owned(), epoch: place.epoch }
+            }
+            Some(address) => {
+                let why = format!("{address:?} is no address with a port");
+                let fix = "this is a fault of the caller: report it";
+                return Err(Error::new("BAD_REQUEST", what, why, fix));
+            }
+        };
         let volume = place.volume;
         self.ask(place.shard, |reply| Command::Quiesce { volume, reply })?;
         let stopped = || self.places.get(&uuid).is_some_and(|place| place.stopped);
@@ -436,7 +495,7 @@ impl Engine {
             // One that stops meanwhile has nothing to bring to the backend any more.
             drain.or_else(|error| if stopped() { Ok(()) } else { Err(error) })?;
         }
-        self.ask(place.shard, |reply| Command::Remove { volume, uuid, deleted: false, reply })
+        self.ask(place.shard, |reply| Command::Remove { volume, uuid, farewell, reply })
     }
 
     /// Deletes a volume and all its data. One that has clones is refused; a missing one is fine.
@@ -453,12 +512,8 @@ impl Engine {
         }
         if let Some(place) = self.places.get(&id) {
             let volume = place.volume;
-            self.ask(place.shard, |reply| Command::Remove {
-                volume,
-                uuid: id,
-                deleted: true,
-                reply,
-            })?;
+            let farewell = closed(CloseReason::Deleted, "the volume was deleted");
+            self.ask(place.shard, |reply| Command::Remove { volume, uuid: id, farewell, reply })?;
         }
         let dir = Dir::at(&self.config.buffer_dir.join(&name));
         dir.remove_all().map_err(|e| store_error(&what, &e))?;
@@ -615,17 +670,20 @@ impl Engine {
         let mut outcome = Ok(());
         if drain {
             for (uuid, _) in self.places.all() {
-                outcome = outcome.and(self.close_volume(&uuid_text(&uuid)));
+                outcome = outcome.and(self.close_volume(&uuid_text(&uuid), None));
             }
         }
         for mailbox in &self.mailboxes {
             mailbox.send(Command::Stop);
         }
+        let Threads { workers, shards } =
+            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        // Shards wait for reads that the workers have.
+        for thread in shards {
+            let _ = thread.join();
+        }
         self.workers.stop();
-        let threads = std::mem::take(
-            &mut *self.threads.lock().unwrap_or_else(std::sync::PoisonError::into_inner),
-        );
-        for thread in threads {
+        for thread in workers {
             let _ = thread.join();
         }
         outcome

@@ -193,7 +193,7 @@ mod tests {
         let engine = two_volumes(&folder);
         engine.create_snapshot(A, S).unwrap();
         let members = group(&engine);
-        engine.close_volume(B).unwrap();
+        engine.close_volume(B, None).unwrap();
         let asked = engine.take_all(&members);
         let error = engine.settle(WHAT, &members, asked).unwrap_err();
         assert_eq!(error.code, "GROUP_FAILED");

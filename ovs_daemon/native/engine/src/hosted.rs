@@ -94,6 +94,19 @@ impl Hosted {
         }
     }
 
+    /// Nothing is begun any more; the volumes that still read.
+    pub(crate) fn halt(&mut self) -> Vec<VolumeId> {
+        let mut reading = Vec::new();
+        for (number, entry) in self.entries.iter_mut().enumerate() {
+            let Some(entry) = entry else { continue };
+            entry.volume.halt();
+            if entry.volume.is_reading() {
+                reading.push(VolumeId(number as u32));
+            }
+        }
+        reading
+    }
+
     pub(crate) fn leave_dtl(&mut self, ring: &mut Ring) {
         self.entries.iter_mut().flatten().for_each(|entry| entry.volume.leave_dtl(ring));
     }

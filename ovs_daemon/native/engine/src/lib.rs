@@ -11,6 +11,7 @@ mod events;
 mod group;
 mod hosted;
 mod mailbox;
+mod parting;
 mod places;
 mod presets;
 mod replication;

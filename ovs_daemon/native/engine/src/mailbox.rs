@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use dtl::{Guest, TaskDone};
 use edge::server::Adopted;
 use edge::target::VolumeId;
+use format::edge::Frame;
 use format::entry::Uuid;
 use machines::map::Map;
 use machines::qos::Limits;
@@ -53,7 +54,8 @@ pub(crate) enum Command {
     Remove {
         volume: VolumeId,
         uuid: Uuid,
-        deleted: bool,
+        /// What its Edges hear.
+        farewell: Frame,
         reply: Reply<()>,
     },
     Control {

@@ -159,11 +159,7 @@ impl Engine {
         let request: TailRequest = parse("cannot take over a volume", request_json)?;
         let what = format!("cannot take over volume {}", request.uuid);
         let caller = self.caller(&request)?;
-        let _one = self.changing();
-        if self.places.get(&caller.volume).is_some() {
-            let fix = "close it first";
-            return Err(Error::new("ALREADY_OPEN", what, "it is open in this engine", fix));
-        }
+        let _claim = self.claim(&what, caller.volume)?;
         let local = if request.keep_local { Local::Newest } else { Local::Stale };
         let fetched = fetch(&caller, &self.config.buffer_dir, local, Patience::default());
         let fetched = fetched.map_err(|error| match &error {

@@ -17,7 +17,7 @@ use edge::class_of;
 use edge::nbd::{NbdServer, Offer};
 use edge::server::{ClusterKey, EdgeServer};
 use edge::target::{Completion, VolumeId};
-use format::edge::CloseReason;
+use format::edge::{CloseReason, Frame};
 use format::entry::Uuid;
 use media::{Arena, Event, Ring, Wait};
 use net::clock::monotonic_ns;
@@ -27,6 +27,7 @@ use crate::error::{Error, Result};
 use crate::events::Events;
 use crate::hosted::Hosted;
 use crate::mailbox::{Closing, Command, Mailbox, Reply};
+use crate::parting::{Partings, Removal};
 use crate::places::{Place, Places};
 use crate::workers::Workers;
 
@@ -77,6 +78,8 @@ struct Shard {
     /// Who waits for the last job of a volume that is gone: only then may its files be deleted,
     /// or the volume be opened again.
     removals: Vec<(u32, Uuid, Reply<()>)>,
+    /// Volumes whose sessions are not over yet.
+    partings: Partings,
     stopping: bool,
 }
 
@@ -127,9 +130,21 @@ impl Shard {
             dtl_address = Some(bound);
         }
         let hosted = Hosted::new(setup.number, setup.places.clone());
-        let (jobs, removals) = (HashMap::new(), Vec::new());
+        let (jobs, removals, partings) = (HashMap::new(), Vec::new(), Partings::default());
         let (expired, stopping) = (0, false);
-        let shard = Self { setup, ring, hosted, nbd, edge, dtl, expired, jobs, removals, stopping };
+        let shard = Self {
+            setup,
+            ring,
+            hosted,
+            nbd,
+            edge,
+            dtl,
+            expired,
+            jobs,
+            removals,
+            partings,
+            stopping,
+        };
         Ok((shard, dtl_address))
     }
 
@@ -137,7 +152,8 @@ impl Shard {
         let mut events: Vec<Event> = Vec::new();
         let mail = u64::from(CLASS_MAIL) << 56;
         self.mailbox().listen(&mut self.ring, mail);
-        while !self.stopping {
+        // What is still being read for guests of other processes ends first.
+        while !(self.stopping && self.partings.is_empty()) {
             events.clear();
             let wait = self.wait();
             if let Err(error) = self.ring.turn(wait, &mut events) {
@@ -161,6 +177,7 @@ impl Shard {
                     break;
                 }
             }
+            self.part();
             self.edge.end_turn(&mut self.ring);
             self.hand_over();
             self.serve_dtl();
@@ -258,7 +275,9 @@ impl Shard {
             if matches!(event.what, DtlNews::Stopped(_)) {
                 self.setup.places.stop(&uuid);
                 let why = "another node may own the volume by now";
-                self.edge.close_volume(volume, CloseReason::Stopping, why);
+                let farewell = closed(CloseReason::Stopping, why);
+                self.edge.part_with(volume, &farewell);
+                self.partings.parted(volume);
                 // Whoever waits for one of its control requests hears that it was closed.
                 self.hosted.tickets.retain(|_, (number, _)| *number != volume.0);
             }
@@ -287,6 +306,19 @@ impl Shard {
         for line in self.edge.take_log() {
             eprintln!("vstorage engine: {line}");
         }
+    }
+
+    /// Ends sessions of volumes that nothing reads from any more, and forgets such volumes.
+    fn part(&mut self) {
+        if self.partings.is_empty() {
+            return;
+        }
+        for Removal { volume, uuid, reply } in
+            self.partings.proceed(&mut self.hosted, &mut self.edge)
+        {
+            self.removals.push((volume.0, uuid, reply));
+        }
+        self.answer_removals();
     }
 
     fn answer_removals(&mut self) {
@@ -364,16 +396,16 @@ impl Shard {
                     Error::new("ENGINE_MEMORY", what, e.to_string(), "free memory on this host")
                 }));
             }
-            Command::Remove { volume, uuid, deleted, reply } => {
-                self.hosted.with(volume, |v, _| v.leave_dtl(ring));
+            Command::Remove { volume, uuid, farewell, reply } => {
+                self.hosted.with(volume, |v, _| {
+                    v.leave_dtl(ring);
+                    v.halt();
+                });
                 // Nobody finds it any more, and nobody may open it before its last job has ended.
                 self.setup.places.stop_at(&uuid, self.setup.number, volume);
                 self.nbd.unexport(ring, volume);
-                let reason = if deleted { CloseReason::Deleted } else { CloseReason::Stopping };
-                self.edge.close_volume(volume, reason, "the volume was closed");
-                self.hosted.remove(volume);
-                self.removals.push((volume.0, uuid, reply));
-                self.answer_removals();
+                self.edge.part_with(volume, &farewell);
+                self.partings.remove(Removal { volume, uuid, reply });
             }
             Command::Control { volume, control, reply } => {
                 let ticket = self.hosted.ticket(volume, reply);
@@ -440,9 +472,19 @@ impl Shard {
                     .map(|entry| crate::status::volume(&entry.uuid, &entry.volume, now));
                 let _ = reply.send(Ok(volumes.collect()));
             }
-            Command::Stop => self.stopping = true,
+            Command::Stop => {
+                self.stopping = true;
+                for volume in self.hosted.halt() {
+                    self.partings.parted(volume);
+                }
+            }
         }
     }
+}
+
+/// The last word to the Edges of a volume.
+pub(crate) fn closed(reason: CloseReason, detail: &str) -> Frame {
+    Frame::Closed { reason, detail: detail.to_owned() }
 }
 
 fn route(completion: Completion, nbd: &mut NbdServer, edge: &mut EdgeServer) {

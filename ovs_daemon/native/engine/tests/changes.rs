@@ -47,7 +47,7 @@ fn changes_between_snapshots_are_listed_and_what_is_the_same_is_not() {
     let allocated = json!([[0, 4 * P], [200 * P, P], [third, 2 * P]]);
     assert_eq!(diff(&engine, None, Some(S2)), allocated);
     // The same after the volume was opened again: from checkpoint, objects and write buffer.
-    engine.close_volume(A).unwrap();
+    engine.close_volume(A, None).unwrap();
     open(&engine, A, None).unwrap();
     assert_eq!(diff(&engine, Some(S1), Some(S2)), changed);
     assert_eq!(diff(&engine, None, Some(S2)), allocated);
@@ -100,7 +100,7 @@ fn limits_come_with_opening_and_a_volume_with_waiting_requests_can_be_closed() {
     guest.read(0, PAGE);
     guest.begin_read(0, PAGE);
     until(&engine, A, |status| status["throttled_by"] == json!(["read_bytes_s"]));
-    engine.close_volume(A).unwrap();
+    engine.close_volume(A, None).unwrap();
     spec["qos"] = json!({"total_iops": 0});
     let error = engine.open_volume(&spec.to_string()).unwrap_err();
     assert!(error.code == "BAD_QOS" && error.why.contains("total_iops"), "{error}");
@@ -108,7 +108,7 @@ fn limits_come_with_opening_and_a_volume_with_waiting_requests_can_be_closed() {
     engine.open_volume(&spec.to_string()).unwrap();
     let qos = &status(&engine, A)["qos"];
     assert_eq!((&qos["total_iops"], &qos["read_iops"]), (&json!(1500), &json!(1)));
-    engine.close_volume(A).unwrap();
+    engine.close_volume(A, None).unwrap();
     spec["qos"] = Value::Null;
     engine.open_volume(&spec.to_string()).unwrap();
     assert_eq!(engine.set_qos(A, r#"{"burst_s": -1}"#).unwrap_err().code, "BAD_QOS");
@@ -142,7 +142,7 @@ fn objects_that_a_power_loss_brings_back_are_deleted_again() {
             guest.write(at * (256 << 10), &[byte; 256 << 10]);
         }
         drop(guest);
-        engine.close_volume(A).unwrap();
+        engine.close_volume(A, None).unwrap();
     };
     let folder = place.root.join("backend").join(A).join("sco");
     let objects = || {
@@ -169,7 +169,7 @@ fn objects_that_a_power_loss_brings_back_are_deleted_again() {
     }
     open(&engine, A, None).unwrap();
     assert_eq!(Guest::new(&engine, A).read(0, 3 << 20), vec![3; 3 << 20]);
-    engine.close_volume(A).unwrap();
+    engine.close_volume(A, None).unwrap();
     // Deletions go on behind the answer to closing: the next opening sees to what is left.
     open(&engine, A, None).unwrap();
     until(&engine, A, |status| status["scos"].as_u64().unwrap() == objects().len() as u64);

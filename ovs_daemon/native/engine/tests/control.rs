@@ -27,9 +27,9 @@ fn a_volume_lives_from_create_to_delete() {
     let status: Value = serde_json::from_str(&engine.status().unwrap()).unwrap();
     assert_eq!(status["volumes"][0]["size"], json!(2u64 << 30));
     assert_eq!(status["findings"], json!([]));
-    engine.close_volume(A).unwrap();
+    engine.close_volume(A, None).unwrap();
     assert!(fs::metadata(&socket).is_err(), "the socket is gone with the volume");
-    assert_eq!(engine.close_volume(A).unwrap_err().code, "NOT_OPEN");
+    assert_eq!(engine.close_volume(A, None).unwrap_err().code, "NOT_OPEN");
     engine.delete_volume(A).unwrap();
     engine.delete_volume(A).unwrap();
     assert!(!place.root.join("backend").join(A).exists());
@@ -138,7 +138,7 @@ fn calls_after_a_shutdown_say_so() {
     assert!(["STOPPED", "CLOSED"].contains(&late.code), "{late}");
     for error in [
         engine.status().unwrap_err(),
-        engine.close_volume(A).unwrap_err(),
+        engine.close_volume(A, None).unwrap_err(),
         engine.create_snapshot(A, SNAPSHOT).unwrap_err(),
         open(&engine, B, None).unwrap_err(),
         engine.delete_volume(A).unwrap_err(),
@@ -163,7 +163,7 @@ fn a_clone_waits_for_what_only_its_parents_write_buffer_has() {
     create(&engine, B, Some((A, SNAPSHOT))).unwrap();
     open(&engine, B, Some((A, SNAPSHOT))).unwrap();
     Guest::new(&engine, B).write(8192, &[2; PAGE]);
-    engine.close_volume(B).unwrap();
+    engine.close_volume(B, None).unwrap();
     engine.shutdown(false).unwrap();
     drop(engine);
     fs::remove_file(&sco).unwrap();

@@ -226,7 +226,7 @@ fn an_owner_whose_swap_is_refused_answers_nobody_any_more() {
     assert_eq!((&event["kind"], &event["why"]), (&json!("fenced"), &json!("swap_refused")));
     assert_eq!(status(&a.engine, V)["state"], "fenced");
     guest.begin_read(0, PAGE);
-    a.engine.close_volume(V).unwrap();
+    a.engine.close_volume(V, None).unwrap();
     assert!(!guest.hears_something(), "a fenced volume answers");
     assert!(cluster.folder("a", "buffer").join(V).exists(), "its data is left as it is");
     a.kill();
@@ -244,7 +244,7 @@ fn a_takeover_fences_the_old_owner_for_ever() {
     old.begin_write(3 * P, &block(77));
     check_blocks(&mut new, 0..10);
     write_blocks(&mut new, 10..12);
-    a.engine.close_volume(V).unwrap();
+    a.engine.close_volume(V, None).unwrap();
     assert!(!old.hears_something(), "two owners acknowledge writes");
     // Its epoch is refused whatever it tries.
     assert_eq!(a.fetch(1, &keeper, true).unwrap_err().code, "DTL_FENCED");
@@ -319,7 +319,7 @@ fn the_end_of_the_lease_stops_every_volume() {
     a.engine.extend_lease(0.0);
     assert_eq!(a.event()["why"], "lease");
     guest.begin_read(0, PAGE);
-    a.engine.close_volume(V).unwrap();
+    a.engine.close_volume(V, None).unwrap();
     assert!(!guest.hears_something(), "an owner without a lease was read");
     assert_eq!(a.open(2, "none", "standalone", &keeper).unwrap_err().code, "LEASE");
     a.engine.extend_lease(600.0);

@@ -50,7 +50,7 @@ fn volumes_that_nobody_uses_cost_next_to_nothing() {
     assert_eq!(status["volumes"].as_array().unwrap().len(), VOLUMES);
     assert_eq!(status["findings"].as_array().unwrap().len(), 0);
     for number in 0..VOLUMES {
-        engine.close_volume(&uuid(number)).unwrap();
+        engine.close_volume(&uuid(number), None).unwrap();
     }
     assert!(descriptors() <= files + 8, "{} stay open", descriptors() - files);
     engine.shutdown(true).unwrap();

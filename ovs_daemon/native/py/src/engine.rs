@@ -49,8 +49,13 @@ impl Engine {
         self.run(py, |engine| engine.open_volume(spec_json))
     }
 
-    fn close_volume(&self, py: Python<'_>, uuid: &str) -> PyResult<()> {
-        self.perform(py, |engine| engine.close_volume(uuid))
+    fn settle_volume(&self, py: Python<'_>, uuid: &str) -> PyResult<()> {
+        self.perform(py, |engine| engine.settle_volume(uuid))
+    }
+
+    #[pyo3(signature = (uuid, moved_to = None, /))]
+    fn close_volume(&self, py: Python<'_>, uuid: &str, moved_to: Option<&str>) -> PyResult<()> {
+        self.perform(py, |engine| engine.close_volume(uuid, moved_to))
     }
 
     fn delete_volume(&self, py: Python<'_>, uuid: &str) -> PyResult<()> {

@@ -36,6 +36,7 @@ pub(crate) struct Moves {
     /// The budget allows the next run from then on (nanoseconds).
     not_before: u64,
     pub(crate) drains: Vec<u64>,
+    pub(crate) settles: Vec<u64>,
     pub(crate) retry_asked: bool,
 }
 

@@ -37,7 +37,7 @@ impl Volume {
 
     /// Gives the machine a message and does what follows from it, to the end.
     pub(crate) fn run(&mut self, message: Message, ring: &mut Ring, out: &mut Outputs) {
-        if self.stopped().is_some() {
+        if self.is_over() {
             return;
         }
         let mut actions = mem::take(&mut self.actions);
@@ -91,6 +91,11 @@ impl Volume {
             Action::Retry => self.moves.retry_asked = true,
             Action::Drained => {
                 for ticket in mem::take(&mut self.moves.drains) {
+                    self.finish(Owner::Control(ticket), None, out);
+                }
+            }
+            Action::Settled => {
+                for ticket in mem::take(&mut self.moves.settles) {
                     self.finish(Owner::Control(ticket), None, out);
                 }
             }
@@ -235,7 +240,10 @@ impl Volume {
 
     /// An operation on the ring has completed.
     pub fn on_event(&mut self, event: Event, ring: &mut Ring, out: &mut Outputs) {
-        if self.stopped().is_some() {
+        if self.is_over() {
+            if event.token & (TOKEN_DTL_RECEIVE | TOKEN_DTL_SEND | TOKEN_SYNC) == 0 {
+                self.reads.drop_part(event.token as u32);
+            }
             return;
         }
         if event.token & (TOKEN_DTL_RECEIVE | TOKEN_DTL_SEND) != 0 {
@@ -251,7 +259,10 @@ impl Volume {
 
     /// A worker thread has done a job.
     pub fn on_job(&mut self, outcome: Outcome, ring: &mut Ring, out: &mut Outputs) {
-        if self.stopped().is_some() {
+        if self.is_over() {
+            if let Outcome::Fetched { part, .. } = outcome {
+                self.reads.drop_part(part);
+            }
             return;
         }
         let message = match outcome {

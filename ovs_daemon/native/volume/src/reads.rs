@@ -83,6 +83,16 @@ impl Reads {
         self.reads.len()
     }
 
+    /// The ring or a worker thread has some.
+    pub(crate) fn has_parts(&self) -> bool {
+        self.parts.len() > 0
+    }
+
+    /// One that ended after the volume was stopped: nobody waits for it.
+    pub(crate) fn drop_part(&mut self, part: u32) {
+        self.parts.remove(part);
+    }
+
     /// Memory of front ends is being filled.
     pub(crate) fn has_clients(&self) -> bool {
         self.reads.iter().any(|read| matches!(read.reader, Reader::Client { .. }))

@@ -37,6 +37,8 @@ pub enum Control {
     Revert(Uuid),
     /// Bring everything to the backend and take a checkpoint.
     Drain,
+    /// Bring what there is now to the backend and into a checkpoint, while more may come.
+    Settle,
     /// From the answer on no checkpoint object is deleted: clones may refer to it.
     Pin,
 }
@@ -164,11 +166,14 @@ pub struct Volume {
     pub(crate) storing_checkpoint: bool,
     quiesced: bool,
     pub(crate) stopped: Option<Reason>,
+    /// It is being let go of: nothing is begun any more.
+    halted: bool,
     pub(crate) saved: Saved,
     pub(crate) dtl: Option<Box<Dtl>>,
     pub(crate) moves: Moves,
     pub(crate) retry_at: Option<u64>,
     pub(crate) drains: Vec<u64>,
+    settles: Vec<u64>,
     not_before: u64,
     pub(crate) throttle_ns: u64,
     pub(crate) trouble: BTreeMap<&'static str, String>,
@@ -222,11 +227,13 @@ impl Volume {
             storing_checkpoint: false,
             quiesced: false,
             stopped: None,
+            halted: false,
             saved: opened.saved,
             dtl: None,
             moves: Moves::default(),
             retry_at: None,
             drains: Vec::new(),
+            settles: Vec::new(),
             not_before: 0,
             throttle_ns: 0,
             trouble: BTreeMap::new(),
@@ -266,6 +273,24 @@ impl Volume {
     pub fn quiesce(&mut self) {
         self.quiesced = true;
         self.gate.clear();
+    }
+
+    /// Begins nothing any more and answers nobody. What is under way ends; see
+    /// [`Volume::is_reading`].
+    pub fn halt(&mut self) {
+        self.halted = true;
+        self.quiesce();
+    }
+
+    /// It answers nobody any more, because it was stopped or is being let go of.
+    pub(crate) fn is_over(&self) -> bool {
+        self.halted || self.stopped.is_some()
+    }
+
+    /// Memory of requests may still be filled by the ring or a worker thread. It belongs to the
+    /// guests again only afterwards, also when the volume answers nobody any more.
+    pub fn is_reading(&self) -> bool {
+        self.reads.has_parts()
     }
 
     /// A snapshot's content.
@@ -407,6 +432,10 @@ impl Volume {
                 self.drains.push(ticket);
                 return;
             }
+            Control::Settle => {
+                self.settles.push(ticket);
+                return;
+            }
             Control::Pin => {
                 self.pinned = true;
                 self.pins.push(ticket);
@@ -474,19 +503,20 @@ impl Volume {
 
     /// Something waits to be done in a turn.
     pub fn has_work(&self) -> bool {
-        if self.stopped.is_some() {
+        if self.is_over() {
             return false;
         }
         !self.items.is_empty()
             || !self.incoming_reads.is_empty()
             || !self.statuses.is_empty()
             || !self.drains.is_empty()
+            || !self.settles.is_empty()
             || (!self.pins.is_empty() && !self.storing_checkpoint)
     }
 
     /// When the next turn has to come even if nothing happens; nanoseconds of the shard's clock.
     pub fn wakes_at(&self) -> Option<u64> {
-        if self.stopped.is_some() {
+        if self.is_over() {
             return None;
         }
         let dtl = self.dtl.as_ref();
@@ -503,7 +533,7 @@ impl Volume {
     /// One turn of the shard's loop: everything submitted is put into the log or read, as far as
     /// that goes without waiting. `now`: nanoseconds of a monotonic clock.
     pub fn turn(&mut self, now: u64, ring: &mut Ring, out: &mut Outputs) {
-        if self.stopped.is_some() {
+        if self.is_over() {
             return;
         }
         if self.retry_at.is_some_and(|at| at <= now) {
@@ -521,11 +551,15 @@ impl Volume {
         }
         self.admit(now, ring, out);
         self.start_drains(ring, out);
+        for ticket in std::mem::take(&mut self.settles) {
+            self.moves.settles.push(ticket);
+            self.run(Message::Settle, ring, out);
+        }
         self.continue_moves(now, ring, out);
         self.run(Message::Turn, ring, out);
         self.set_retry(now);
         self.dtl_turn(now, ring, out);
-        if self.stopped.is_some() {
+        if self.is_over() {
             return;
         }
         self.start_reads(ring, out);

@@ -229,3 +229,30 @@ fn that_no_file_can_be_opened_is_not_blamed_on_the_disk() {
     assert_eq!(bench.answered(id), Some(&Outcome::Done), "it is tried again");
     assert!(bench.volume.findings().is_empty());
 }
+
+#[test]
+fn a_volume_that_was_let_go_of_still_reads_until_its_last_read_has_ended() {
+    let mut bench = Bench::new("halted");
+    for at in 0..64 {
+        bench.write(at * PAGE, PAGE, 3);
+        bench.run_until_idle();
+    }
+    bench.volume.control(1, Control::Drain);
+    bench.run_until_idle();
+    std::fs::remove_dir_all(bench.root.join("buffer")).unwrap();
+    bench.reopen();
+    let into = Slice::zeroed(PAGE).unwrap();
+    let id = bench.submit(0, Verb::Read(into.clone()));
+    bench.turn();
+    let slow = std::mem::take(&mut bench.out.jobs);
+    assert!(!slow.is_empty(), "it has to be read from the backend");
+    bench.volume.halt();
+    let late = bench.submit(0, Verb::Read(into.clone()));
+    bench.run_until_idle();
+    assert!(bench.volume.is_reading(), "its guest's memory will be filled");
+    bench.perform(slow);
+    bench.run_until_idle();
+    assert_eq!(into.to_vec()[0], 3);
+    assert!(!bench.volume.is_reading());
+    assert!(bench.answered(id).is_none() && bench.answered(late).is_none());
+}

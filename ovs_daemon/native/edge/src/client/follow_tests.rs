@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use format::edge::CloseReason;
+use format::edge::{CloseReason, Frame};
 use media::{Slice, Wait};
 use net::clock::{monotonic_ns, unix_ms};
 
@@ -79,9 +79,10 @@ impl Bench {
         volumes.stall(false);
         volumes.epoch = epoch;
         if says {
-            old.server.volume_moved(NUMBER, &address, epoch);
+            old.server.leave(NUMBER, &Frame::Moved { address, epoch });
         } else if !old.frozen {
-            old.server.close_volume(NUMBER, CloseReason::Stopping, "it stops");
+            let (reason, detail) = (CloseReason::Stopping, "it stops".into());
+            old.server.leave(NUMBER, &Frame::Closed { reason, detail });
         }
         self.engines[to].volumes = volumes;
     }

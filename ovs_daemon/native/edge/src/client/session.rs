@@ -124,8 +124,24 @@ impl Session {
             epoch: self.machine.epoch(),
             target: self.connected_to.to_string(),
             in_flight: self.machine.in_flight() as usize + self.backlog.len(),
-            why: if serving { String::new() } else { self.why.clone() },
+            why: if serving { String::new() } else { self.why_waiting() },
         }
+    }
+
+    /// An engine that shares memory is waited for, whatever it does and wherever the volume is: what
+    /// it still reads would overwrite what others put into that memory.
+    fn why_waiting(&self) -> String {
+        let shares = self.connection.as_ref().is_some_and(Carrier::is_polled);
+        if self.machine.phase() != Phase::Leaving || !shares {
+            return self.why.clone();
+        }
+        format!(
+            "{}; the engine on {} has not let go of the memory of {} requests yet: it goes on, or end \
+             its process",
+            self.why,
+            self.connected_to,
+            self.machine.in_flight()
+        )
     }
 
     /// Generation in the tokens of the present connection.

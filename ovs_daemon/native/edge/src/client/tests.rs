@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use format::edge::CloseReason;
+use format::edge::{CloseReason, Frame};
 use media::{Slice, Wait};
 
 use super::*;
@@ -268,6 +268,36 @@ fn an_older_epoch_is_not_served_by() {
 }
 
 #[test]
+fn memory_that_a_stopped_engine_still_fills_is_used_for_nothing_else() {
+    let mut bench = Bench::new("parted");
+    bench.start(Bench::fresh_volume());
+    let volume = bench.attach();
+    let engine = bench.engine.as_mut().unwrap();
+    engine.volumes.stall(true);
+    let slice = bench.arena.slice(0, 4096).unwrap();
+    bench.submit(volume, 1, 0, Verb::Read(slice.clone()));
+    bench.until(|b| b.engine.as_ref().unwrap().volumes.stalled_count() == 1);
+    let engine = bench.engine.as_mut().unwrap();
+    let (reason, detail) = (CloseReason::Stopping, "another node may own it".into());
+    engine.server.part_with(VolumeId(3), &Frame::Closed { reason, detail });
+    bench.until(|b| b.targets.status(volume).is_some_and(|s| s.phase == Phase::Leaving));
+    // The read ends late: its outcome is nobody's, its bytes are where they were asked for.
+    for _ in 0..20 {
+        bench.turn_with(Wait::No);
+    }
+    let status = bench.targets.status(volume).unwrap();
+    assert_eq!(status.phase, Phase::Leaving, "it may neither be replayed nor given back");
+    assert!(status.why.contains("the memory of 1 requests"), "{}", status.why);
+    slice.write(0, &[9; 4096]);
+    let engine = bench.engine.as_mut().unwrap();
+    engine.volumes.stalled_are_lost();
+    engine.volumes.stall(false);
+    engine.server.let_go(VolumeId(3));
+    assert_eq!(bench.outcomes(1), [(1, Outcome::Done)], "it was asked again");
+    assert_eq!(slice.to_vec(), [0; 4096]);
+}
+
+#[test]
 fn a_deleted_volume_fails_what_waits_and_a_stopping_engine_does_not() {
     let mut bench = Bench::new("closed");
     bench.start(Bench::fresh_volume());
@@ -277,7 +307,8 @@ fn a_deleted_volume_fails_what_waits_and_a_stopping_engine_does_not() {
     bench.write(volume, 1, 0, 1);
     bench.until(|b| b.engine.as_ref().unwrap().volumes.stalled_count() == 1);
     let engine = bench.engine.as_mut().unwrap();
-    engine.server.close_volume(VolumeId(3), CloseReason::Stopping, "the engine stops");
+    let reason = CloseReason::Stopping;
+    engine.server.leave(VolumeId(3), &Frame::Closed { reason, detail: "the engine stops".into() });
     engine.volumes.stalled_are_lost();
     engine.volumes.stall(false);
     assert_eq!(bench.outcomes(1), [(1, Outcome::Done)], "it came back");
@@ -287,7 +318,8 @@ fn a_deleted_volume_fails_what_waits_and_a_stopping_engine_does_not() {
     bench.until(|b| b.engine.as_ref().unwrap().volumes.stalled_count() == 1);
     let engine = bench.engine.as_mut().unwrap();
     engine.volumes.remove(3);
-    engine.server.close_volume(VolumeId(3), CloseReason::Deleted, "deleted");
+    let reason = CloseReason::Deleted;
+    engine.server.leave(VolumeId(3), &Frame::Closed { reason, detail: "deleted".into() });
     assert_eq!(bench.outcomes(1), [(2, Outcome::Failed(ESHUTDOWN))]);
     bench.until(|b| matches!(b.notices.last(), Some(Notice::Ended { .. })));
     assert_eq!(bench.targets.info(volume), None);

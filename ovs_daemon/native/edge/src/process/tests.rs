@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
-use format::edge::CloseReason;
+use format::edge::{CloseReason, Frame};
 use media::{Dir, File};
 use net::pass;
 use serde_json::{Value, json};
@@ -329,7 +329,8 @@ fn a_deleted_volume_is_no_longer_served() {
     assert_eq!(host.ask(&attach()), OK());
     let engine = host.engine.as_mut().unwrap();
     engine.volumes.remove(0);
-    engine.server.close_volume(VolumeId(0), CloseReason::Deleted, "deleted");
+    let reason = CloseReason::Deleted;
+    engine.server.leave(VolumeId(0), &Frame::Closed { reason, detail: "deleted".into() });
     host.until(|host| host.volumes().is_empty());
     assert!(pass::connect(&guest_socket(&host.run_dir, UUID)).is_err());
     host.restart_edge();

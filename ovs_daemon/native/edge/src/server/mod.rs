@@ -37,7 +37,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Weak};
 
-use format::edge::{CloseReason, Frame, Hello, Refusal};
+use format::edge::{Frame, Hello, Refusal};
 use machines::edge::{Door, Guest, Verdict};
 use media::{Arena, Event, Fd, Ring};
 use net::UnixSocket;
@@ -605,7 +605,7 @@ impl EdgeServer {
     fn end_turn_of(&mut self, index: u32, ring: &mut Ring) {
         if let Some(session) = self.session(index) {
             if session.is_over() {
-                self.finish(index, None);
+                self.finish(index);
             }
             return;
         }
@@ -617,7 +617,7 @@ impl EdgeServer {
             self.stalled.push(index);
         }
         if is_over {
-            self.finish(index, None);
+            self.finish(index);
         }
         if let Some((stream, pool)) = self.stream(index)
             && stream.let_go(pool)
@@ -641,11 +641,12 @@ impl EdgeServer {
         !self.awake.is_empty() || !self.admitted.is_empty() || self.retry
     }
 
-    /// Closes a session. One over TCP stays until the ring has let go of it.
-    fn finish(&mut self, index: u32, last: Option<&Frame>) {
+    /// Closes a session, of which nothing is unanswered or touched. One over TCP stays until the
+    /// ring has let go of it.
+    fn finish(&mut self, index: u32) {
         if let Some((stream, pool)) = self.stream(index) {
             let volume = stream.volume();
-            let line = stream.close(last, pool);
+            let line = stream.close(pool);
             self.log.push(line);
             self.touched.push(index);
             if let Some(volume) = volume {
@@ -677,30 +678,21 @@ impl EdgeServer {
         }
     }
 
-    /// Ends the sessions of a volume that this shard lets go of. Call it when the volume has
-    /// stopped and touches no request's memory any more: requests that it did not complete are
-    /// answered by whoever serves the volume next, or fail when it was deleted.
-    pub fn close_volume(&mut self, volume: VolumeId, reason: CloseReason, detail: &str) {
-        self.leave_volume(volume, &Frame::Closed { reason, detail: detail.to_owned() });
-    }
-
-    /// As [`EdgeServer::close_volume`], for a volume that `address` owns now: its Edges follow it.
-    pub fn volume_moved(&mut self, volume: VolumeId, address: &str, epoch: u64) {
-        self.leave_volume(volume, &Frame::Moved { address: address.to_owned(), epoch });
-    }
-
-    fn leave_volume(&mut self, volume: VolumeId, frame: &Frame) {
+    /// Parts with the sessions of a volume that has stopped: they take no more requests, and their
+    /// Edges hear `farewell`. Requests that were not completed are answered by whoever serves the
+    /// volume next, or fail when it was deleted. [`EdgeServer::let_go`] must follow.
+    pub fn part_with(&mut self, volume: VolumeId, farewell: &Frame) {
         // Nobody enters any more, so nothing of it waits for the others to go.
         self.doors.remove(&volume);
         for at in 0..self.connections.len() as u32 {
             match self.connections[at as usize].place.as_mut() {
                 Some(Place::Open(session)) if session.volume() == volume => {
-                    session.publish();
-                    session.tell(frame);
-                    self.finish(at, None);
+                    session.part(farewell);
+                    self.touched.push(at);
                 }
                 Some(Place::Stream(stream)) if stream.volume() == Some(volume) => {
-                    self.finish(at, Some(frame));
+                    self.log.push(stream.part(farewell));
+                    self.touched.push(at);
                 }
                 Some(Place::Waiting(visitor)) if visitor.volume == volume => {
                     if let Some(Place::Waiting(visitor)) = self.remove(at) {
@@ -710,6 +702,31 @@ impl EdgeServer {
                 _ => {}
             }
         }
+    }
+
+    /// Ends the sessions of a volume that was parted with. Call it when nothing touches the memory
+    /// of its requests any more, no ring and no thread: an Edge whose connection is closed uses that
+    /// memory for others, and so does this server.
+    pub fn let_go(&mut self, volume: VolumeId) {
+        for at in 0..self.connections.len() as u32 {
+            match self.connections[at as usize].place.as_mut() {
+                Some(Place::Open(session)) if session.volume() == volume => self.finish(at),
+                Some(Place::Stream(stream)) if stream.has_parted_with(volume) => {
+                    if let Some(pool) = &mut self.pool {
+                        stream.forget(pool);
+                    }
+                    self.touched.push(at);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Lets go of a volume of which nothing is under way.
+    #[cfg(test)]
+    pub(crate) fn leave(&mut self, volume: VolumeId, farewell: &Frame) {
+        self.part_with(volume, farewell);
+        self.let_go(volume);
     }
 
     /// Ends as a killed process does: every socket closes, nothing is said.

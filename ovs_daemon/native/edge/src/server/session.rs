@@ -75,6 +75,8 @@ pub(super) enum End {
     Left,
     /// The Edge has a later connection.
     Replaced,
+    /// The volume is not served here any more.
+    Parted,
     /// The Edge broke the protocol.
     Breach(String),
 }
@@ -369,6 +371,13 @@ impl Session {
         true
     }
 
+    /// Shows the answers that there are, says farewell and takes no more commands.
+    pub(super) fn part(&mut self, farewell: &Frame) {
+        self.publish();
+        self.tell(farewell);
+        self.end_with(End::Parted);
+    }
+
     #[cfg(test)]
     pub(super) fn drop_dead(&self) {
         let _ = self.our_bell.ring();
@@ -388,7 +397,7 @@ impl Session {
     /// Closes the connection; a line for the log.
     pub(super) fn close(mut self) -> String {
         let line = match self.end.take() {
-            None => format!("volume {}: closed its Edge session", self.name),
+            None | Some(End::Parted) => format!("volume {}: closed its Edge session", self.name),
             Some(End::Left) => format!("volume {}: the Edge has left", self.name),
             Some(End::Replaced) => format!("volume {}: its Edge has connected again", self.name),
             Some(End::Breach(why)) => {

@@ -9,6 +9,8 @@
 //!
 //! A session that has ended takes no more commands, also none that it has received; it is over when
 //! what it had taken is answered, and it may be forgotten when the ring has let go of its memory.
+//! One that is parted with, because its volume has stopped, is shut at once, but keeps the memory of
+//! its requests until nothing fills that any more.
 
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
@@ -75,6 +77,8 @@ pub(super) struct Streaming {
     stalled: bool,
     end: Option<End>,
     shut: bool,
+    /// It was shut with requests that the volume may still work on.
+    parted: bool,
 }
 
 impl Streaming {
@@ -118,6 +122,7 @@ impl Streaming {
             stalled: false,
             end: (!said).then_some(End::Left),
             shut: false,
+            parted: false,
         })
     }
 
@@ -355,9 +360,32 @@ impl Streaming {
         self.end.is_some() && self.in_flight == 0 && !self.shut
     }
 
-    /// Closes the connection; a line for the log. `last`: what the Edge should hear. Requests that
-    /// are not answered are forgotten: their volume has stopped.
-    pub(super) fn close(&mut self, last: Option<&Frame>, pool: &mut Pool) -> String {
+    /// Shuts a connection whose volume has stopped, and keeps what its requests hold; a line for the
+    /// log.
+    pub(super) fn part(&mut self, farewell: &Frame) -> String {
+        self.parted = true;
+        self.shut(Some(farewell))
+    }
+
+    /// See [`Streaming::part`].
+    pub(super) fn has_parted_with(&self, volume: VolumeId) -> bool {
+        self.parted && self.volume == volume
+    }
+
+    /// Nothing touches the memory of a parted session's requests any more.
+    pub(super) fn forget(&mut self, pool: &mut Pool) {
+        self.parted = false;
+        self.release(pool);
+    }
+
+    /// Closes the connection; a line for the log.
+    pub(super) fn close(&mut self, pool: &mut Pool) -> String {
+        let line = self.shut(None);
+        self.release(pool);
+        line
+    }
+
+    fn release(&mut self, pool: &mut Pool) {
         for held in self.held.iter_mut().filter_map(Option::take) {
             match held {
                 Held::Nothing => {}
@@ -366,8 +394,15 @@ impl Streaming {
             }
         }
         self.in_flight = 0;
+        for place in self.answers.drain(..).filter_map(|answer| answer.read) {
+            pool.release(place.chunk, 1);
+        }
+    }
+
+    /// `last`: what the Edge should hear.
+    fn shut(&mut self, last: Option<&Frame>) -> String {
         let line = match &self.end {
-            None => format!("volume {}: closed its Edge session", self.name),
+            None | Some(End::Parted) => format!("volume {}: closed its Edge session", self.name),
             Some(End::Left) => format!("volume {}: the Edge has left", self.name),
             Some(End::Replaced) => format!("volume {}: its Edge has connected again", self.name),
             Some(End::Breach(why)) => {
@@ -389,15 +424,12 @@ impl Streaming {
         self.end = Some(End::Left);
         self.shut = true;
         pass::shutdown(self.socket.as_fd());
-        for place in self.answers.drain(..).filter_map(|answer| answer.read) {
-            pool.release(place.chunk, 1);
-        }
         line
     }
 
     /// It was closed, and the ring has let go of its memory: gives that back.
     pub(super) fn let_go(&mut self, pool: &mut Pool) -> bool {
-        if !self.shut || self.receiving || self.output.is_sending() {
+        if !self.shut || self.parted || self.receiving || self.output.is_sending() {
             return false;
         }
         self.output.drop_waiting(pool);

@@ -6,7 +6,9 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use format::edge::stream::{BATCH_MAX, put_commands};
-use format::edge::{Command, Done, FRAME_HEADER_LEN, FrameHeader, FrameKind, VERSION, Verb};
+use format::edge::{
+    CloseReason, Command, Done, FRAME_HEADER_LEN, FrameHeader, FrameKind, VERSION, Verb,
+};
 use media::Wait;
 
 use super::*;
@@ -381,8 +383,8 @@ fn a_volume_that_moves_says_where_and_forgets_what_it_was_asked() {
     engine.until(|e| e.server.connections.len() > 1);
     (0..20).for_each(|_| engine.turn());
     engine.volumes.remove(VOLUME.0);
-    engine.server.volume_moved(VOLUME, "10.0.0.7:26203", 5);
     let moved = Frame::Moved { address: "10.0.0.7:26203".into(), epoch: 5 };
+    engine.server.leave(VOLUME, &moved);
     assert_eq!(raw.frame(&mut engine), moved);
     raw.until_end(&mut engine);
     assert!(matches!(waiting.frame(&mut engine), Frame::Refused(_)));

@@ -4,7 +4,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 use format::edge::{
-    Attached, Command, Done, EXTENT_LEN, FLAG_OWN, Layout, VERSION, Verb, decode_extent,
+    Attached, CloseReason, Command, Done, EXTENT_LEN, FLAG_OWN, Layout, VERSION, Verb,
+    decode_extent,
 };
 use media::Wait;
 use net::Bell;

@@ -45,8 +45,11 @@ use table::Table;
 
 /// Answer to requests of a volume that is gone (ESHUTDOWN: NBD has the same number for it).
 pub const ERRNO_GONE: i32 = 108;
-/// First pause between two attempts to connect, in milliseconds; it doubles up to the longest.
+/// First pause between two attempts to connect, in milliseconds.
 pub const PAUSE_FIRST_MS: u32 = 5;
+/// So many pauses have one length; the next have twice that, up to the longest. A volume that is
+/// being handed over is away for tens of milliseconds, and is not to be missed for as long again.
+const PAUSES_OF_A_LENGTH: u32 = 4;
 /// Longest pause between two attempts to connect, in milliseconds.
 pub const PAUSE_LONGEST_MS: u32 = 250;
 
@@ -513,7 +516,8 @@ impl Session {
         }
         self.failures = 0;
         self.phase = Phase::Pausing;
-        let pause_ms = (PAUSE_FIRST_MS << self.attempts.min(8)).min(PAUSE_LONGEST_MS);
+        let pause_ms =
+            (PAUSE_FIRST_MS << (self.attempts / PAUSES_OF_A_LENGTH).min(8)).min(PAUSE_LONGEST_MS);
         self.attempts = self.attempts.saturating_add(1);
         out.push(Action::SetTimer { pause_ms });
     }

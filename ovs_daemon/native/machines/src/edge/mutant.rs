@@ -32,11 +32,14 @@ pub enum Mutant {
     DoorWithoutWait,
     /// The engine lets an earlier connection end a later one.
     AnyConnection,
+    /// The engine lets go of a volume and closes its connections while it still fills memory for
+    /// them (planted by the world: it is the shard that waits).
+    CloseWhileReading,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 14] = [
+    pub const ALL: [Mutant; 15] = [
         Mutant::NoGate,
         Mutant::BelieveOldGenerations,
         Mutant::SameGeneration,
@@ -51,5 +54,6 @@ impl Mutant {
         Mutant::NoDoor,
         Mutant::DoorWithoutWait,
         Mutant::AnyConnection,
+        Mutant::CloseWhileReading,
     ];
 }

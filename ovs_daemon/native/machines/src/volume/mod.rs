@@ -183,6 +183,8 @@ pub enum Message {
     Retry,
     /// Close, upload and checkpoint everything (before the volume is closed).
     Drain,
+    /// Upload and checkpoint what there is now, while more may come (before it is drained).
+    Settle,
 }
 
 /// What the outside has to do. Each answers with the message of the same name.
@@ -215,6 +217,8 @@ pub enum Action {
     Retry,
     /// Everything is on the backend and in a checkpoint.
     Drained,
+    /// Everything that was appended before the last [`Message::Settle`] is.
+    Settled,
 }
 
 /// Where a SCO is in its life.
@@ -313,6 +317,8 @@ pub struct Volume {
     checkpoints: checkpoint::Checkpoints,
     compacting: Option<u32>,
     draining: bool,
+    /// Up to this SCO everything is to be on the backend and in a checkpoint.
+    settling: Option<u32>,
     mutant: Option<Mutant>,
 }
 
@@ -368,6 +374,7 @@ impl Volume {
             checkpoints: checkpoint::Checkpoints::at(recovered.checkpoint_position),
             compacting: None,
             draining: false,
+            settling: None,
             mutant: None,
         };
         volume.count_live();
@@ -416,6 +423,10 @@ impl Volume {
                 self.draining = true;
                 self.checkpoints.want();
             }
+            Message::Settle => {
+                self.settling = Some(self.last_closed());
+                self.checkpoints.want();
+            }
         }
         self.proceed(out);
     }
@@ -426,6 +437,9 @@ impl Volume {
         if self.draining && !self.checkpoints.is_current(self.last_closed()) {
             self.checkpoints.want();
         }
+        if self.settling.is_some_and(|last| self.checkpoints.position() < last) {
+            self.checkpoints.want();
+        }
         self.form_batch(out);
         self.start_sync(out);
         self.start_uploads(out);
@@ -434,6 +448,11 @@ impl Volume {
         if self.draining && self.is_drained() {
             self.draining = false;
             out.push(Action::Drained);
+        }
+        let early = self.is(Mutant::SettleTooEarly);
+        if self.settling.is_some_and(|last| self.checkpoints.position() >= last || early) {
+            self.settling = None;
+            out.push(Action::Settled);
         }
     }
 

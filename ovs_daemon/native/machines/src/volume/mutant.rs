@@ -41,11 +41,13 @@ pub enum Mutant {
     AnswerTwice,
     /// A small SCO in the cache counts like a full one.
     CountFilesKept,
+    /// The volume is settled before what it had is on the backend.
+    SettleTooEarly,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 19] = [
+    pub const ALL: [Mutant; 20] = [
         Mutant::FlushWithoutSync,
         Mutant::CompleteBeforeAppend,
         Mutant::SyncCoversTooMuch,
@@ -65,5 +67,6 @@ impl Mutant {
         Mutant::ReuseNumbers,
         Mutant::AnswerTwice,
         Mutant::CountFilesKept,
+        Mutant::SettleTooEarly,
     ];
 }

@@ -100,6 +100,8 @@ pub enum Move {
     Answer(usize),
     /// The engine, asked to leave, has finished and closes.
     Close,
+    /// A read ends that an engine had under way when it let go of the volume (connection, request).
+    Still(usize, usize),
     /// The engine lets go of the volume.
     Stop,
     /// The volume is deleted.
@@ -137,6 +139,8 @@ struct Link {
     accepted: bool,
     /// The Edge has said goodbye.
     leaving: bool,
+    /// The engine answers nothing any more; what it reads fills memory all the same.
+    parted: bool,
     ring: Vec<Numbered>,
     executed: Vec<(Numbered, Option<u8>)>,
     answers: Vec<(Done, Option<u8>)>,
@@ -147,7 +151,19 @@ impl Link {
     fn holds(&self, number: u8) -> bool {
         let ring = self.ring.iter().map(|(_, held)| *held);
         let executed = self.executed.iter().map(|((_, held), _)| *held);
-        self.open && ring.chain(executed).any(|held| held == number)
+        ring.chain(executed).any(|held| held == number)
+    }
+
+    /// The engine lets go of the volume: only reads that are under way go on.
+    fn part(&mut self, reason: CloseReason) {
+        self.parted = true;
+        self.ring.retain(|(command, _)| command.verb == Verb::Read);
+        self.executed.retain(|((command, _), _)| command.verb == Verb::Read);
+        self.said.push(Said::Closed(reason));
+    }
+
+    fn is_still(&self) -> bool {
+        self.ring.is_empty() && self.executed.is_empty()
     }
 
     fn close(&mut self) {
@@ -200,6 +216,7 @@ impl<B> Hash for Fixed<B> {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct EdgeWorld {
     bounds: Fixed<Bounds>,
+    mutant: Option<Mutant>,
     session: Session,
     engine: Option<Engine>,
     /// Connections; the last one is the present one, earlier ones only have answers left.
@@ -235,6 +252,7 @@ impl EdgeWorld {
         }
         let mut world = EdgeWorld {
             bounds: Fixed(bounds),
+            mutant,
             session,
             engine: Some(Engine { epoch: 1, ghost: false }),
             links: Vec::new(),
@@ -304,7 +322,7 @@ impl EdgeWorld {
         if self.links.iter().any(|link| link.open) {
             return Err(Violation::new(OWNER, "a second engine is asked before the first let go"));
         }
-        self.links.retain(|link| !link.answers.is_empty());
+        self.links.retain(|link| !link.answers.is_empty() || !link.is_still());
         if self.engine.is_none() {
             return Ok(false);
         }
@@ -313,6 +331,7 @@ impl EdgeWorld {
             open: true,
             accepted: false,
             leaving: false,
+            parted: false,
             ring: Vec::new(),
             executed: Vec::new(),
             answers: Vec::new(),
@@ -331,8 +350,8 @@ impl EdgeWorld {
         }
         self.replayed |= sent;
         self.outstanding[at].sent = true;
-        // A closed connection loses what is put into its ring; the Edge does not know it yet.
-        if self.link().open {
+        // Nobody takes it out of the ring of a connection that is over; the Edge does not know it yet.
+        if self.link().open && !self.link().parted {
             self.link().ring.push((command, number));
         }
         Ok(())
@@ -432,6 +451,9 @@ impl EdgeWorld {
             out.push(Move::Delete);
         }
         let Some(link) = self.open_link() else { return };
+        if link.parted {
+            return out.extend(link.is_still().then_some(Move::Close));
+        }
         if !link.accepted {
             if !link.leaving && !self.deleted {
                 out.push(Move::Accept);
@@ -449,11 +471,22 @@ impl EdgeWorld {
         }
     }
 
-    fn end_links(&mut self, reason: Option<CloseReason>) {
+    /// The engine lets go of the volume.
+    fn part(&mut self, reason: CloseReason) {
+        let early = self.mutant == Some(Mutant::CloseWhileReading);
         if let Some(link) = self.links.last_mut().filter(|link| link.open) {
-            link.said.extend(reason.map(Said::Closed));
-            link.close();
+            link.part(reason);
+            if early {
+                link.open = false;
+                link.said.push(Said::End);
+            }
         }
+    }
+
+    /// The Edge has heard that the engine lets go, and the engine still reads.
+    pub(super) fn waits_for_read(&self) -> bool {
+        let reads = |link: &Link| link.parted && !link.is_still();
+        self.session.phase() == Phase::Leaving && self.open_link().is_some_and(reads)
     }
 }
 
@@ -508,6 +541,10 @@ impl World for EdgeWorld {
             out.push(Move::TakeTwice);
         }
         self.engine_moves(out);
+        for (at, link) in self.links.iter().enumerate().filter(|(_, link)| link.parted) {
+            let count = link.ring.len() + link.executed.len();
+            out.extend((0..count).map(|request| Move::Still(at, request)));
+        }
         if self.timer && (self.engine.is_some() || self.left.vain > 0) {
             out.push(Move::Timer);
         }
@@ -542,22 +579,31 @@ impl World for EdgeWorld {
                 self.link().answers.push((done, value));
             }
             Move::Close => self.link().close(),
+            Move::Still(link, at) => {
+                let link = &mut self.links[link];
+                match at.checked_sub(link.ring.len()) {
+                    None => drop(link.ring.remove(at)),
+                    Some(at) => drop(link.executed.remove(at)),
+                }
+            }
             Move::Stop => {
                 self.left.stops -= 1;
-                self.end_links(Some(CloseReason::Stopping));
+                self.part(CloseReason::Stopping);
             }
             Move::Delete => {
                 self.left.deletes -= 1;
                 self.deleted = true;
                 let accepted = self.open_link().is_some_and(|link| link.accepted);
                 if accepted {
-                    self.end_links(Some(CloseReason::Deleted));
+                    self.part(CloseReason::Deleted);
                 }
             }
             Move::Crash => {
                 self.left.crashes -= 1;
                 self.engine = None;
-                self.end_links(None);
+                if let Some(link) = self.links.last_mut().filter(|link| link.open) {
+                    link.close();
+                }
             }
             Move::Start => {
                 self.epoch += 1;
@@ -610,8 +656,9 @@ impl World for EdgeWorld {
             return;
         }
         let present = self.session.generation();
-        self.links
-            .retain(|link| link.generation == present || link.open || !link.answers.is_empty());
+        self.links.retain(|link| {
+            link.generation == present || link.open || !link.answers.is_empty() || !link.is_still()
+        });
         let mut earlier = 0;
         for link in &mut self.links {
             let is_present = link.generation == present;

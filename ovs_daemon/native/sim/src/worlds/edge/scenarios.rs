@@ -37,6 +37,7 @@ fn name_of(mutant: Mutant) -> &'static str {
         Mutant::NoDoor => "an earlier connection goes on beside a later one",
         Mutant::DoorWithoutWait => "what an earlier connection had sent is not waited for",
         Mutant::AnyConnection => "an earlier connection ends a later one",
+        Mutant::CloseWhileReading => "an engine closes what it still reads for",
     }
 }
 
@@ -136,14 +137,18 @@ fn answers(more: u8) -> Scenario {
         credits: 2,
         restored: true,
         faults: Faults { crashes: 1, stops: 1, duplicates: 1, ..Faults::default() },
-        goals: vec![("everything is answered after all that can go wrong", |w| {
-            w.left == Faults::default() && all_answered(w)
-        })],
+        goals: vec![
+            ("everything is answered after all that can go wrong", |w| {
+                w.left == Faults::default() && all_answered(w)
+            }),
+            ("a stopped engine's read is waited for", EdgeWorld::waits_for_read),
+        ],
     };
     let mutants = [
         (Mutant::BelieveOldGenerations, OWNER),
         (Mutant::SameGeneration, OWNER),
         (Mutant::KeepAnswered, ONCE),
+        (Mutant::CloseWhileReading, OWNER),
     ];
     scenario("edge-answers", &[ANSWERS, MEMORY], bounds, &mutants)
 }

@@ -56,6 +56,8 @@ pub struct Bounds {
     pub open: OpenPolicy,
     /// The volume may be drained.
     pub drain: bool,
+    /// The volume may be settled.
+    pub settle: bool,
     /// What must be reached.
     pub goals: Vec<(&'static str, Reached)>,
 }
@@ -78,6 +80,8 @@ pub enum Move {
     PowerLoss(u32, bool),
     /// The volume is to be closed.
     Drain,
+    /// What it has is to go to the backend.
+    Settle,
 }
 
 /// The bounds are the same in all states of a world: nothing to compare.
@@ -104,6 +108,7 @@ struct Budget {
     crashes: u8,
     failures: u8,
     drains: u8,
+    settles: u8,
 }
 
 /// Moving live clusters out of a SCO.
@@ -131,6 +136,9 @@ pub struct VolumeWorld {
     life: u8,
     tail: Identity,
     drained: bool,
+    /// The last batch before a settling that is under way.
+    settling: Option<u64>,
+    settled: bool,
     budget: Budget,
 }
 
@@ -145,6 +153,7 @@ impl VolumeWorld {
             crashes: bounds.crashes,
             failures: bounds.failures,
             drains: u8::from(bounds.drain),
+            settles: u8::from(bounds.settle),
         };
         VolumeWorld {
             bounds: Fixed(bounds),
@@ -159,6 +168,8 @@ impl VolumeWorld {
             life: 0,
             tail: opened.tail,
             drained: false,
+            settling: None,
+            settled: false,
             budget,
         }
     }
@@ -173,10 +184,26 @@ impl VolumeWorld {
             match action {
                 Action::Complete(id) => self.complete(id)?,
                 Action::Drained => self.drained = true,
+                Action::Settled => self.settle()?,
                 other => self.flight.push(other),
             }
         }
         Ok(())
+    }
+
+    /// The machine says that what was there when it was asked is stored.
+    fn settle(&mut self) -> Result<(), Violation> {
+        let stored = self.disk.checkpoint.as_ref().map_or(0, |stored| stored.taken.last_sequence);
+        match self.settling.take() {
+            Some(sequence) if stored < sequence => {
+                let detail = format!("batch {sequence} was appended, {stored} is stored");
+                Err(Violation::new("settled is stored", detail))
+            }
+            _ => {
+                self.settled = true;
+                Ok(())
+            }
+        }
     }
 
     /// What is evicted, other than to be deleted, had no room; what is kept has.
@@ -256,7 +283,7 @@ impl VolumeWorld {
             Action::Checkpoint => self.store_checkpoint(),
             Action::Delete(sco) => self.delete(sco),
             Action::Compact(sco) => self.compact(sco),
-            Action::Retry | Action::Complete(_) | Action::Drained => Ok(()),
+            Action::Retry | Action::Complete(_) | Action::Drained | Action::Settled => Ok(()),
         }
     }
 
@@ -272,7 +299,11 @@ impl VolumeWorld {
             }
             Action::Delete(sco) => Message::Deleted { sco },
             Action::Retry => Message::Retry,
-            Action::Evict(_) | Action::Compact(_) | Action::Complete(_) | Action::Drained => {
+            Action::Evict(_)
+            | Action::Compact(_)
+            | Action::Complete(_)
+            | Action::Drained
+            | Action::Settled => {
                 return Ok(());
             }
         };
@@ -465,6 +496,7 @@ impl VolumeWorld {
         self.life = 1;
         self.tail = (0, opened.tail.1);
         self.drained = false;
+        self.settling = None;
         self.volume = machine(self.bounds.0, opened.recovered, self.mutant);
         Ok(())
     }
@@ -518,6 +550,10 @@ impl VolumeWorld {
         }
         if let Some(op) = self.reference.outstanding().first() {
             let detail = format!("nothing is in flight, {:?} waits", op.request);
+            return Err(Violation::new("no operation is forgotten", detail));
+        }
+        if self.settling.is_some() {
+            let detail = "nothing is in flight and the volume does not settle";
             return Err(Violation::new("no operation is forgotten", detail));
         }
         if self.budget.drains == 0 && self.bounds.0.drain && self.life == 0 && !self.drained {
@@ -575,6 +611,9 @@ impl World for VolumeWorld {
         if self.budget.drains > 0 {
             out.push(Move::Drain);
         }
+        if self.budget.settles > 0 && idle {
+            out.push(Move::Settle);
+        }
         if self.budget.failures > 0 {
             for action in self.flight.iter().filter(|action| (self.bounds.0.may_fail)(action)) {
                 out.push(Move::Fail(*action, false));
@@ -611,6 +650,11 @@ impl World for VolumeWorld {
             Move::Drain => {
                 self.budget.drains -= 1;
                 self.step(Message::Drain)?;
+            }
+            Move::Settle => {
+                self.budget.settles -= 1;
+                self.settling = Some(self.volume.sequence());
+                self.step(Message::Settle)?;
             }
         }
         self.finish_compaction()
@@ -663,6 +707,7 @@ impl World for VolumeWorld {
                 )
             }
             Move::Drain => "drain".to_string(),
+            Move::Settle => "settle".to_string(),
         }
     }
 }
@@ -689,5 +734,6 @@ fn order(action: &Action) -> (u8, u64) {
         Action::Retry => (8, 0),
         Action::Complete(id) => (9, id.into()),
         Action::Drained => (10, 0),
+        Action::Settled => (11, 0),
     }
 }

@@ -58,6 +58,8 @@ const CACHE: (&str, &str) = (
     "the cache is used up and bounded",
     "files of uploaded SCOs stay as long as what they hold has room, and no longer",
 );
+const SETTLED: (&str, &str) =
+    ("settled is stored", "what was appended before a settling is in a checkpoint at its end");
 const SNAPSHOT: (&str, &str) =
     ("snapshots end their SCO", "the position of a snapshot is a closed SCO");
 
@@ -83,6 +85,7 @@ fn calm(operations: u8, menu: Vec<(Request, u8)>) -> Bounds {
         may_fail: |_| false,
         open: OpenPolicy { rewrites: true, adopts: true },
         drain: false,
+        settle: false,
         goals: Vec::new(),
     }
 }
@@ -92,6 +95,7 @@ fn words(bounds: &Bounds) -> String {
         (bounds.crashes, "crash"),
         (bounds.failures, "failed action"),
         (u8::from(bounds.drain), "drain"),
+        (u8::from(bounds.settle), "settling"),
     ];
     let faults = faults.iter().filter(|(times, _)| *times > 0);
     let faults: Vec<String> = faults.map(|(times, what)| format!("{what} x{times}")).collect();
@@ -133,6 +137,7 @@ pub fn scenarios(level: u32) -> Vec<Scenario> {
         compaction(more),
         cache(more),
         full(more),
+        settling(more),
     ]
 }
 
@@ -308,6 +313,26 @@ fn cache(more: u8) -> Scenario {
     scenario("volume-cache", &[CACHE], bounds, &mutants).0
 }
 
+/// What there is goes to the backend while more comes, before the volume is handed over.
+fn settling(more: u8) -> Scenario {
+    let bounds = Bounds {
+        crashes: more.min(1),
+        failures: 1,
+        may_fail: |action| matches!(action, Action::Upload(_) | Action::Checkpoint),
+        settle: true,
+        drain: true,
+        goals: vec![
+            ("a write is answered while the volume settles", |w| {
+                w.settling.is_some_and(|sequence| w.volume.sequence() > sequence)
+            }),
+            ("what settled is drained", |w| w.drained && w.settled && w.budget.operations == 0),
+        ],
+        ..calm(3 + more, vec![(WRITE_0, 2), (WRITE_BOTH, 2 + more)])
+    };
+    let mutants = [(Mutant::SettleTooEarly, SETTLED.0)];
+    scenario("volume-settling", &[SETTLED, PROGRESS], bounds, &mutants).0
+}
+
 /// A full disk, and closing the volume.
 fn full(more: u8) -> Scenario {
     let menu = vec![(WRITE_BOTH, 2), (TRIM_0, 1), (Request::Flush, 1)];
@@ -348,5 +373,6 @@ fn mutant_name(mutant: Mutant) -> &'static str {
         Mutant::ReuseNumbers => "every SCO gets the same number",
         Mutant::AnswerTwice => "a write is answered twice",
         Mutant::CountFilesKept => "a small SCO in the cache counts like a full one",
+        Mutant::SettleTooEarly => "a volume is settled before its SCOs are stored",
     }
 }
