@@ -113,8 +113,15 @@ class Engine:
         """[{"osd": UUID, "name", "reachable", "why" or null, "total", "free": bytes or null}] of
         the backend's OSDs; [] when it is a directory."""
 
-    def close_volume(self, uuid: str) -> None:
-        """Bring everything of an open volume to the backend, then stop serving it."""
+    def settle_volume(self, uuid: str) -> None:
+        """Bring what an open volume has now to the backend, and into a checkpoint, while it is
+        served."""
+
+    def close_volume(self, uuid: str, moved_to: str | None = None, /) -> None:
+        """Bring everything of an open volume to the backend, then stop serving it.
+
+        moved_to: "address:port" where its Edges are told to look for it; they do so at once.
+        """
 
     def delete_volume(self, uuid: str) -> None:
         """Delete it with its data, open or not; a missing one is fine, one with clones refused."""

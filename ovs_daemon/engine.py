@@ -24,7 +24,8 @@ class Engine(Protocol):
 
     def create_volume(self, spec_json: str, /) -> None: ...
     def open_volume(self, spec_json: str, /) -> str: ...
-    def close_volume(self, uuid: str, /) -> None: ...
+    def settle_volume(self, uuid: str, /) -> None: ...
+    def close_volume(self, uuid: str, moved_to: str | None = None, /) -> None: ...
     def delete_volume(self, uuid: str, /) -> None: ...
     def resize_volume(self, uuid: str, size: int, /) -> None: ...
     def create_snapshot(self, uuid: str, snapshot_uuid: str, /) -> None: ...
@@ -149,9 +150,16 @@ class EngineClient:
         """Open a volume under an epoch that was just raised; returns what was recovered."""
         return self._object(lambda: self._engine.open_volume(json.dumps(asdict(spec))))
 
-    def close_volume(self, uuid: str) -> None:
-        """Close an open volume."""
-        self._call(lambda: self._engine.close_volume(uuid))
+    def settle_volume(self, uuid: str) -> None:
+        """Bring what an open volume has now to the backend, while it is served."""
+        self._call(lambda: self._engine.settle_volume(uuid))
+
+    def close_volume(self, uuid: str, moved_to: str | None = None) -> None:
+        """Close an open volume.
+
+        :param moved_to: "ADDRESS:PORT" where its Edges are told to look for it
+        """
+        self._call(lambda: self._engine.close_volume(uuid, moved_to))
 
     def delete_volume(self, uuid: str) -> None:
         """Delete a volume's log and objects, open or not; a missing one is already deleted."""

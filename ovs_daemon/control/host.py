@@ -196,10 +196,13 @@ class Host:
         with self._guard:
             return uuid in self._open
 
-    def close(self, uuid: str) -> None:
-        """Close a volume if it is open. The caller holds its lock."""
+    def close(self, uuid: str, moved_to: str | None = None) -> None:
+        """Close a volume if it is open. The caller holds its lock.
+
+        :param moved_to: "ADDRESS:PORT" where its Edges are told to look for it
+        """
         if self.is_open(uuid):
-            self.engine.close_volume(uuid)
+            self.engine.close_volume(uuid, moved_to)
             with self._guard:
                 self._open.pop(uuid, None)
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from dataclasses import replace
 
 from ovs_daemon.control.host import Host
 from ovs_daemon.control.opening import parted, refuse_other_backend
 from ovs_daemon.control.records import Attachment, Dtl, Mode, State, Volume
-from ovs_daemon.control.remote import edge_address
+from ovs_daemon.control.remote import edge_address, served_here
 from ovs_daemon.control.store import ALIVE, put
+from ovs_daemon.control.tokens import issue
 from ovs_daemon.control.view import View
+from ovs_daemon.edge import Where
 from ovs_daemon.errors import Code, VStorageError, unknown_node
 from ovs_daemon.policy.model import DtlMode, DtlState
 from ovs_daemon.policy.takeover import takeovers
@@ -19,13 +22,18 @@ from ovs_daemon.registry import Absent, Conflict
 
 LOG = logging.getLogger(__name__)
 
+# Guests that write faster than the backend takes it never let a round be quick.
+_SETTLE_ROUNDS = 5
+_SETTLED_S = 0.05
+
 
 def move_volume(host: Host, reference: str, target: str) -> Volume:
     """Give a volume, with its relatives, to another node; nothing is lost.
 
-    Everything of it is brought to the backend first. Killed in between, this node has it still.
-    Guests of an Edge wait meanwhile; the Edge then finds the new owner, and sends it what was not
-    answered.
+    What it has is brought to the backend while guests go on; then it is closed, the little that
+    came since is brought there, and the record is swapped. Killed before that, this node has it
+    still; killed afterwards, the other one has everything. Guests of an Edge wait from the closing
+    on: the Edge is told where to look, and sends what was not answered.
 
     :raises VStorageError: ``unknown_volume``, ``unknown_node``, ``not_here``, ``in_use`` while it
         is attached in a way that cannot follow, ``bad_request`` for a node that cannot have it, or
@@ -35,13 +43,20 @@ def move_volume(host: Host, reference: str, target: str) -> Volume:
     volume = host.require(what, reference)
     _check_target(host, what, volume, target)
     family = _relatives(host, volume)
+    for one in family:
+        _check_movable(host, what, one, target)
+    _settle(host, family)
     with contextlib.ExitStack() as held:
         # Held until it is another's: nobody may open it here, and write, in between.
         for one in family:
             held.enter_context(host.locks.holding(one.uuid))
+        if [one.uuid for one in _relatives(host, volume)] != [one.uuid for one in family]:
+            why = "a clone of the family was made or deleted meanwhile"
+            raise VStorageError(Code.BUSY, what, why, "try again")
         for one in family:
             _check_movable(host, what, host.store.volume(one.uuid) or one, target)
         try:
+            _prepare_edge(host, family, target)
             _hand_over(host, what, family, target)
         except VStorageError:
             _go_on(host, family)
@@ -49,10 +64,45 @@ def move_volume(host: Host, reference: str, target: str) -> Volume:
     return host.again(what, volume)
 
 
+def _settle(host: Host, family: list[Volume]) -> None:
+    """Bring what there is to the backend while guests write, until that takes no time to speak of:
+    so long, about, they will wait for the rest of it.
+    """
+    for _ in range(_SETTLE_ROUNDS):
+        began = time.monotonic()
+        for one in family:
+            if host.is_open(one.uuid):
+                host.engine.settle_volume(one.uuid)
+        if time.monotonic() - began < _SETTLED_S:
+            return
+
+
+def _prepare_edge(host: Host, family: list[Volume], target: str) -> None:
+    """Give this node's Edge the leave to reach the new owner, before it is told to."""
+    key, me = host.settings.cluster_key, host.settings.node
+    address = edge_address(host, target)
+    if key is None or address is None:
+        return
+    engine = str(host.settings.run_dir / "engine.sock")
+    targets = (("shm", engine), ("tcp", address))
+    with host.edge_lock:
+        for one in family:
+            mine = served_here(host, one)
+            if not mine:
+                continue
+            writes = not all(attachment.read_only for attachment in mine)
+            token = issue(key, one.uuid, me, writes, time.time())
+            try:
+                host.edge.retarget(one.uuid, Where(targets, token, me, one.epoch))
+            except VStorageError as failure:
+                LOG.warning("the Edge follows volume %s later: %s", one.name, failure)
+
+
 def _hand_over(host: Host, what: str, family: list[Volume], target: str) -> None:
+    address = edge_address(host, target)
     # Descendants first: an ancestor's data is needed as long as they are open.
     for one in reversed(family):
-        host.close(one.uuid)
+        host.close(one.uuid, address)
     current = [host.store.volume(one.uuid) for one in family]
     for found in current:
         # Another node may have attached it meanwhile.

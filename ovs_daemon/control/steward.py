@@ -16,7 +16,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -39,6 +40,8 @@ LOG = logging.getLogger(__name__)
 
 _WATCH_S = 1.0
 _AGAIN_S, _AGAIN_S_MAX = 0.5, 60.0
+# Volumes that are opened or taken over beside each other.
+_AT_ONCE = 8
 
 
 class Steward:
@@ -184,9 +187,9 @@ class Steward:
 
     def _open_own(self, view: View) -> None:
         me = self._host.settings.node
-        for volume in view.volumes:
-            if volume.node == me and self._is_missing(volume):
-                self._try(volume, self._open)
+        missing = [one for one in view.volumes if one.node == me and self._is_missing(one)]
+        # Whoever reads through an ancestor needs it open.
+        self._try_all(sorted(missing, key=lambda one: len(one.ancestors)), self._open)
 
     def _is_missing(self, volume: Volume) -> bool:
         there = volume.state in (State.AVAILABLE, State.HIDDEN)
@@ -204,9 +207,9 @@ class Steward:
         for node in view.nodes:
             if node.name in view.alive:
                 continue
-            for fate in takeovers(view.cluster(beside=node.name), node.name):
-                if fate.owner == me:
-                    self._try(volumes[fate.volume], self._take)
+            fates = takeovers(view.cluster(beside=node.name), node.name)
+            mine = [volumes[fate.volume] for fate in fates if fate.owner == me]
+            self._try_all(mine, self._take)
 
     def _take(self, volume: Volume) -> None:
         LOG.warning("node %s is dead: taking over volume %s", volume.node, volume.name)
@@ -270,8 +273,29 @@ class Steward:
             except VStorageError as failure:
                 LOG.warning("volume %s stays for now: %s", names[move.volume], failure)
 
+    def _try_all(self, volumes: Sequence[Volume], act: Callable[[Volume], None]) -> None:
+        """Relatives one after the other, in this order; families beside each other: what takes time
+        is waiting, for disks and for the registry.
+        """
+        families: dict[str, list[Volume]] = {}
+        for volume in volumes:
+            families.setdefault((*volume.ancestors, volume.uuid)[0], []).append(volume)
+
+        def try_family(family: list[Volume]) -> None:
+            for volume in family:
+                self._try(volume, act)
+
+        if len(families) < 2:
+            for family in families.values():
+                try_family(family)
+            return
+        with ThreadPoolExecutor(_AT_ONCE, "steward") as pool:
+            for done in [pool.submit(try_family, family) for family in families.values()]:
+                done.result()
+
     def _try(self, volume: Volume, act: Callable[[Volume], None]) -> None:
-        failures, when = self._patience.get(volume.uuid, (0, 0.0))
+        with self._guard:
+            failures, when = self._patience.get(volume.uuid, (0, 0.0))
         if failures and self._clock() < when:
             return
         try:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tests.functional.test_daemon import code_of
+from tests.support.node import CliError
 from tests.support.rooms import Guest, Rooms, rooms
 
 SIZE = 64 << 20
@@ -57,6 +60,27 @@ def test_a_volume_moves_to_and_fro_under_its_guest(cloud: Rooms) -> None:
         cloud.until_owned_by("web1", {"a1"}, "a1")
         guest.wait_for_more(ANSWERS)
         assert [one["node"] for one in cloud.volume("web1", "a1")["attachments"]] == ["h1"]
+        guest.verify()
+
+
+def test_the_giver_is_killed_in_the_middle_of_moves(cloud: Rooms) -> None:
+    with Guest(cloud["h1"], "web1", SIZE) as guest:
+        for answers in (1, 10, 40):
+            guest.wait_for_more(ANSWERS)
+            giver = cloud.volume("web1", "h1")["node"]
+            (taker,) = {"a1", "b1"} - {giver}
+            cloud.until_in_sync("web1", "h1")
+            with ThreadPoolExecutor(1) as mover:
+                moved = mover.submit(cloud[giver].cli, "volume", "move", "web1", taker)
+                # About here: what the volume has goes to the backend, or it is closed, or given.
+                guest.wait_for_more(answers)
+                cloud[giver].kill9_daemon()
+                # It may have been finished.
+                with contextlib.suppress(CliError):
+                    moved.result()
+            cloud[giver].start_daemon()
+            guest.wait_for_more(ANSWERS)
+            cloud.until_owned_by("web1", {giver, taker}, "h1")
         guest.verify()
 
 

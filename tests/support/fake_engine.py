@@ -99,6 +99,8 @@ class FakeEngine:
         self.events: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self.answers: dict[int, bool] = {}
         self.leases: list[float] = []
+        #: where the Edges of volumes that were closed were told to look
+        self.moved: dict[str, str | None] = {}
         self._fetched: set[tuple[str, int]] = set()
         self.disk = FakeDisk() if disk is None else disk
         self.open: dict[str, OpenVolume] = {}
@@ -162,9 +164,14 @@ class FakeEngine:
         self.open[spec["uuid"]] = opened
         return json.dumps({"size": spec["size"], "recovered": {}})
 
-    def close_volume(self, uuid: str, /) -> None:
+    def settle_volume(self, uuid: str, /) -> None:
+        self._maybe_fail("settle_volume")
+        self._opened("settle_volume", uuid)
+
+    def close_volume(self, uuid: str, moved_to: str | None = None, /) -> None:
         self._maybe_fail("close_volume")
         self._opened("close_volume", uuid)
+        self.moved[uuid] = moved_to
         self.stopped.discard(uuid)
         del self.open[uuid]
 

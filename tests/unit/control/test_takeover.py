@@ -565,8 +565,8 @@ class TestMoving:
             monkeypatch.setattr(host.store, "commit", commit)
             raise Conflict(operations[0], None)
 
-        def close(uuid: str) -> None:
-            type(host).close(host, uuid)
+        def close(uuid: str, moved_to: str | None = None) -> None:
+            type(host).close(host, uuid, moved_to)
             monkeypatch.setattr(host.store, "commit", lose)
 
         monkeypatch.setattr(host, "close", close)
