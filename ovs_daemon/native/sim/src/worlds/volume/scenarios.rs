@@ -327,10 +327,10 @@ fn settling(more: u8) -> Scenario {
             }),
             ("what settled is drained", |w| w.drained && w.settled && w.budget.operations == 0),
         ],
-        ..calm(3 + more, vec![(WRITE_0, 2), (WRITE_BOTH, 2 + more)])
+        ..calm(3 + more, vec![(WRITE_BOTH, 3 + more)])
     };
     let mutants = [(Mutant::SettleTooEarly, SETTLED.0)];
-    scenario("volume-settling", &[SETTLED, PROGRESS], bounds, &mutants).0
+    scenario("volume-settling", &[SETTLED], bounds, &mutants).0
 }
 
 /// A full disk, and closing the volume.
