@@ -30,8 +30,8 @@ WHEELS := build/wheel
 
 .DEFAULT_GOAL := help
 .PHONY: help install build verify lint unit native-verify unit-rust exhaust-ci fix test demo \
-	functional conformance crash partitions wheel bench-engine bench-dtl bench-code bench-openstack fuzz exhaust exhaust-policy \
-	exhaust-write docs lock clean \
+	functional conformance crash partitions wheel bench-engine bench-dtl bench-code bench-openstack \
+	bench-takeover fuzz exhaust exhaust-policy exhaust-write docs lock clean \
 	openstack openstack-stop openstack-wipe openstack-demo openstack-test openstack-tempest \
 	openstack-ci cluster-demo
 
@@ -181,6 +181,9 @@ bench-engine: install ## our engine beside qemu-nbd (OPTIONS="--quick" for a fir
 
 bench-dtl: install ## a synchronous DTL beside a minimal replicator (OPTIONS="--seconds 10")
 	$(RELEASE)/bench_dtl $(OPTIONS)
+
+bench-takeover: install ## how long guests wait for a takeover and a hand-over (OPTIONS="--rounds 5")
+	$(BIN)/python -m bench.takeover $(OPTIONS)
 
 bench-openstack: openstack ## driver and daemon under Cinder, in the running lab (OPTIONS="--rounds 50")
 	$(LAB) exec $(CURDIR)/$(BIN)/python -m bench.openstack $(OPTIONS)
