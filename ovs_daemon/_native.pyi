@@ -117,8 +117,9 @@ class Engine:
         """Bring what an open volume has now to the backend, and into a checkpoint, while it is
         served."""
 
-    def close_volume(self, uuid: str, moved_to: str | None = None, /) -> None:
-        """Bring everything of an open volume to the backend, then stop serving it.
+    def close_volume(self, uuid: str, moved_to: str | None = None, /) -> bool:
+        """Bring everything of an open volume to the backend, then stop serving it. False: it was
+        stopped (fenced, or the lease was over) before everything was there.
 
         moved_to: "address:port" where its Edges are told to look for it; they do so at once.
         """

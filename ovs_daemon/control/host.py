@@ -196,15 +196,19 @@ class Host:
         with self._guard:
             return uuid in self._open
 
-    def close(self, uuid: str, moved_to: str | None = None) -> None:
+    def close(self, uuid: str, moved_to: str | None = None) -> bool:
         """Close a volume if it is open. The caller holds its lock.
+
+        Returns whether everything of it is known to be on the backend.
 
         :param moved_to: "ADDRESS:PORT" where its Edges are told to look for it
         """
-        if self.is_open(uuid):
-            self.engine.close_volume(uuid, moved_to)
-            with self._guard:
-                self._open.pop(uuid, None)
+        if not self.is_open(uuid):
+            return False
+        saved = self.engine.close_volume(uuid, moved_to)
+        with self._guard:
+            self._open.pop(uuid, None)
+        return saved
 
     def delete(self, uuid: str) -> None:
         """Have the engine delete a volume, open or not. The caller holds its lock."""

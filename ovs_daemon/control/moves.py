@@ -102,7 +102,15 @@ def _hand_over(host: Host, what: str, family: list[Volume], target: str) -> None
     address = edge_address(host, target)
     # Descendants first: an ancestor's data is needed as long as they are open.
     for one in reversed(family):
-        host.close(one.uuid, address)
+        if not host.close(one.uuid, address):
+            # Acknowledged writes may be in this node's write buffer alone.
+            raise VStorageError(
+                Code.BUSY,
+                what,
+                f"{one.name!r} is not open on node {host.settings.node!r}, or was stopped there "
+                "(its lease was over) before all that it has was on the backend",
+                "try again when it is open; 'vstorage status' says what keeps it from that",
+            )
     current = [host.store.volume(one.uuid) for one in family]
     for found in current:
         # Another node may have attached it meanwhile.

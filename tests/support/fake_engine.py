@@ -168,12 +168,14 @@ class FakeEngine:
         self._maybe_fail("settle_volume")
         self._opened("settle_volume", uuid)
 
-    def close_volume(self, uuid: str, moved_to: str | None = None, /) -> None:
+    def close_volume(self, uuid: str, moved_to: str | None = None, /) -> bool:
         self._maybe_fail("close_volume")
         self._opened("close_volume", uuid)
         self.moved[uuid] = moved_to
+        drained = uuid not in self.stopped
         self.stopped.discard(uuid)
         del self.open[uuid]
+        return drained
 
     def delete_volume(self, uuid: str, /) -> None:
         self._maybe_fail("delete_volume")

@@ -151,3 +151,21 @@ def test_a_clone_that_is_made_meanwhile_keeps_the_family_where_it_is(
     refused(lambda: move_volume(host, "web1", "b1"), "busy", "try again")
     assert {one.node for one in family(town)} == {"a1"}
     assert engine.open.keys() == {one.uuid for one in family(town)}
+
+
+def test_what_the_engine_has_stopped_is_not_given_away(town: Town) -> None:
+    """Its lease was over: what the write buffer has is not on the backend."""
+    volume = next(one for one in family(town) if one.name == "web1")
+    town["a1"].engine.stopped.add(volume.uuid)
+    refused(lambda: move_volume(town["a1"].host, "web1", "b1"), "busy", "was stopped there")
+    for one in family(town):
+        assert (one.node, one.served) == ("a1", "a1")
+        assert one.uuid in town["a1"].engine.open, "it goes on here"
+
+
+def test_what_is_not_open_is_not_given_away(town: Town) -> None:
+    volume = next(one for one in family(town) if one.name == "clone")
+    town["a1"].host.close(volume.uuid)
+    refused(lambda: move_volume(town["a1"].host, "web1", "b1"), "busy", "is not open on node 'a1'")
+    assert {one.node for one in family(town)} == {"a1"}
+    assert volume.uuid in town["a1"].engine.open, "it is open again"

@@ -565,9 +565,10 @@ class TestMoving:
             monkeypatch.setattr(host.store, "commit", commit)
             raise Conflict(operations[0], None)
 
-        def close(uuid: str, moved_to: str | None = None) -> None:
-            type(host).close(host, uuid, moved_to)
+        def close(uuid: str, moved_to: str | None = None) -> bool:
+            saved = type(host).close(host, uuid, moved_to)
             monkeypatch.setattr(host.store, "commit", lose)
+            return saved
 
         monkeypatch.setattr(host, "close", close)
         refused(lambda: move_volume(host, "web1", "a2"), "busy", "try again")

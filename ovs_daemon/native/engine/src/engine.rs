@@ -472,7 +472,10 @@ impl Engine {
 
     /// Brings everything of a volume to the backend, takes a checkpoint and stops serving it. Its
     /// Edges are told to look for it at `moved_to` (address and port), if that is given.
-    pub fn close_volume(&self, text: &str, moved_to: Option<&str>) -> Result<()> {
+    ///
+    /// False: the volume was stopped, by a fence or the end of the lease, before everything was
+    /// there.
+    pub fn close_volume(&self, text: &str, moved_to: Option<&str>) -> Result<bool> {
         let what = format!("cannot close volume {text}");
         let (uuid, place) = self.place(what.clone(), text)?;
         let farewell = match moved_to {
@@ -489,13 +492,16 @@ impl Engine {
         let volume = place.volume;
         self.ask(place.shard, |reply| Command::Quiesce { volume, reply })?;
         let stopped = || self.places.get(&uuid).is_some_and(|place| place.stopped);
+        let mut drained = false;
         if !stopped() {
             let control = Control::Drain;
             let drain = self.ask(place.shard, |reply| Command::Control { volume, control, reply });
-            // One that stops meanwhile has nothing to bring to the backend any more.
-            drain.or_else(|error| if stopped() { Ok(()) } else { Err(error) })?;
+            // One that stops meanwhile brings nothing to the backend any more.
+            drained =
+                drain.map(|()| true).or_else(|e| if stopped() { Ok(false) } else { Err(e) })?;
         }
-        self.ask(place.shard, |reply| Command::Remove { volume, uuid, farewell, reply })
+        self.ask(place.shard, |reply| Command::Remove { volume, uuid, farewell, reply })?;
+        Ok(drained)
     }
 
     /// Deletes a volume and all its data. One that has clones is refused; a missing one is fine.
@@ -670,7 +676,7 @@ impl Engine {
         let mut outcome = Ok(());
         if drain {
             for (uuid, _) in self.places.all() {
-                outcome = outcome.and(self.close_volume(&uuid_text(&uuid), None));
+                outcome = outcome.and(self.close_volume(&uuid_text(&uuid), None).map(drop));
             }
         }
         for mailbox in &self.mailboxes {

@@ -54,8 +54,8 @@ impl Engine {
     }
 
     #[pyo3(signature = (uuid, moved_to = None, /))]
-    fn close_volume(&self, py: Python<'_>, uuid: &str, moved_to: Option<&str>) -> PyResult<()> {
-        self.perform(py, |engine| engine.close_volume(uuid, moved_to))
+    fn close_volume(&self, py: Python<'_>, uuid: &str, moved_to: Option<&str>) -> PyResult<bool> {
+        self.run(py, |engine| engine.close_volume(uuid, moved_to))
     }
 
     fn delete_volume(&self, py: Python<'_>, uuid: &str) -> PyResult<()> {
