@@ -182,6 +182,31 @@ fn forge(stored: &mut [u8], change: impl FnOnce(&mut Seal, &mut [u8], &mut [u8])
     end.copy_from_slice(&seal.encode());
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    /// Without tags, what is wrong inside a compressed chunk is for the decompressor to notice, or
+    /// for the checksums in the object.
+    #[test]
+    fn what_decompressors_are_given_never_harms_them(
+        how in 1usize..3,
+        changes in prop::collection::vec((0.0..1.0, 1u8..), 1..20),
+        len in 1usize..20_000,
+    ) {
+        let plain: Vec<u8> = (0..len).map(|at| (at / 50 % 7 * at % 3) as u8).collect();
+        let mut stored = sealed(NAME, &plain, COMPRESSIONS[how], None);
+        forge(&mut stored, |_, chunks, _| {
+            for (place, flip) in &changes {
+                chunks[(place * chunks.len() as f64) as usize] ^= flip;
+            }
+        });
+        match whole(NAME, &stored, &keys(), len) {
+            Ok(other) => prop_assert_eq!(other.len(), len),
+            Err(error) => prop_assert_eq!(error.cause, Cause::Corrupt),
+        }
+    }
+}
+
 #[test]
 fn what_somebody_changed_with_all_checksums_right_has_wrong_tags() {
     let plain = content(3 * 4096);
