@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from ovs_daemon import _native
 from tests.crash.client import Client
 from tests.crash.journal import SECTOR_BYTES, Journal
 from tests.functional.test_alba import VOLUME, check, fill
-from tests.support.node import Node
+from tests.support.node import CliError, Node
 from tests.support.osds import CLUSTER, Osds
 
 SIZE = 64 << 20
@@ -198,35 +199,42 @@ def test_a_server_ends_cleanly_and_says_what_it_serves(lab: Lab) -> None:
         server.start()
 
 
-def test_nodes_share_the_osds_of_the_registry(tmp_path: Path) -> None:
-    base = Path(tempfile.mkdtemp(prefix="ovs-"))
-    key = base / "cluster.key"
-    key.write_text("0123456789abcdef" * 4 + "\n")
-    options = {
-        "DEFAULT": {"cluster_key_file": str(key)},
-        "registry": {"url": f"sqlite://{tmp_path}/registry.sqlite"},
-        "alba": {"shared": "true"},
-    }
+@pytest.fixture
+def base() -> Iterator[Path]:
+    """A short path: sockets lie below."""
+    made = Path(tempfile.mkdtemp(prefix="ovs-"))
+    yield made
+    shutil.rmtree(made)
 
-    def node(name: str) -> Node:
-        return Node(options={**options, "DEFAULT": {**options["DEFAULT"], "host": name}})
 
-    with node("a") as first, node("b") as second:
+def member(base: Path, name: str, **options: dict[str, str]) -> Node:
+    """A node of a cluster that keeps its objects on the OSDs of the registry."""
+    (base / "cluster.key").write_text("0123456789abcdef" * 4 + "\n")
+    default = {"host": name, "cluster_key_file": str(base / "cluster.key")}
+    url = f"sqlite://{base}/registry.sqlite"
+    shared = {"DEFAULT": default, "registry": {"url": url}, "alba": {"shared": "true"}}
+    return Node(options={**shared, **options})
+
+
+def cluster_of(node: Node) -> str:
+    """The cluster's UUID, which is the backend's identity."""
+    identity = str(node.cli("node", "list")[0]["backend"])
+    assert identity.startswith("alba:")
+    return identity.removeprefix("alba:")
+
+
+def test_nodes_share_the_osds_of_the_registry(base: Path) -> None:
+    with member(base, "a") as first, member(base, "b") as second:
         first.start_daemon()
-        cluster = first.cli("osd", "list")
-        assert cluster == []
-        (row,) = first.cli("osd", "claim", str(base / "disk"))
-        assert row["path"] == str(base / "disk")
-        identity = first.cli("node", "show", "a")["backend"].removeprefix("alba:")
-        with Osds(base, identity) as osds:
+        assert first.cli("osd", "list") == []
+        with Osds(base, cluster_of(first)) as osds:
             for server in osds.servers.values():
                 first.cli("osd", "add", server.address)
             second.start_daemon()
-            assert second.cli("node", "show", "b")["backend"] == f"alba:{identity}"
+            assert second.cli("node", "show", "b")["backend"] == f"alba:{cluster_of(first)}"
             listed = second.cli("osd", "list")
-            assert [one["uuid"] for one in listed] == [
-                one["uuid"] for one in first.cli("osd", "list")
-            ]
+            known = [server.uuid for server in osds.servers.values()]
+            assert [one["uuid"] for one in listed] == known
             assert all(one["reachable"] for one in listed)
             second.cli("volume", "create", "vol", str(JOURNALLED))
             socket, export = second.attach("vol", direct=True)
@@ -244,4 +252,65 @@ def test_nodes_share_the_osds_of_the_registry(tmp_path: Path) -> None:
             client.disconnect()
             first.stop()
             second.stop()
-    shutil.rmtree(base)
+
+
+def test_a_node_dies_with_a_disk_and_another_one_goes_on(base: Path) -> None:
+    log = {"listen": "127.0.0.1:0"}
+    with member(base, "a", dtl=log) as first, member(base, "b", dtl=log) as second:
+        first.start_daemon()
+        second.start_daemon()
+        with Osds(base, cluster_of(first)) as osds:
+            for server in osds.servers.values():
+                second.cli("osd", "add", server.address)
+            second.cli("volume", "create", "vol", str(JOURNALLED))
+            client = Client(Journal(JOURNALLED // SECTOR_BYTES), seed=3)
+            client.connect(*second.attach("vol", direct=True))
+            client.run(4 * ANSWERS)
+            client.settle()
+
+            def volume() -> dict[str, Any]:
+                found: dict[str, Any] = first.cli("volume", "show", "vol")
+                return found
+
+            assert first.daemon is not None
+            in_sync = "a log that is in sync"
+            first.daemon.wait_until(lambda: volume()["dtl"]["state"] == "in_sync", in_sync)
+            second.kill9_daemon()
+            osds[1, 0].kill9()
+            client.disconnect()
+            first.daemon.wait_until(lambda: volume()["node"] == "a", "a new owner")
+            client.connect(*attached(first))
+            client.run(ANSWERS)
+            client.verify()
+            client.disconnect()
+
+
+def attached(node: Node) -> tuple[Path, str]:
+    """The volume on a node that is about to open it."""
+    found: list[tuple[Path, str]] = []
+
+    def try_it() -> bool:
+        try:
+            found.append(node.attach("vol", direct=True))
+        except CliError:
+            return False
+        return True
+
+    assert node.daemon is not None
+    node.daemon.wait_until(try_it, "the volume")
+    return found[0]
+
+
+def test_a_daemon_registers_what_its_server_serves(base: Path) -> None:
+    with member(base, "a") as first:
+        first.start_daemon()
+        (row,) = first.cli("osd", "claim", str(base / "disk"))
+        cluster = cluster_of(first)
+        with Osds(base, cluster, domains=1, nodes=1) as osds:
+            server = {"server": osds[0, 0].address}
+            with member(base, "b", osd=server) as second:
+                second.start_daemon()
+                (found,) = second.cli("osd", "list")
+        assert (found["uuid"], found["registered_by"]) == (osds[0, 0].uuid, "b")
+        assert found["address"] == osds[0, 0].address
+        assert row["uuid"] != found["uuid"]
