@@ -64,6 +64,16 @@ impl Descriptors {
         Ok(file)
     }
 
+    /// The object's file, if it is open already.
+    pub(crate) fn peek(&self, name: &str) -> Option<Arc<File>> {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        state.now += 1;
+        let (file, used) = state.files.get_mut(name)?;
+        *used = state.now;
+        Some(file.clone())
+    }
+
     /// Closes an object, which is then opened anew.
     pub(crate) fn close(&self, name: &str) {
         let mut state = self.lock();
@@ -99,10 +109,12 @@ mod tests {
             descriptors.get(&number.to_string(), null).unwrap();
         }
         descriptors.get("0", never).unwrap();
+        assert!(descriptors.peek("1").is_some() && descriptors.peek("new").is_none());
+        descriptors.get("1", never).unwrap();
         descriptors.get("new", null).unwrap();
         assert_eq!(descriptors.lock().files.len(), OPEN_MAX);
         descriptors.get("0", never).unwrap();
-        assert!(!descriptors.lock().files.contains_key("1"));
+        assert!(!descriptors.lock().files.contains_key("2"));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use media::Dir;
+use media::{Dir, read_cached_at};
 
 use crate::batch::Shelf;
 use crate::descriptors::Descriptors;
@@ -68,6 +68,11 @@ impl Directory {
 
     fn path(&self, name: &str) -> PathBuf {
         self.root.join(name)
+    }
+
+    /// Fills `into` from `offset` of an object that is open, if that needs no device; false: it does.
+    pub(crate) fn read_cached(&self, name: &str, offset: u64, into: &mut [u8]) -> bool {
+        self.descriptors.peek(name).is_some_and(|file| read_cached_at(&file, offset, into))
     }
 
     /// Where a put into this folder keeps its bytes until it is done. In a container every life of a

@@ -251,6 +251,29 @@ impl FolderOsd {
         refused.into_iter().map(outcome).collect()
     }
 
+    /// The same as [`Self::get`] gives, if that needs no device; `None`: ask for it there, which also
+    /// says what is wrong, if something is.
+    pub fn get_cached(
+        &self,
+        path: &str,
+        payload_len: u64,
+        offset: u64,
+        len: u32,
+    ) -> Option<Vec<u8>> {
+        let page = PAGE as u64;
+        let whole = [payload_len, offset, len.into()].iter().all(|n: &u64| n.is_multiple_of(page));
+        let inside = offset.checked_add(len.into()).is_some_and(|end| end <= payload_len);
+        if !whole || !inside || payload_len > u64::from(u32::MAX) {
+            return None;
+        }
+        let len = len as usize;
+        let mut bytes = vec![0; len + len / PAGE * 4];
+        let (data, crcs) = bytes.split_at_mut(len);
+        let there = self.store.read_cached(path, page + offset, data)
+            && self.store.read_cached(path, page + payload_len + offset / page * 4, crcs);
+        (there && first_damaged(&bytes, len).is_none()).then_some(bytes)
+    }
+
     /// A range of a fragment's payload, whose 4 KiB were compared with their checksums, and these
     /// checksums behind it.
     pub fn get(&self, path: &str, payload_len: u64, offset: u64, len: u32) -> Result<Vec<u8>> {

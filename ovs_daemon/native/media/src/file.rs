@@ -420,6 +420,17 @@ pub fn rename(from: &Path, to: &Path) -> Result<(), StoreError> {
     std::fs::rename(from, to).map_err(|e| StoreError::new("rename", from, e))
 }
 
+/// Fills `into` from `offset` of an open file, only if all of it can be had without waiting for a
+/// device; false: it cannot, or it ends before.
+pub fn read_cached_at(file: &std::fs::File, offset: u64, into: &mut [u8]) -> bool {
+    let iovec = libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() };
+    // SAFETY: one vector into memory that the caller lends for the call.
+    let got = unsafe {
+        libc::preadv2(file.as_raw_fd(), &iovec, 1, offset as libc::off_t, libc::RWF_NOWAIT)
+    };
+    got == into.len() as isize
+}
+
 /// Length of a file; `None` when it is missing or no file.
 pub fn file_len(path: &Path) -> Result<Option<u64>, StoreError> {
     match std::fs::metadata(path) {

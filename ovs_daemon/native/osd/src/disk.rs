@@ -20,6 +20,9 @@ const BATCH_BYTES: usize = 256 << 20;
 /// Bytes of fragments that may wait for the disk; more are refused, and go to others.
 const WAITING_BYTES_MAX: usize = 1 << 30;
 
+/// Reads of so many bytes may be done by the thread that owns the sockets, without a device.
+const AT_ONCE_MAX: u32 = 64 << 10;
+
 /// A request on its way to a disk or back.
 #[derive(Debug)]
 pub struct Job {
@@ -136,6 +139,16 @@ impl Disk {
     /// The folder.
     pub fn osd(&self) -> &FolderOsd {
         &self.shared.osd
+    }
+
+    /// The answer to a small read of what is in memory: it needs none of the threads.
+    pub fn answer_at_once(&self, asked: &Asked, tag: u64) -> Option<alba::codec::Outgoing> {
+        let Request::Get { path, payload_len, offset, len } = &asked.request else { return None };
+        if *len > AT_ONCE_MAX || self.shared.osd.check_path(&asked.request).is_err() {
+            return None;
+        }
+        let bytes = self.shared.osd.get_cached(path, *payload_len, *offset, *len)?;
+        Some(encode_answer(asked, Ok(Answer::Bytes(bytes)), tag))
     }
 
     /// Takes a request; its answer comes to the outbox.
