@@ -150,6 +150,24 @@ fn a_cluster_over_servers_is_a_backend() {
     assert!(lab.files("log/sco/3").is_empty());
 }
 
+/// A cluster that is told of no OSD does not know of any object, and says so; they may come.
+#[test]
+fn without_any_osd_nothing_is_taken_for_absent() {
+    let lab = Lab::new("none");
+    let bytes = content(3, 50_000);
+    put(&lab.open(), "a/1", &bytes).unwrap();
+    let preset = Preset::shipped().remove(0);
+    let cluster = Cluster::connect(&[], preset, 0, Some(lab.link())).unwrap();
+    for error in [cluster.len("a/1").unwrap_err(), cluster.list("a").unwrap_err()] {
+        assert!(error.to_string().contains("out of reach"), "{error}");
+    }
+    cluster.set_servers(&lab.places()).unwrap();
+    assert_eq!(get(&cluster, "a/1").unwrap(), bytes);
+    assert_eq!(cluster.osds().len(), 9);
+    cluster.set_servers(&lab.places()).unwrap();
+    assert_eq!(cluster.osds().len(), 9, "those that are known stay what they are");
+}
+
 #[test]
 fn servers_die_and_come_back_and_nothing_is_taken_for_absent() {
     let mut lab = Lab::new("die");

@@ -125,7 +125,8 @@ impl Cluster {
         let unnamed = all.difference(&ids).filter(|id| !named.contains(id)).count();
         // Of a folder that could not be opened the number is not known.
         let unopened = self.missing.len().saturating_sub(named.difference(&all).count());
-        2 * up.len() < self.size()
+        up.is_empty()
+            || 2 * up.len() < self.size()
             || unnamed + unopened > 1
             || uses.iter().any(|one| one.hides(&ids))
     }
