@@ -21,9 +21,9 @@ from ovs_daemon.control.checks import describe_holders, require_available
 from ovs_daemon.control.host import Host
 from ovs_daemon.control.records import LOCAL, Attachment, Mode, Volume
 from ovs_daemon.control.remote import is_foreign, require_reachable, served_here, where
-from ovs_daemon.control.store import put
 from ovs_daemon.edge import EdgeUnavailable, Serving
 from ovs_daemon.errors import Code, VStorageError
+from ovs_daemon.registry import Conflict, retry
 
 LOG = logging.getLogger(__name__)
 
@@ -59,32 +59,38 @@ def attach(host: Host, reference: str, wish: Wish) -> Volume:
     _check_holder(what, wish.holder)
     found = host.require(what, reference)
     with host.locks.holding(found.uuid), host.edge_lock:
-        volume = _reachable(host, what, host.again(what, found), wish.mode)
-        if volume.template and not wish.read_only:
-            raise VStorageError(
-                Code.READ_ONLY,
-                what,
-                "it is a template",
-                f"clone it, or 'vstorage volume attach --read-only {volume.name}'",
-            )
-        if wish.preempt and any(one != _wanted(host, volume, wish) for one in volume.attachments):
-            # Not stored by itself: killed in between, the others have it still.
-            _stop_serving(host, volume, ())
-            volume = replace(volume, attachments=())
-        held = volume.held_by(wish.holder)
-        _refuse_to_share(what, volume, wish, host.settings.node)
-        wanted = _wanted(host, volume, wish)
-        if held is not None:
-            # A failure leaves it attached: its guest may only be waiting for the Edge.
-            if held.mode is not Mode.DIRECT:
-                return serve(host, _store(host, volume, _with(volume, wanted)))
-            return volume
-        intended = _store(host, volume, _with(volume, wanted))
-        try:
-            return serve(host, intended if is_foreign(host, intended) else host.open(intended))
-        except VStorageError:
-            _withdraw(host, intended, wish.holder)
-            raise
+        # Another node may attach it at the same time, and whether both may is to be asked again.
+        return retry(what, lambda: _attach(host, what, found, wish))
+
+
+def _attach(host: Host, what: str, found: Volume, wish: Wish) -> Volume:
+    volume = _reachable(host, what, host.again(what, found), wish.mode)
+    if volume.template and not wish.read_only:
+        raise VStorageError(
+            Code.READ_ONLY,
+            what,
+            "it is a template",
+            f"clone it, or 'vstorage volume attach --read-only {volume.name}'",
+        )
+    before = volume
+    if wish.preempt and any(one != _wanted(host, volume, wish) for one in volume.attachments):
+        # Not stored by itself: killed in between, the others have it still.
+        _stop_serving(host, volume, ())
+        volume = replace(volume, attachments=())
+    held = volume.held_by(wish.holder)
+    _refuse_to_share(what, volume, wish, host.settings.node)
+    wanted = _wanted(host, volume, wish)
+    if held is not None:
+        # A failure leaves it attached: its guest may only be waiting for the Edge.
+        if held.mode is not Mode.DIRECT:
+            return serve(host, _store(host, before, _with(volume, wanted)))
+        return volume
+    intended = _store(host, before, _with(volume, wanted))
+    try:
+        return serve(host, intended if is_foreign(host, intended) else host.open(intended))
+    except (VStorageError, Conflict):
+        _withdraw(host, intended, wish.holder)
+        raise
 
 
 def detach(
@@ -95,22 +101,29 @@ def detach(
     :param holder: None for the person on this host, who must not believe that a volume is free
         which others have attached
     :param everybody: take it from all holders, whoever they are
-    :raises VStorageError: ``unknown_volume``, ``in_use``, ``edge_unavailable`` or an engine code;
-        it then still counts as attached
+    :raises VStorageError: ``unknown_volume``, ``in_use``, ``edge_unavailable``, ``not_here`` for
+        one that its owner serves directly, or an engine code; it then still counts as attached
     """
     what = f"detach volume {reference!r}"
     found = host.require(what, reference)
-    with host.locks.holding(found.uuid), host.edge_lock:
+
+    def attempt() -> Volume:
         volume = host.again(what, found)
         remaining = () if everybody else volume.without(holder or LOCAL)
         if holder is None and remaining and remaining == volume.attachments:
             _refuse_others(what, volume)
         if remaining == volume.attachments:
             return volume
+        if any(one.mode is Mode.DIRECT for one in volume.attachments):
+            # Only the process that serves it can stop.
+            host.require_own(what, volume)
         _stop_serving(host, volume, remaining)
         released = _store(host, volume, remaining)
         # One that was open read-only for its guest is to be writable again.
         return host.open(released) if host.is_open(volume.uuid) else released
+
+    with host.locks.holding(found.uuid), host.edge_lock:
+        return retry(what, attempt)
 
 
 def reconnect(host: Host, reference: str) -> Volume:
@@ -122,7 +135,7 @@ def reconnect(host: Host, reference: str) -> Volume:
     found = host.require(what, reference)
     with host.locks.holding(found.uuid), host.edge_lock:
         volume = host.again(what, found)
-        if any(one.mode is Mode.EDGE for one in volume.attachments):
+        if any(one.mode is Mode.EDGE for one in served_here(host, volume)):
             host.edge.drop_connections(volume.uuid)
         return volume
 
@@ -138,8 +151,7 @@ def set_multi_attach(host: Host, reference: str, multi_attach: bool) -> Volume:
         volume = host.again(what, found)
         if volume.multi_attach == multi_attach:
             return volume
-        changed = replace(volume, multi_attach=multi_attach)
-        return replace(changed, version=host.store.commit(put(changed)))
+        return host.update(what, volume, multi_attach=multi_attach)
 
 
 def serve(host: Host, volume: Volume) -> Volume:
@@ -151,7 +163,8 @@ def serve(host: Host, volume: Volume) -> Volume:
         host.edge.attach(_serving(host, volume, mine))
         return volume
     socket = host.engine.export_nbd(volume.uuid, volume.name)
-    return _store(host, volume, (replace(mine[0], socket=socket),))
+    what = f"store where volume {volume.name!r} is served"
+    return host.update(what, volume, attachments=(replace(mine[0], socket=socket),))
 
 
 def reconcile_edge(host: Host) -> None:
@@ -292,16 +305,21 @@ def _withdraw(host: Host, volume: Volume, holder: str) -> None:
         _stop_serving(host, volume, remaining)
     except VStorageError as failure:
         LOG.warning("volume %s after a failed attach: %s", volume.uuid, failure)
-    current = host.store.volume(volume.uuid)
-    if current is not None:
-        _store(host, current, remaining)
+
+    def attempt() -> None:
+        # Others may have attached it since.
+        current = host.store.volume(volume.uuid)
+        if current is not None:
+            _store(host, current, current.without(holder))
+
+    retry(f"take back the attachment of volume {volume.name!r}", attempt)
 
 
 def _store(host: Host, volume: Volume, attachments: tuple[Attachment, ...]) -> Volume:
+    """:raises Conflict: somebody else attached or detached it meanwhile"""
     if volume.attachments == attachments:
         return volume
-    changed = replace(volume, attachments=attachments)
-    return host.update(f"store who has volume {volume.name!r} attached", changed)
+    return host.swap(volume, attachments=attachments)
 
 
 def _path(host: Host, volume: Volume, mode: Mode) -> str:

@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ovs_daemon.control.locks import Locks
 from ovs_daemon.control.opening import Guard, Opener, Unguarded
@@ -245,33 +246,36 @@ class Host:
         with self._guard:
             return dict(self._failures)
 
-    def update(self, what: str, volume: Volume) -> Volume:
-        """Store what a verb changed in a volume's record. The caller holds its lock.
+    def update(self, what: str, volume: Volume, **changes: Any) -> Volume:
+        """Store what a verb changes in a volume's record, as :meth:`swap`.
 
-        What this node's own threads record about the volume's DTL meanwhile stays.
-
-        :raises VStorageError: ``busy``, another node changed it
+        :raises VStorageError: ``busy``, somebody else changed the same
         """
+        try:
+            return self.swap(volume, **changes)
+        except Conflict as conflict:
+            why = f"somebody else changed its record at the same time ({conflict})"
+            raise VStorageError(Code.BUSY, what, why, "try again") from conflict
+
+    def swap(self, volume: Volume, **changes: Any) -> Volume:
+        """Change some fields of a volume's record. The caller holds its lock.
+
+        The others stay as whoever changes them meanwhile wants them: this node's own threads,
+        which record what becomes of the volume's DTL, and nodes that attach it.
+
+        :param volume: the record as the caller knows it
+        :raises Conflict: somebody else changed the same fields, or it has another owner by now
+        """
+        mine = ("node", "epoch", "state", *changes)
+        current = volume
         while True:
+            changed = replace(current, **changes)
             try:
-                return replace(volume, version=self.store.commit(put(volume)))
-            except Conflict as conflict:
+                return replace(changed, version=self.store.commit(put(changed)))
+            except Conflict:
                 found = self.store.volume(volume.uuid)
-                same = found is not None and (found.node, found.epoch) == (
-                    volume.node,
-                    volume.epoch,
-                )
-                if found is None or not same or found.version == volume.version:
-                    raise VStorageError(
-                        Code.BUSY,
-                        what,
-                        f"another node changed its record ({conflict})",
-                        "try again",
-                    ) from conflict
-                volume = replace(
-                    volume,
-                    dtl=found.dtl,
-                    served=found.served,
-                    mds=found.mds,
-                    version=found.version,
-                )
+                if found is None or found.version == current.version:
+                    raise
+                if any(getattr(found, name) != getattr(volume, name) for name in mine):
+                    raise
+                current = found

@@ -7,13 +7,11 @@ part of the volume's record and applied whenever it is opened.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from ovs_daemon.control.checks import require_available
 from ovs_daemon.control.host import Host
 from ovs_daemon.control.records import Volume
-from ovs_daemon.control.store import put
 from ovs_daemon.errors import Code, VStorageError
 
 #: requests a second, bytes a second, and for how many seconds' worth a burst may go beyond them
@@ -55,12 +53,11 @@ def set_limits(host: Host, reference: str, limits: dict[str, float] | None) -> V
         volume = require_available(host, what, host.again(what, found))
         if volume.limits == limits:
             return volume
-        changed = replace(volume, limits=limits)
-        changed = replace(changed, version=host.store.commit(put(changed)))
+        changed = host.update(what, volume, limits=limits)
         try:
             host.engine.set_qos(volume.uuid, limits or {})
         except VStorageError:
-            host.store.commit(put(replace(changed, limits=volume.limits)))
+            host.update(what, changed, limits=volume.limits)
             raise
         return changed
 

@@ -60,8 +60,7 @@ def _open(host: Host, volume: Volume) -> None:
         opened = host.open(volume)
         if opened.reverting is not None:
             host.engine.revert_volume(opened.uuid, opened.reverting)
-            done = replace(opened, reverting=None)
-            opened = replace(done, version=host.store.commit(put(done)))
+            opened = host.update(f"revert volume {opened.name!r}", opened, reverting=None)
         # The Edge is told by `EdgeLink`, as soon as it can be reached.
         if any(one.mode is Mode.DIRECT for one in opened.attachments):
             serve(host, opened)

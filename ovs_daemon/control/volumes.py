@@ -137,11 +137,11 @@ def resize_volume(host: Host, reference: str, size: int) -> Volume:
         if size == volume.size:
             return volume
         # The registry first: whoever opens it after a crash opens it with the new size.
-        grown = host.update(what, replace(volume, size=size))
+        grown = host.update(what, volume, size=size)
         try:
             host.engine.resize_volume(volume.uuid, size)
         except VStorageError:
-            host.update(what, replace(grown, size=volume.size))
+            host.update(what, grown, size=volume.size)
             raise
         return grown
 
@@ -159,13 +159,13 @@ def revert_volume(host: Host, reference: str, snapshot: str) -> Volume:
         refuse_template(what, volume)
         refuse_attached(what, volume)
         target = require_snapshot(host, what, volume, snapshot)
-        begun = host.update(what, replace(volume, reverting=target.uuid))
+        begun = host.update(what, volume, reverting=target.uuid)
         try:
             host.engine.revert_volume(volume.uuid, target.uuid)
         except VStorageError:
-            host.update(what, replace(begun, reverting=None))
+            host.update(what, begun, reverting=None)
             raise
-        return host.update(what, replace(begun, reverting=None))
+        return host.update(what, begun, reverting=None)
 
 
 def set_template(host: Host, reference: str, template: bool) -> Volume:
@@ -320,7 +320,7 @@ def _make(host: Host, volume: Volume) -> Volume:
     host.engine.create_volume(
         CreateSpec(first.uuid, first.size, first.epoch, first.parent, first.sco_size, preset)
     )
-    return host.open(host.update(what, replace(first, state=State.AVAILABLE)))
+    return host.open(host.update(what, volume, epoch=first.epoch, state=State.AVAILABLE))
 
 
 def _undo(host: Host, volume: Volume) -> None:
