@@ -3,11 +3,17 @@
 Every method raises :class:`VStorageError`: the daemon's own, or ``daemon_unavailable`` when no
 node of the Domain answers. Volumes and snapshots are named by name, sizes are bytes, and answers
 have the shapes of `ovs_daemon/control/status.py`.
+
+A call goes to any node of the Domain. What only a volume's owner can do is passed on to that one,
+in whichever Domain it is: it may have taken the volume over when this Domain died. So that it can
+be found even while nobody of this Domain answers, the others' names are kept from when somebody
+did; every node of a cluster can tell what the registry says.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +27,12 @@ _PATIENCE = 10
 # Attempts to reach a broker that does not answer, about a second apart and growing.
 _SEND_RETRIES = 2
 
+# How long a Domain that did not answer is asked after the others only.
+_SILENCE_S = 60.0
+# Owners that are asked in a row: a volume changes hands once, and now and then twice.
+_OWNERS_MAX = 3
+
+_NOT_THERE = (Code.NOT_HERE, Code.DAEMON_UNAVAILABLE)
 _ABSENT = (Code.UNKNOWN_VOLUME, Code.UNKNOWN_SNAPSHOT)
 
 
@@ -34,25 +46,39 @@ class DomainApi:
     def __init__(self, transport: oslo_messaging.RPCTransport, domain: str, timeout_s: float):
         self.domain = domain
         self._timeout_s = timeout_s
+        self._others: tuple[str, ...] = ()
+        self._silent_until = 0.0
         self._client = oslo_messaging.get_rpc_client(
             transport,
-            oslo_messaging.Target(
-                exchange=contract.EXCHANGE, topic=contract.topic(domain), version=contract.VERSION
-            ),
+            oslo_messaging.Target(exchange=contract.EXCHANGE, version=contract.VERSION),
         )
 
     def get_domain(self) -> dict[str, Any]:
         """The Domain: its zone, nodes, capacity and versions."""
-        return self._call("get_domain")
+        answer = self._call_here("get_domain")
+        self._others = tuple(answer.get("others", ()))
+        return answer
 
     def list_volumes(self) -> list[dict[str, Any]]:
-        """All volumes of the Domain."""
-        found: list[dict[str, Any]] = self._call("list_volumes")["volumes"]
+        """All volumes of the cluster; ``domain`` says where each is now."""
+        found: list[dict[str, Any]] = self._ask_anybody("list_volumes")["volumes"]
         return found
 
     def show_volume(self, volume: str) -> dict[str, Any]:
-        """One volume with its counters."""
-        return self._call("show_volume", volume=volume)
+        """One volume, and the ``domain`` in which it is now."""
+        return self._ask_anybody("show_volume", volume=volume)
+
+    def show_volume_with_counters(self, volume: str) -> dict[str, Any]:
+        """One volume as its owner describes it, which has its ``counters``."""
+        found = self.show_volume(volume)
+        if found["counters"] is None and found["domain"] is not None:
+            return self._call(found["domain"], "show_volume", 1, found["node"], volume=volume)
+        return found
+
+    def choose_attaching_node(self, volume: str, nodes: Sequence[str]) -> str:
+        """Through which of a host's nodes a volume is to be attached there."""
+        answer = self._ask_anybody("choose_attaching_node", volume=volume, nodes=list(nodes))
+        return str(answer["node"])
 
     def find_volume(self, volume: str) -> dict[str, Any] | None:
         """One volume with its counters; None when it is not there."""
@@ -128,8 +154,9 @@ class DomainApi:
         self._ask_owner("detach_volume", volume, volume=volume, everybody=True)
 
     def list_snapshots(self, volume: str | None = None) -> list[dict[str, Any]]:
-        """The snapshots of a volume, or of the whole Domain."""
-        found: list[dict[str, Any]] = self._call("list_snapshots", volume=volume)["snapshots"]
+        """The snapshots of a volume, or of the whole cluster."""
+        answer = self._ask_anybody("list_snapshots", volume=volume)
+        found: list[dict[str, Any]] = answer["snapshots"]
         return found
 
     def create_snapshot(self, volume: str, name: str) -> dict[str, Any]:
@@ -137,9 +164,11 @@ class DomainApi:
         return self._ask_owner("create_snapshot", volume, volume=volume, name=name)
 
     def create_snapshots(self, members: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
-        """Snapshots (volume, name) of several volumes at one instant."""
+        """Snapshots (volume, name) of several volumes of one owner at one instant."""
         pairs = [list(member) for member in members]
-        taken: list[dict[str, Any]] = self._call("create_snapshots", members=pairs)["snapshots"]
+        first = pairs[0][0] if pairs else None
+        taken: list[dict[str, Any]]
+        taken = self._ask_owner("create_snapshots", first, members=pairs)["snapshots"]
         return taken
 
     def delete_snapshot(self, volume: str, snapshot: str) -> bool:
@@ -179,19 +208,90 @@ class DomainApi:
         self, verb: str, volume: str | None, patience: int = 1, /, **arguments: Any
     ) -> dict[str, Any]:
         """Have the node that owns a volume do something; the first that is asked may be it."""
+        nobody: VStorageError | None = None
+        if volume is None or not self._is_silent():
+            try:
+                return self._call_here(verb, patience, **arguments)
+            except VStorageError as failure:
+                if volume is None or failure.code not in _NOT_THERE:
+                    raise
+                nobody = failure if failure.code == Code.DAEMON_UNAVAILABLE else None
+        return self._ask_owners(verb, volume, patience, nobody, arguments)
+
+    def _ask_owners(
+        self,
+        verb: str,
+        volume: str,
+        patience: int,
+        nobody: VStorageError | None,
+        arguments: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """Find a volume's owner and ask it; it may die meanwhile, and another one go on.
+
+        :param nobody: why this Domain's nodes need not be asked again
+        """
+        asked: tuple[str, str] | None = None
+        last = nobody
+        for _ in range(_OWNERS_MAX):
+            found = self.show_volume(volume)
+            owner = (found["domain"] or self.domain, found["node"])
+            known_silent = nobody is not None and owner[0] == self.domain
+            if last is not None and (known_silent or owner == asked):
+                break
+            try:
+                return self._call(owner[0], verb, patience, owner[1], **arguments)
+            except VStorageError as failure:
+                if failure.code not in _NOT_THERE:
+                    raise
+                asked, last = owner, failure
+        assert last is not None, "somebody was asked"
+        raise last
+
+    def _ask_anybody(self, verb: str, /, **arguments: Any) -> dict[str, Any]:
+        """Ask what every node of the cluster knows: those of this Domain first, if they answer."""
+        domains = [self.domain, *self._others]
+        if self._is_silent():
+            domains = [*self._others, self.domain]
+        first: VStorageError | None = None
+        for domain in domains:
+            try:
+                if domain == self.domain:
+                    return self._call_here(verb, **arguments)
+                return self._call(domain, verb, **arguments)
+            except VStorageError as failure:
+                if failure.code != Code.DAEMON_UNAVAILABLE:
+                    raise
+                first = first or failure
+        assert first is not None, "somebody was asked"
+        raise first
+
+    def _is_silent(self) -> bool:
+        """Whether nobody of this Domain has answered lately, and others could."""
+        return bool(self._others) and time.monotonic() < self._silent_until
+
+    def _call_here(self, verb: str, patience: int = 1, /, **arguments: Any) -> dict[str, Any]:
+        """Have any node of this Domain do something."""
         try:
-            return self._call(verb, patience, **arguments)
+            answer = self._call(self.domain, verb, patience, **arguments)
         except VStorageError as failure:
-            if failure.code != Code.NOT_HERE or volume is None:
-                raise
-        owner = self.show_volume(volume)["node"]
-        return self._call(verb, patience, owner, **arguments)
+            if failure.code == Code.DAEMON_UNAVAILABLE:
+                self._silent_until = time.monotonic() + _SILENCE_S
+            raise
+        self._silent_until = 0.0
+        return answer
 
     def _call(
-        self, verb: str, patience: int = 1, node: str | None = None, /, **arguments: Any
+        self,
+        domain: str,
+        verb: str,
+        patience: int = 1,
+        node: str | None = None,
+        /,
+        **arguments: Any,
     ) -> dict[str, Any]:
         more = {} if node is None else {"server": node}
         caller = self._client.prepare(
+            topic=contract.topic(domain),
             timeout=self._timeout_s * patience,
             retry=_SEND_RETRIES,
             # Without this a call to a topic that nobody ever listened on would wait in vain.
@@ -205,10 +305,13 @@ class DomainApi:
             # Not one of them: there is no queue for the topic.
             oslo_messaging.MessageUndeliverable,
         ) as failure:
+            who = "no node of it answers"
+            if node is not None:
+                who = f"its node {node!r}, the volume's owner, does not answer"
             raise VStorageError(
                 Code.DAEMON_UNAVAILABLE,
-                f"have the Domain {self.domain!r} perform {verb}",
-                f"no node of it answers on the message bus ({_explain(failure)})",
+                f"have the Domain {domain!r} perform {verb}",
+                f"{who} on the message bus ({_explain(failure)})",
                 "see that vstorage-daemon runs with 'domain' and '[rpc] transport_url' set to "
                 "this backend's ovs_domain and message bus",
             ) from failure

@@ -26,12 +26,21 @@ class AttachVerbs(VolumeVerbs):
         self, volume: Any, connector: Mapping[str, Any], **kwargs: Any
     ) -> dict[str, Any]:
         """What the host needs to attach a volume."""
-        connections.check_connector(connector)
+        return self._connection(volume.name, connector, False, bool(volume.multiattach))
+
+    def _connection(
+        self, name: str, connector: Mapping[str, Any], read_only: bool, multi_attach: bool
+    ) -> dict[str, Any]:
+        nodes = connections.nodes_of(connector)
         with reported():
-            found = self.api.show_volume(volume.name)
-        return connections.connection(
-            found, connector, self._domain_name, False, bool(volume.multiattach)
-        )
+            found = self.api.show_volume(name)
+            try:
+                node = self.api.choose_attaching_node(name, nodes)
+            except VStorageError as failure:
+                if failure.code != Code.NOT_HERE:
+                    raise
+                raise connections.refusal(connector, failure) from failure
+        return connections.connection(found, node, self._domain_name, read_only, multi_attach)
 
     def terminate_connection(
         self, volume: Any, connector: Mapping[str, Any] | None, **kwargs: Any
@@ -93,9 +102,7 @@ class AttachVerbs(VolumeVerbs):
         self, snapshot: Any, connector: Mapping[str, Any], **kwargs: Any
     ) -> dict[str, Any]:
         """What the host needs to attach a snapshot, read-only."""
-        with reported():
-            found = self.api.show_volume(_view(snapshot.name))
-        return connections.connection(found, connector, self._domain_name, True, False)
+        return self._connection(_view(snapshot.name), connector, True, False)
 
     def terminate_connection_snapshot(
         self, snapshot: Any, connector: Mapping[str, Any] | None, **kwargs: Any

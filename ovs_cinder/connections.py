@@ -1,9 +1,9 @@
 """What a host is told so that it can attach a volume, and which hosts can.
 
 A connector that has loaded the plugin says ``"ovs": {"nodes": [...], "holder": "..."}``: the
-daemons that it reaches, and the name by which it will hold what it attaches. The data is for
-`ovs_nova`'s os-brick connector; the attachment itself is made by the connector, through the daemon
-of its own host.
+daemons of its host, and the name by which it will hold what it attaches. The data is for
+`ovs_nova`'s os-brick connector; the attachment itself is made by the connector, through that
+daemon of its own host which is named there, wherever the volume's owner is, or will be.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from cinder import exception
+
+from ovs_daemon.errors import VStorageError
 
 PROTOCOL = "ovs"
 _KEY = "ovs"
@@ -42,28 +44,38 @@ def holder_of(connector: Mapping[str, Any]) -> str | None:
     return found if isinstance(found, str) and found.startswith(_NOVA) else None
 
 
+def nodes_of(connector: Mapping[str, Any]) -> list[str]:
+    """The nodes whose daemons run on the connector's host.
+
+    :raises InvalidConnectorException: there is none, with what to configure
+    """
+    check_connector(connector)
+    nodes = list(connector[_KEY].get("nodes") or [])
+    if not nodes:
+        raise _refused(
+            connector,
+            "reaches no vstorage-daemon of its own",
+            "start vstorage-daemon and vstorage-edge there, or correct run_dirs in section [ovs]",
+        )
+    return nodes
+
+
+def refusal(
+    connector: Mapping[str, Any], failure: VStorageError
+) -> exception.InvalidConnectorException:
+    """Why a host cannot attach a volume, as the volume's cluster sees it."""
+    return _refused(connector, f"cannot {failure.what}: {failure.why}", failure.fix)
+
+
 def connection(
-    volume: Mapping[str, Any],
-    connector: Mapping[str, Any],
-    domain: str,
-    read_only: bool,
-    multi_attach: bool,
+    volume: Mapping[str, Any], node: str, domain: str, read_only: bool, multi_attach: bool
 ) -> dict[str, Any]:
     """The connection info of a volume (as the daemon describes it) for one host.
 
     Cinder's manager adds ``qos_specs``, ``encrypted``, ``cacheable`` and block sizes.
 
-    :raises InvalidConnectorException: the host cannot reach the volume's node
+    :param node: the host's own, through which it attaches
     """
-    check_connector(connector)
-    nodes = list(connector[_KEY].get("nodes") or [])
-    if volume["node"] not in nodes:
-        raise _refused(
-            connector,
-            f"reaches the nodes {', '.join(nodes) or '(none)'}, but volume {volume['name']!r} is "
-            f"on {volume['node']}",
-            "place the server on a host of that node",
-        )
     read_only = read_only or bool(volume["template"])
     return {
         "driver_volume_type": PROTOCOL,
@@ -71,7 +83,7 @@ def connection(
             "volume_uuid": volume["uuid"],
             "name": volume["name"],
             "size": volume["size"],
-            "node": volume["node"],
+            "node": node,
             "domain": domain,
             "read_only": read_only,
             "access_mode": "ro" if read_only else "rw",

@@ -24,7 +24,7 @@ from ovs_cinder.failures import reported
 from ovs_cinder.groups import GroupVerbs
 from ovs_cinder.manage import ManageVerbs
 from ovs_daemon.errors import VStorageError
-from ovs_nova import registration
+from ovs_nova import daemons, registration
 
 LOG = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ class OVSVolumeDriver(ManageVerbs, GroupVerbs, AttachVerbs, driver.VolumeDriver)
     ) -> None:
         """Write an image straight through the data path."""
         with reported():
-            found = self.api.show_volume(volume.name)
+            found = self.api.show_volume_with_counters(volume.name)
             counters = found["counters"] or {}
             zeroed = found["parent"] is None and counters.get("mapped_bytes") == 0
             with self._served(volume.name, read_only=False) as uri:
@@ -161,8 +161,22 @@ class OVSVolumeDriver(ManageVerbs, GroupVerbs, AttachVerbs, driver.VolumeDriver)
 
     @contextlib.contextmanager
     def _served(self, name: str, read_only: bool) -> Iterator[str | None]:
-        """The URI of a volume that its daemon serves for us; None when that is another host."""
+        """The URI of a volume that is served on this host for us; None when it cannot be.
+
+        By its owner itself, if that runs here, else by the Edge of a daemon of this host.
+        """
         holder = f"image@{self._node}"
+        found = self.api.show_volume(name)
+        here = daemons.nodes()
+        if here and found["node"] not in here:
+            node = self.api.choose_attaching_node(name, sorted(here))
+            with daemons.client(node, f"serve volume {name!r} on this host") as client:
+                served = client.attach_volume(found["uuid"], "edge", read_only, holder)
+                try:
+                    yield str(served["uri"])
+                finally:
+                    client.detach_volume(found["uuid"], holder)
+            return
         served = self.api.attach_direct(name, holder, read_only)
         try:
             yield served["uri"] if images.is_local(served["socket"]) else None

@@ -62,15 +62,24 @@ class ManageVerbs(VolumeVerbs):
         """All volumes of the Domain, and which of them may be managed."""
         managed = {volume.name: volume.id for volume in cinder_volumes}
         with reported():
-            found = self.api.list_volumes()
+            found = [
+                one
+                for one in self.api.list_volumes()
+                # What was taken over by another Domain is Cinder's all the same.
+                if self._is_here(one) or one["name"] in managed
+            ]
         entries = [_manageable(one, managed, {}) for one in found]
         return _page(entries, marker, limit, offset, sort_keys, sort_dirs)
+
+    def _is_here(self, volume: Mapping[str, Any]) -> bool:
+        """Whether a volume of the cluster is this Domain's."""
+        return bool(volume["domain"] == self._domain_name)
 
     def _existing(self, reference: Mapping[str, str]) -> dict[str, Any]:
         wanted = _wanted(reference)
         with reported():
             found = self.api.find_volume(wanted)
-        if found is None:
+        if found is None or not self._is_here(found):
             raise _bad_reference(reference, f"there is no such volume in {self._domain_name}")
         if found["attached"] is not None:
             raise _bad_reference(reference, f"it is attached ({found['attached']})")
@@ -107,7 +116,12 @@ class ManageVerbs(VolumeVerbs):
         """All snapshots of the Domain, and which of them may be managed."""
         managed = {snapshot.name: snapshot.id for snapshot in cinder_snapshots}
         with reported():
-            found = self.api.list_snapshots()
+            volumes = {one["uuid"] for one in self.api.list_volumes() if self._is_here(one)}
+            found = [
+                one
+                for one in self.api.list_snapshots()
+                if one["volume_uuid"] in volumes or one["name"] in managed
+            ]
         entries = [
             _manageable(one, managed, {"source_reference": {"source-name": one["volume"]}})
             for one in found

@@ -48,7 +48,7 @@ from ovs_daemon.notify import notify
 from ovs_daemon.policy.model import DtlMode, Role
 from ovs_daemon.registry import open_registry
 from ovs_daemon.rpc.events import make_events
-from ovs_daemon.rpc.server import make_server
+from ovs_daemon.rpc.server import RpcServer, make_server
 
 LOG = logging.getLogger(__name__)
 
@@ -147,8 +147,7 @@ def _run(conf: cfg.ConfigOpts) -> None:
     recover(host)
     verbs = Verbs(host, lambda: edge.reachable)
     server = ControlServer(Api(verbs), run_dir / "control.sock", options.control_group(conf))
-    domain = domain_of(host)
-    rpc = make_server(conf, verbs, conf.domain if domain is None else domain.name)
+    rpc = _rpc_server(conf, host, verbs)
     # The first look before anybody can ask: a ready daemon has told the Edge what to serve.
     link.check()
     link.start()
@@ -177,6 +176,19 @@ def _run(conf: cfg.ConfigOpts) -> None:
     registry.close()
     os.close(lock)
     LOG.info("stopped")
+
+
+def _rpc_server(conf: cfg.ConfigOpts, host: Host, verbs: Verbs) -> RpcServer | None:
+    """What listens on the message bus; None where none is configured, or nothing is to be asked.
+
+    A node that only attaches makes no volumes: what Cinder asks of its Domain must not get there.
+    """
+    node = host.store.node(conf.host)
+    if node is not None and Role.ROUTER not in node.roles:
+        LOG.info("not listening on the message bus: without the role router there is no need")
+        return None
+    domain = domain_of(host)
+    return make_server(conf, verbs, conf.domain if domain is None else domain.name)
 
 
 def cluster_key(conf: cfg.ConfigOpts) -> bytes | None:

@@ -5,6 +5,9 @@ service only has to be allowed to use the daemon's control socket, and the user 
 or socket to be its owner or group. Every call may be repeated: an attachment is known by its
 holder, and a holder has one.
 
+The connection info names the daemon of this host through which it goes, not the volume's owner:
+that one may be anywhere and change at any time, and the daemon's Edge follows.
+
 Two kinds of users come here. Whoever copies on this host (Cinder, its backups) gets a file; the
 name of the program is the holder, and this module counts how many copies of one volume the
 program has going. Nova counts by itself (`_should_disconnect_target`), and says who it is.

@@ -62,7 +62,7 @@ def client(node: str, what: str) -> Iterator[Client]:
         raise VStorageError(
             Code.DAEMON_UNAVAILABLE,
             what,
-            f"node {node!r} has it, and of the daemons in {where} these answer: {names}",
+            f"it goes through node {node!r}, and of the daemons in {where} these answer: {names}",
             "start vstorage-daemon, or correct run_dirs in section [ovs]",
         )
     _wait_for(found[node])

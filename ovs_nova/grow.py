@@ -25,6 +25,8 @@ LOG = logging.getLogger(__name__)
 # A connection takes a millisecond or two; the server may be paused meanwhile.
 _PATIENCE_S = 10.0
 _PAUSE_S = 0.002
+# The Edge of a volume of another host may hear of the size after the connection came back.
+_AGAIN_S = 0.2
 
 
 class CannotGrow(Exception):
@@ -62,7 +64,7 @@ def grow(qemu: Qemu, socket: str, size: int, waits: bool, reconnect: Callable[[]
     top, storage = _nodes(qemu, socket)
     with _paused(qemu, waits):
         reconnect()
-        deadline = time.monotonic() + _PATIENCE_S
+        began = reconnected = time.monotonic()
         while True:
             # Its outcome goes to QEMU's own log; whether it helped shows in the resize.
             line = f'qemu-io {storage} "read 0 512"'
@@ -71,8 +73,12 @@ def grow(qemu: Qemu, socket: str, size: int, waits: bool, reconnect: Callable[[]
                 qemu.command("block_resize", {"node-name": top, "size": size})
                 return
             except CannotGrow:
-                if time.monotonic() > deadline:
+                now = time.monotonic()
+                if now > began + _PATIENCE_S:
                     raise
+                if now > reconnected + _AGAIN_S:
+                    reconnect()
+                    reconnected = now
             time.sleep(_PAUSE_S)
 
 

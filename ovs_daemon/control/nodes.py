@@ -118,11 +118,19 @@ def require_node(store: Store, what: str, name: str) -> Node:
 
 
 def require_assigned(host: Host, what: str) -> None:
-    """Refuse what this node cannot do while it is in no Domain.
+    """Refuse what this node cannot do while it is in no Domain, or is not to own volumes.
 
     :raises VStorageError: ``bad_request``
     """
     node = host.store.node(host.settings.node)
+    if node is not None and Role.ROUTER not in node.roles:
+        raise VStorageError(
+            Code.BAD_REQUEST,
+            what,
+            f"node {node.name!r} has not the role router, so that it owns no volumes",
+            f"ask a node that has it, or 'vstorage node set {node.name} --roles edge,router', and "
+            "restart its daemon",
+        )
     if node is not None and node.domain is None:
         raise VStorageError(
             Code.BAD_REQUEST,

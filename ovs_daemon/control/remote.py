@@ -10,13 +10,14 @@ from __future__ import annotations
 import logging
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ovs_daemon.control.host import Host
 from ovs_daemon.control.records import Attachment, Mode, State, Volume
 from ovs_daemon.control.tokens import issue
 from ovs_daemon.edge import EdgeUnavailable, Where
 from ovs_daemon.errors import Code, VStorageError
+from ovs_daemon.policy.model import Role
 
 LOG = logging.getLogger(__name__)
 
@@ -56,6 +57,42 @@ def require_reachable(host: Host, what: str, volume: Volume, mode: Mode) -> Volu
             Code.NOT_HERE, what, f"node {volume.node!r} owns it, and {missing}", fix
         )
     return volume
+
+
+def attaching_node(host: Host, reference: str, candidates: Sequence[str]) -> str:
+    """Through which of a host's nodes a volume is to be attached there.
+
+    The owner itself, if it is one of them; else one that is alive, if there is any: a daemon that
+    is only being restarted is waited for.
+
+    :param candidates: the nodes whose daemons run on that host
+    :raises VStorageError: ``unknown_volume``; ``not_here``, it cannot be attached there, with what
+        is missing
+    """
+    what = f"attach volume {reference!r} through {', '.join(candidates) or 'no node'}"
+    volume = host.require(what, reference)
+    found = (host.store.node(name) for name in candidates)
+    nodes = [node for node in found if node is not None and Role.EDGE in node.roles]
+    if not nodes:
+        raise VStorageError(
+            Code.NOT_HERE,
+            what,
+            "none of these is a node of this cluster with the role edge",
+            "run vstorage-daemon and vstorage-edge on that host, with this cluster's [registry] "
+            "url and cluster_key_file and a role edge",
+        )
+    if any(node.name == volume.node for node in nodes):
+        return volume.node
+    if edge_address(host, volume.node) is None:
+        raise VStorageError(
+            Code.NOT_HERE,
+            what,
+            f"node {volume.node!r} owns it and says no address (edge_tcp) where Edges of other "
+            "hosts reach it",
+            f"set [edge] listen on node {volume.node!r} and restart its daemon",
+        )
+    alive = host.store.alive()
+    return min(nodes, key=lambda node: (node.name not in alive, node.name)).name
 
 
 def where(host: Host, volume: Volume, read_only: bool, now_s: float | None = None) -> Where:

@@ -11,6 +11,7 @@ from ovs_daemon.control.nodes import describe_node
 from ovs_daemon.control.outlook import describe_risks
 from ovs_daemon.control.records import LOCAL, Attachment, Mode, Snapshot, State, Volume
 from ovs_daemon.control.remote import served_here
+from ovs_daemon.control.topology import Node
 from ovs_daemon.control.view import View
 from ovs_daemon.errors import VStorageError
 from ovs_daemon.policy.ranking import rank
@@ -44,11 +45,15 @@ def status(host: Host, edge_connected: bool) -> dict[str, Any]:
     }
 
 
-def describe_volume(host: Host, volume: Volume, holder: str | None = None) -> dict[str, Any]:
+def describe_volume(
+    host: Host, volume: Volume, holder: str | None = None, owner: Node | None = None
+) -> dict[str, Any]:
     """A volume as users see it; sizes in bytes.
 
     :param holder: whose attachment ``socket`` and ``uri`` are of; else those of the first holder
+    :param owner: its node, if that is known already
     """
+    owner = owner or host.store.node(volume.node)
     failure = host.failures().get(volume.uuid)
     usable = failure is None or host.is_open(volume.uuid)
     attachment = volume.held_by(holder or LOCAL) or next(iter(volume.attachments), None)
@@ -66,6 +71,7 @@ def describe_volume(host: Host, volume: Volume, holder: str | None = None) -> di
         "attachments": [_describe_attachment(one) for one in volume.attachments],
         "parent": _describe_parent(host, volume),
         "node": volume.node,
+        "domain": None if owner is None else owner.domain,
         "limits": volume.limits,
         "epoch": volume.epoch,
         "dtl": {

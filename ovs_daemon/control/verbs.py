@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ovs_daemon.control import attachments, capacity, qos, snapshots, volumes
+from ovs_daemon.control import attachments, capacity, qos, remote, snapshots, volumes
 from ovs_daemon.control.attachments import Wish
 from ovs_daemon.control.cluster import ClusterVerbs
 from ovs_daemon.control.host import Host
@@ -49,10 +49,16 @@ class Verbs:
     def list_volumes(self, everything: bool = False) -> dict[str, Any]:
         """All volumes; ``everything`` includes hidden ones."""
         chosen = [one for one in self._host.store.volumes() if everything or one.listed]
-        return {"volumes": [self._describe(volume) for volume in chosen]}
+        nodes = {node.name: node for node in self._host.store.nodes()}
+        return {
+            "volumes": [
+                describe_volume(self._host, volume, owner=nodes.get(volume.node))
+                for volume in chosen
+            ]
+        }
 
     def show_volume(self, volume: str) -> dict[str, Any]:
-        """One volume with its counters."""
+        """One volume with its counters, which its owner has."""
         found = self._host.require(f"show volume {volume!r}", volume)
         counters = self._host.engine.status().get("volumes", [])
         mine = [one for one in counters if one["uuid"] == found.uuid]
@@ -122,6 +128,11 @@ class Verbs:
         wish = Wish(Mode(mode), read_only, holder or LOCAL, shared, preempt, reconnects)
         attached = attachments.attach(self._host, volume, wish)
         return describe_volume(self._host, attached, wish.holder)
+
+    def choose_attaching_node(self, volume: str, nodes: Sequence[str]) -> dict[str, Any]:
+        """``node``: through which of a host's nodes a volume is to be attached there; refused with
+        what is missing when it cannot be."""
+        return {"node": remote.attaching_node(self._host, volume, nodes)}
 
     def detach_volume(
         self, volume: str, holder: str | None = None, everybody: bool = False

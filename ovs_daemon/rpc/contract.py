@@ -1,10 +1,10 @@
 """What both ends of the RPC agree on. Imported by OpenStack's side, so that it knows no more.
 
 A call goes to the exchange :data:`EXCHANGE` and the topic of a Domain (:func:`topic`), where any
-node of that Domain takes it, or to one of its nodes by name. Methods and arguments are those of
-`ovs_daemon/control/verbs.py`. An answer is ``{"answer": ...}`` or ``{"error": {"code", "what",
-"why", "fix"}}``: refusals are ordinary answers, so that the bus logs none as a crash and no side
-needs the other's classes to read them.
+node of that Domain takes it that may own volumes, or to one of these nodes by name. Methods and
+arguments are those of `ovs_daemon/control/verbs.py`. An answer is ``{"answer": ...}`` or
+``{"error": {"code", "what", "why", "fix"}}``: refusals are ordinary answers, so that the bus logs
+none as a crash and no side needs the other's classes to read them.
 
 :data:`VERSION` is of the methods and arguments: a new one, or a new argument that may be left
 out, raises the minor number; anything else the major one.
@@ -18,7 +18,7 @@ from typing import Any
 from ovs_daemon.errors import VStorageError
 
 EXCHANGE = "vstorage"
-VERSION = "1.0"
+VERSION = "1.1"
 
 
 def topic(domain: str) -> str:

@@ -15,14 +15,17 @@ import pytest
 from oslo_config import cfg
 
 from ovs_cinder.api import DomainApi
+from ovs_daemon.control.store import put
 from ovs_daemon.control.verbs import Verbs
 from ovs_daemon.errors import Code, VStorageError
+from ovs_daemon.policy.model import Role
 from ovs_daemon.registry import Absent, Conflict
 from ovs_daemon.rpc import contract
 from ovs_daemon.rpc.endpoint import VERBS, Endpoint
 from ovs_daemon.rpc.server import RpcServer, make_server, make_transport
 from tests.support.fake_engine import FakeEngine
 from tests.support.house import House
+from tests.support.town import Town
 
 GIB = 1 << 30
 ROOT = Path(__file__).resolve().parents[2]
@@ -187,6 +190,7 @@ from ovs_daemon import options
 from ovs_daemon.control.verbs import Verbs
 from ovs_daemon.rpc.server import make_server
 from tests.support.house import House
+from tests.support.town import Town
 
 conf = options.load([])
 conf.set_override("transport_url", "rabbit://guest:guest@127.0.0.1:1/", group="rpc")
@@ -236,3 +240,80 @@ def test_the_owner_is_found(house: House, server: RpcServer) -> None:
         assert (api.get_domain()["nodes"], api.get_domain()["volumes"]) == (["node1"], 0)
     finally:
         other.stop()
+
+
+@pytest.fixture
+def outage() -> Iterator[tuple[DomainApi, Town, list[RpcServer]]]:
+    """Two Domains, each the other's Recovery Domain; whoever asks the first has seen it alive."""
+    town = Town({"one": ("out1", "out2"), "two": ("out2", "out1")})
+    verbs = [Verbs(node.host, lambda: True) for node in town.nodes.values()]
+    servers = [
+        RpcServer(transport(), one, f"out{number}", name, 4)
+        for number, (one, name) in enumerate(zip(verbs, town.nodes, strict=True), 1)
+    ]
+    for one in servers:
+        one.start()
+        assert one.wait_listening(60)
+    api = DomainApi(transport(), "out1", 1.0)
+    assert api.get_domain()["others"] == ["out2"]
+    yield api, town, servers
+    for one in servers:
+        one.stop()
+
+
+def test_a_volume_that_went_to_another_domain_is_found(
+    outage: tuple[DomainApi, Town, list[RpcServer]],
+) -> None:
+    api, town, servers = outage
+    made = town.volume(api.create_volume("web1", GIB)["uuid"])
+    town.tend()
+    town.in_sync(made)
+    town["one"].kill()
+    servers[0].stop()
+    town.pass_time()
+    town.tend()
+    # Nobody of its Domain answers any more.
+    found = api.show_volume("web1")
+    assert (found["node"], found["domain"]) == ("two", "out2")
+    assert api.create_snapshot("web1", "s1")["volume"] == "web1"
+    assert api.resize_volume("web1", 2 * GIB)["size"] == 2 * GIB
+    assert [one["name"] for one in api.list_snapshots("web1")] == ["s1"]
+    with pytest.raises(VStorageError) as caught:
+        api.create_volume("web2", GIB)
+    assert caught.value.code == Code.DAEMON_UNAVAILABLE
+    # The Domain is back, and has it not.
+    town["one"].start()
+    servers[0] = RpcServer(transport(), Verbs(town["one"].host, lambda: True), "out1", "one", 4)
+    servers[0].start()
+    assert servers[0].wait_listening(60)
+    api.get_domain()
+    assert api.show_volume_with_counters("web1")["domain"] == "out2"
+    assert api.create_snapshots([("web1", "s2")])[0]["name"] == "s2"
+    assert api.delete_snapshot("web1", "s1")
+    assert api.delete_snapshot("web1", "s2")
+    assert api.delete_volume("web1")
+    assert api.find_volume("web1") is None
+
+
+def test_a_volume_whose_domain_is_gone_and_that_nobody_took_over(
+    outage: tuple[DomainApi, Town, list[RpcServer]],
+) -> None:
+    api, _, servers = outage
+    api.create_volume("web1", GIB)
+    servers[0].stop()
+    with pytest.raises(VStorageError, match=r"Domain 'out1'.*no node of it answers"):
+        api.resize_volume("web1", 2 * GIB)
+
+
+def test_a_node_that_only_attaches_does_not_listen(house: House) -> None:
+    from ovs_daemon import daemon, options
+
+    conf = options.load([])
+    conf.set_override("transport_url", "fake:///", group="rpc")
+    conf.set_override("host", "node1")
+    verbs = Verbs(house.host, lambda: True)
+    assert daemon._rpc_server(conf, house.host, verbs) is not None
+    node = house.host.store.node("node1")
+    assert node is not None
+    house.host.store.commit(put(replace(node, roles=(Role.EDGE,))))
+    assert daemon._rpc_server(conf, house.host, verbs) is None

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from cinder import exception
 
+from ovs_daemon.control.store import put
+from ovs_daemon.policy.model import Role
 from tests.unit.cinder.conftest import Cloud
 
 GIB = 1 << 30
@@ -47,9 +50,26 @@ def test_a_host_without_the_plugin_is_told_what_to_do(cloud: Cloud, volume: Any)
             refusing()
 
 
-def test_a_host_that_does_not_reach_the_node_is_refused(cloud: Cloud, volume: Any) -> None:
-    with pytest.raises(exception.InvalidConnectorException, match=r"node2.*is on node1"):
+def test_a_host_without_a_daemon_of_the_cluster_is_told_what_to_do(
+    cloud: Cloud, volume: Any
+) -> None:
+    refused = exception.InvalidConnectorException
+    with pytest.raises(refused, match=r"through node2: none of these is a node of this cluster"):
         cloud.driver.initialize_connection(volume, cloud.make.connector("node2"))
+    with pytest.raises(refused, match="reaches no vstorage-daemon of its own"):
+        cloud.driver.initialize_connection(volume, cloud.make.connector())
+
+
+def test_a_host_attaches_through_its_own_daemon(cloud: Cloud, volume: Any) -> None:
+    """Whoever owns the volume."""
+    store = cloud.house.host.store
+    owner = store.node("node1")
+    assert owner is not None
+    store.commit(put(replace(owner, addresses={"edge_tcp": "127.0.0.1:6640"})))
+    here = replace(owner, name="compute1", roles=(Role.EDGE,), addresses={}, version=0)
+    store.commit(put(here))
+    info = cloud.driver.initialize_connection(volume, cloud.make.connector("compute1"))
+    assert info["data"]["node"] == "compute1"
 
 
 def test_force_detach_ends_all_attachments(cloud: Cloud, volume: Any) -> None:

@@ -232,6 +232,18 @@ def test_a_server_that_waits_or_stands_still_is_not_paused(waits: bool, running:
     assert monitor.seen == ["reconnect"]
 
 
+def test_a_size_that_the_edge_hears_late_is_asked_for_again() -> None:
+    """The first connection that came back still had the old one."""
+    monitor = Monitor(slow=1)
+
+    def reconnect() -> None:
+        monitor.reconnect()
+        monitor.slow, monitor.away = 1, (10**9 if monitor.seen == ["reconnect"] else 1)
+
+    grow(monitor.qemu, "/x.sock", 2 * GIB, waits=True, reconnect=reconnect)
+    assert (monitor.seen, monitor.size) == (["reconnect"] * 2, 2 * GIB)
+
+
 def test_a_server_goes_on_whatever_happens() -> None:
     monitor = Monitor(slow=1)
 
