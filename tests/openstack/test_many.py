@@ -10,7 +10,7 @@ import pytest
 from tests.openstack.conftest import Made
 from tests.openstack.host_side import HostSide
 from tests.openstack.lab.layout import ZONES
-from tests.openstack.nodes import NodeView, traces
+from tests.openstack.nodes import NodeView, traces, traces_in_the_end
 from tests.openstack.user import User
 
 VOLUMES = 50
@@ -40,4 +40,4 @@ def test_fifty_volumes_leave_nothing(
         lives = [pool.submit(live, user, made, host, number) for number in range(VOLUMES)]
         for one in lives:
             one.result()
-    assert traces(nodes) == before
+    assert traces_in_the_end(nodes, before) == before

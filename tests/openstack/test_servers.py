@@ -9,7 +9,7 @@ import pytest
 from tests.openstack.conftest import Made
 from tests.openstack.lab.cloud import Cloud
 from tests.openstack.lab.layout import ZONES
-from tests.openstack.nodes import NodeView, traces
+from tests.openstack.nodes import NodeView, traces, traces_in_the_end
 from tests.openstack.user import User
 
 
@@ -29,7 +29,7 @@ def test_what_a_server_wrote_is_there_for_the_next(
     second = made.server(root)
     user.wait_console(second, r"GUEST: boot 2\n")
     user.remove([second], [root, data])
-    assert traces(nodes) == before
+    assert traces_in_the_end(nodes, before) == before
 
 
 def test_an_attached_volume_grows_under_the_server(made: Made, user: User) -> None:
@@ -56,6 +56,27 @@ def test_a_server_moves_with_its_volumes_and_writes_on(made: Made, user: User) -
     user.wait_tick_after(server, tick)
     user.detach(server, data)
     user.wait_console(server, r"GUEST: disk vdb gone\n")
+
+
+def test_a_server_uses_volumes_of_another_zone(
+    made: Made, user: User, nodes: list[NodeView]
+) -> None:
+    before = traces(nodes)
+    near, far = ZONES[1], ZONES[0]
+    root, data = made.bootable(availability_zone=far.name), made.volume()
+    server = made.server(root, near.name)
+    user.attach(server, data)
+    user.wait_console(server, r"GUEST: marked vdb \S+\n")
+    for volume in (root, data):
+        found = nodes[1].record(volume)
+        assert found["node"] == far.storage
+        assert [one["node"] for one in found["attachments"]] == [near.hypervisor]
+    user.cloud.block_storage.extend_volume(data, 2)
+    user.wait_console(server, r"GUEST: disk vdb resized to 4194304 sectors\n")
+    user.wait_volume(data, "in-use")
+    user.detach(server, data)
+    user.remove([server], [root, data])
+    assert traces_in_the_end(nodes, before) == before
 
 
 @pytest.fixture

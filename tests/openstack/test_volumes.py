@@ -52,7 +52,7 @@ def test_the_user_is_told_when_no_node_serves_the_zone(
     made: Made, user: User, cloud: Cloud, nodes: list[NodeView]
 ) -> None:
     node = nodes[1]
-    cloud.processes.stop(node.daemon)
+    cloud.processes.stop(node.storage_daemon)
     try:
         refused = user.cloud.block_storage.create_volume(
             name=made.name(), size=1, availability_zone=node.zone.name
@@ -62,7 +62,7 @@ def test_the_user_is_told_when_no_node_serves_the_zone(
         log = (cloud.lab.log / "cinder-volume.log").read_text()
         assert f"the Domain '{node.zone.name}'" in log
     finally:
-        cloud.services.start([cloud.services.find(node.daemon)])
+        cloud.services.start([cloud.services.find(node.storage_daemon)])
         Registration(cloud.lab).wait_for_backends()
     made.volume(availability_zone=node.zone.name)
 

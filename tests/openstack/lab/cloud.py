@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from tests.openstack.lab import guest_image, network, registration
+from tests.openstack.lab.cluster import Cluster
 from tests.openstack.lab.configuration import Configuration
 from tests.openstack.lab.databases import Databases
 from tests.openstack.lab.infrastructure import ORDER, Infrastructure
@@ -32,6 +33,7 @@ class Cloud:
         self.infrastructure = Infrastructure(lab, self.processes, self.namespaces)
         self.databases = Databases(lab, self.infrastructure)
         self.services = Services(lab, self.processes, self.namespaces)
+        self.cluster = Cluster(lab, self.services)
         self.configuration = Configuration(lab)
         self._start = time.monotonic()
 
@@ -48,10 +50,10 @@ class Cloud:
             self.configuration.write()
         with self._step("namespaces"):
             self.namespaces.ensure(ZONES)
-        with self._step("MariaDB, RabbitMQ, memcached"):
+        with self._step("MariaDB, RabbitMQ, memcached, etcd"):
             self.infrastructure.start()
-        with self._step("our nodes az1 and az2: a daemon and an Edge each"):
-            self.services.start(self.services.nodes)
+        with self._step("our cluster: in each zone a storage node, and an Edge on the hypervisor"):
+            self.cluster.start()
         with self._step("databases"):
             self.databases.ensure()
         with self._step("libvirt of both hypervisors"):
@@ -107,7 +109,7 @@ class Cloud:
         for what, names in (
             ("OpenStack and libvirt", [name for name in running if name not in last]),
             ("our nodes", ours),
-            ("MariaDB, RabbitMQ, memcached", list(ORDER)),
+            ("MariaDB, RabbitMQ, memcached, etcd", list(ORDER)),
             ("namespaces", holders),
         ):
             with self._step(f"{what} ended"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 import shutil
 import sys
 import uuid
@@ -42,6 +43,11 @@ def rabbitmq_url() -> str:
     return f"rabbit://guest:guest@127.0.0.1:{Port.RABBITMQ}/"
 
 
+def registry_url() -> str:
+    """The registry that all nodes of ours share."""
+    return f"etcd://127.0.0.1:{int(Port.ETCD)}/vstorage"
+
+
 def render(name: str, values: Mapping[str, object]) -> str:
     """Fill in a template; a name without a value is an error."""
     return Template((TEMPLATES / name).read_text()).substitute(values)
@@ -59,6 +65,9 @@ class Configuration:
             "run": lab.run,
             "database": database_url(),
             "rabbitmq": rabbitmq_url(),
+            "registry": registry_url(),
+            "cluster_key": lab.state / "cluster.key",
+            "backend": lab.backend,
             "password": layout.PASSWORD,
             "region": layout.REGION,
             "first_zone": ZONES[0].name,
@@ -91,22 +100,24 @@ class Configuration:
         self._write("ml2_conf.ini", etc / "neutron/plugins/ml2/ml2_conf.ini", "neutron")
         self._tap_ports()
         self._cinder()
+        self._cluster_key()
         for zone in ZONES:
+            self._nodes(zone)
             self._hypervisor(zone, cross_az_attach)
         self._nova("nova", "controller", ZONES[0], cross_az_attach)
         self.write_openrc()
 
     def _folders(self) -> None:
         state = self._lab.state
-        nodes = [f"{zone.name}/{part}" for zone in ZONES for part in ("buffer", "backend")]
         for name in (
             "backup", "cinder", "glance", "keystone", "locks", "neutron", "nova/instances",
-            "rabbitmq", *nodes,
+            "rabbitmq",
         ):  # fmt: skip
             (state / name).mkdir(parents=True, exist_ok=True)
-        for zone in ZONES:
+        for node in (node for zone in ZONES for node in (zone.storage, zone.hypervisor)):
+            self._lab.node_state(node).mkdir(exist_ok=True)
             # As the daemon makes it: nobody else may come near its control socket.
-            self._lab.node_run(zone).mkdir(mode=0o700, exist_ok=True)
+            self._lab.node_run(node).mkdir(mode=0o700, exist_ok=True)
 
     def _sudo(self) -> None:
         program = self._lab.bin / "sudo"
@@ -161,8 +172,35 @@ class Configuration:
         folder.mkdir(exist_ok=True)
         for name in ("libvirtd.conf", "qemu.conf"):
             (folder / name).write_text(render(name, values))
-        self._write("vstorage.conf", self._lab.etc / f"vstorage-{zone.name}.conf", "",
-                    zone=zone.name, node_run=self._lab.node_run(zone))  # fmt: skip
+
+    def _cluster_key(self) -> None:
+        """Make the secret that our nodes share, once."""
+        path = self._lab.state / "cluster.key"
+        if not path.exists():
+            fresh = path.with_suffix(".new")
+            fresh.touch(mode=0o600)
+            fresh.write_text(f"{secrets.token_hex(32)}\n")
+            fresh.rename(path)
+
+    def _nodes(self, zone: Zone) -> None:
+        """A zone's storage node, and the node of its hypervisor."""
+        (other,) = (one for one in ZONES if one != zone)
+        for template, node in (
+            ("vstorage-storage.conf", zone.storage),
+            ("vstorage-compute.conf", zone.hypervisor),
+        ):
+            self._write(
+                template,
+                self._lab.etc / f"vstorage-{node}.conf",
+                "",
+                node=node,
+                node_state=self._lab.node_state(node),
+                node_run=self._lab.node_run(node),
+                zone=zone.name,
+                recovery=other.name,
+                dtl_port=zone.dtl_port,
+                edge_port=zone.edge_port,
+            )
 
     def _nova(self, name: str, host: str, peer: Zone, cross_az_attach: bool) -> None:
         (self._lab.state / name).mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""MariaDB, RabbitMQ and memcached: private instances on loopback."""
+"""MariaDB, RabbitMQ, memcached and etcd: private instances on loopback."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from tests.openstack.lab.namespaces import Namespaces
 from tests.openstack.lab.processes import LabError, Processes
 
 MARIADB, RABBITMQ, EPMD, MEMCACHED = "mariadb", "rabbitmq", "epmd", "memcached"
-ORDER = (MARIADB, EPMD, RABBITMQ, MEMCACHED)
+ETCD = "etcd"
+ORDER = (MARIADB, EPMD, RABBITMQ, MEMCACHED, ETCD)
 # Debian's wrapper changes to the user `rabbitmq`; this is what it calls.
 _RABBITMQ_SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 _USERS = (
@@ -33,7 +34,7 @@ def listens(port: int) -> bool:
 
 
 class Infrastructure:
-    """Starts the three, each if it does not run."""
+    """Starts them, each if it does not run."""
 
     def __init__(self, lab: Layout, processes: Processes, namespaces: Namespaces) -> None:
         self._lab = lab
@@ -47,6 +48,7 @@ class Infrastructure:
         self._start_mariadb()
         self.start_rabbitmq()
         self._start_memcached()
+        self._start_etcd()
         self._processes.wait_ready(MARIADB, self._mariadb_answers)
         self.sql("".join(
             _USERS.format(host=host, password=layout.PASSWORD)
@@ -54,11 +56,13 @@ class Infrastructure:
         ))  # fmt: skip
         self._processes.wait_ready(RABBITMQ, lambda: listens(Port.RABBITMQ))
         self._processes.wait_ready(MEMCACHED, lambda: listens(Port.MEMCACHED))
+        self._processes.wait_ready(ETCD, lambda: listens(Port.ETCD))
 
     def _require_free_ports(self) -> None:
         if self._processes.names():
             # Whoever runs may hold them; each service reports what it cannot get.
-            holders = {MARIADB: Port.MARIADB, RABBITMQ: Port.RABBITMQ, MEMCACHED: Port.MEMCACHED}
+            holders = {MARIADB: Port.MARIADB, RABBITMQ: Port.RABBITMQ,
+                       MEMCACHED: Port.MEMCACHED, ETCD: Port.ETCD}  # fmt: skip
             ports = {port for name, port in holders.items() if not self._processes.running(name)}
         else:
             ports = set(Port)
@@ -147,6 +151,23 @@ class Infrastructure:
              "-m", "64"],
             {},
         )  # fmt: skip
+
+    def _start_etcd(self) -> None:
+        client, peers = (f"http://127.0.0.1:{int(port)}" for port in (Port.ETCD, Port.ETCD_PEERS))
+        options = {
+            "data-dir": str(self._lab.state / "etcd"),
+            "listen-client-urls": client,
+            "advertise-client-urls": client,
+            "listen-peer-urls": peers,
+            "initial-advertise-peer-urls": peers,
+            "initial-cluster": f"default={peers}",
+            # As doc/domains.md says.
+            "max-txn-ops": "4096",
+            "auto-compaction-mode": "periodic",
+            "auto-compaction-retention": "1h",
+            "logger": "zap",
+        }
+        self._run(ETCD, ["etcd", *(f"--{key}={value}" for key, value in options.items())], {})
 
     def flush_memcached(self) -> None:
         """Forget all that is cached: after a wipe, cached ids name nothing any more."""

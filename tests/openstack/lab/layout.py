@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
+from ovs_nova.options import RUN_DIRS_VARIABLE
+
 PROJECT = Path(__file__).resolve().parents[3]
 #: a secret that is none: all listens on loopback, and the lab is thrown away
 PASSWORD = "secret"
 REGION = "RegionOne"
-#: the longest name below the run directory: `az1/edge/<uuid>.sock`, and what QEMU and libvirt add
-_SOCKET_NAME_BYTES_MAX = 60
+#: the longest name below the run directory: `compute-az1/volumes/<uuid>.sock`, and what QEMU and
+#: libvirt add
+_SOCKET_NAME_BYTES_MAX = 68
 _SOCKET_PATH_BYTES_MAX = 107
 
 
@@ -33,28 +36,39 @@ class Port(IntEnum):
     NOVA = 18774
     NEUTRON = 19696
     CINDER = 18776
+    ETCD = 12379
+    ETCD_PEERS = 12380
 
 
 @dataclass(frozen=True)
 class Zone:
-    """An availability zone: a Domain with one node in it, and one hypervisor.
+    """An availability zone: a Domain with a storage node, and a hypervisor that only attaches.
 
-    :param name: of the Domain, of the Cinder and Nova zone, and of the node
+    :param name: of the Domain, and of the Cinder and Nova zone
     :param libvirt_port: where the zone's libvirt listens for migrations
     :param migration_port: the first of 50 ports for memory that moves
+    :param dtl_port: where the storage node keeps logs of others
+    :param edge_port: where Edges of other hosts reach the storage node
     """
 
     name: str
     libvirt_port: int
     migration_port: int
+    dtl_port: int
+    edge_port: int
+
+    @property
+    def storage(self) -> str:
+        """The zone's node that owns volumes: a host without servers."""
+        return f"node-{self.name}"
 
     @property
     def hypervisor(self) -> str:
-        """The host name of the zone's nova-compute."""
+        """The host name of the zone's nova-compute, and of our node there, which only attaches."""
         return f"compute-{self.name}"
 
 
-ZONES = (Zone("az1", 16510, 49300), Zone("az2", 16511, 49400))
+ZONES = (Zone("az1", 16510, 49300, 16640, 16740), Zone("az2", 16511, 49400, 16641, 16741))
 
 
 @dataclass(frozen=True)
@@ -97,9 +111,18 @@ class Layout:
         mark = hashlib.sha256(str(self.root).encode()).hexdigest()[:8]
         return Path(tempfile.gettempdir()) / f"ovs-lab-{mark}"
 
-    def node_run(self, zone: Zone) -> Path:
-        """The run directory of a zone's node."""
-        return self.run / zone.name
+    @property
+    def backend(self) -> Path:
+        """Where all nodes keep objects: what a file system is that all hosts mount."""
+        return self.state / "backend"
+
+    def node_run(self, node: str) -> Path:
+        """The run directory of a node of ours."""
+        return self.run / node
+
+    def node_state(self, node: str) -> Path:
+        """The state of a node of ours."""
+        return self.state / node
 
     def folders(self) -> tuple[Path, ...]:
         """All folders that must exist before anything starts."""
@@ -120,8 +143,8 @@ class Layout:
             "PYTHONWARNINGS": "ignore",
             # The port driver of `tap_ports.py` is found by its metadata, which lies there.
             "PYTHONPATH": str(self.root / "python"),
-            # Nodes of ours that a process on this machine may attach volumes of.
-            "VSTORAGE_RUN_DIRS": ":".join(str(self.node_run(zone)) for zone in ZONES),
+            # The nodes through which those attach that run on no hypervisor: Cinder, and tests.
+            RUN_DIRS_VARIABLE: ":".join(str(self.node_run(zone.hypervisor)) for zone in ZONES),
         }
 
     def credentials(self) -> dict[str, str]:

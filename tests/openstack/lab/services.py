@@ -8,9 +8,10 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ovs_nova.options import RUN_DIRS_VARIABLE
 from tests.openstack.lab.infrastructure import listens
 from tests.openstack.lab.layout import ZONES, Layout, Port, Zone
 from tests.openstack.lab.namespaces import Namespaces
@@ -50,6 +51,11 @@ def answers(port: int) -> bool:
         connection.close()
 
 
+def daemon_of(node: str) -> str:
+    """The service that is the daemon of a node of ours."""
+    return f"vstorage-daemon-{node}"
+
+
 class Services:
     """All services of a lab by name, in the order in which they start."""
 
@@ -64,7 +70,13 @@ class Services:
             4,
             f"--config-file {lab.etc / 'keystone/keystone.conf'}",
         )
-        self.nodes = [service for zone in ZONES for service in self._node(zone)]
+        self.attaching = [
+            service
+            for zone in ZONES
+            for service in (self._node(zone.hypervisor), self._edge(zone.hypervisor))
+        ]
+        self.storage = [self._node(zone.storage) for zone in ZONES]
+        self.nodes = [*self.attaching, *self.storage]
         self.libvirt = [service for zone in ZONES for service in self._libvirt(zone)]
         self.openstack = self._openstack()
         everything = [*self.nodes, *self.libvirt, self.keystone, *self.openstack]
@@ -86,15 +98,20 @@ class Services:
               for part in ("scheduler", "volume", "backup")),
             *(self._daemon(f"nova-{part}", f"nova-{part}", str(etc / "nova/nova.conf"))
               for part in ("conductor", "scheduler")),
-            *(self._daemon(f"nova-{zone.hypervisor}", "nova-compute",
-                           str(etc / f"nova-{zone.name}/nova.conf"), zone)
-              for zone in ZONES),
+            *(self._compute(zone) for zone in ZONES),
         ]  # fmt: skip
 
-    def _daemon(self, name: str, program: str, config: str, zone: Zone | None = None) -> Service:
+    def _compute(self, zone: Zone) -> Service:
+        config = str(self._lab.etc / f"nova-{zone.name}/nova.conf")
+        service = self._daemon(f"nova-{zone.hypervisor}", "nova-compute", config)
+        # Of the machine's nodes that of its own host alone.
+        here = (RUN_DIRS_VARIABLE, str(self._lab.node_run(zone.hypervisor)))
+        return replace(service, zone=zone, environment=(here,))
+
+    def _daemon(self, name: str, program: str, config: str) -> Service:
         log = self._lab.log / f"{name}.log"
         command = (program, "--config-file", config, "--log-file", str(log))
-        return Service(name, command, zone)
+        return Service(name, command)
 
     def _wsgi(
         self, name: str, port: Port, module: str, threads: int, arguments: str = ""
@@ -116,21 +133,22 @@ class Services:
             environment=((variable, str(self._lab.etc / folder)),),
         )
 
-    def _node(self, zone: Zone) -> list[Service]:
-        run = self._lab.node_run(zone)
-        config = str(self._lab.etc / f"vstorage-{zone.name}.conf")
-        return [
-            Service(
-                f"vstorage-daemon-{zone.name}",
-                ("vstorage-daemon", "--config-file", config),
-                ready=lambda: accepts(run / "control.sock"),
-            ),
-            Service(
-                f"vstorage-edge-{zone.name}",
-                ("vstorage-edge", "--run-dir", str(run)),
-                ready=lambda: accepts(run / "edge.sock"),
-            ),
-        ]
+    def _node(self, name: str) -> Service:
+        run = self._lab.node_run(name)
+        config = str(self._lab.etc / f"vstorage-{name}.conf")
+        return Service(
+            daemon_of(name),
+            ("vstorage-daemon", "--config-file", config),
+            ready=lambda: accepts(run / "control.sock"),
+        )
+
+    def _edge(self, name: str) -> Service:
+        run = self._lab.node_run(name)
+        return Service(
+            f"vstorage-edge-{name}",
+            ("vstorage-edge", "--run-dir", str(run)),
+            ready=lambda: accepts(run / "edge.sock"),
+        )
 
     def _libvirt(self, zone: Zone) -> list[Service]:
         return [
