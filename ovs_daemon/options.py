@@ -85,8 +85,9 @@ DEFAULT_OPTS = [
         item_type=types.String(choices=[role.value for role in Role]),
         default=[role.value for role in Role],
         help="What this node does: serve guests (edge), own volumes and keep logs of others "
-        "(router), store fragments (osd). So far only router makes a difference: without it no "
-        "volume and no log is given to this node.",
+        "(router), store fragments (osd). Without router it makes no volumes, is given none and no "
+        "log, and does not listen on the message bus; without edge Cinder attaches nothing through "
+        "it. osd is recorded.",
     ),
     cfg.DictOpt(
         "addresses",
