@@ -213,7 +213,7 @@ impl Keeper {
             Message::EpochFailed => self.epoch_failed(out),
             Message::Resume { connection } => self.resume(connection, out),
             Message::Fresh { connection } => self.fresh(connection, out),
-            Message::Wiped => self.wiped(),
+            Message::Wiped => self.wiped(out),
             Message::WipeFailed => self.give_up(out),
             Message::Append { connection, piece } => self.append(connection, piece, out),
             Message::Written => self.written(out),
@@ -326,10 +326,13 @@ impl Keeper {
         out.push(Action::Wipe);
     }
 
-    fn wiped(&mut self) {
+    fn wiped(&mut self, out: &mut Vec<Action>) {
         (self.begin, self.end) = (0, None);
         if self.present.is_some_and(|present| present.talk == Talk::Wiping) {
             self.set_talk(Talk::Open);
+            // Nothing is what the owner wants to be held, and all there is when its whole log is on
+            // the backend.
+            self.vouch(out);
         }
     }
 

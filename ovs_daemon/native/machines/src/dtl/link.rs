@@ -15,7 +15,7 @@
 //! flight, so at most one waits here; it takes part in no read before it is released.
 //!
 //! * `in_sync` is proposed when the gate is closed and the DTL node has everything up to the last
-//!   batch: nothing was and nothing will be acknowledged without it.
+//!   batch that is not on the backend: nothing was and nothing will be acknowledged without it.
 //! * Acknowledging alone needs an accepted `degraded` (or a state that never was `in_sync`).
 //! * What the DTL node holds is wiped for a fresh copy only while the registry does not say
 //!   `in_sync`.
@@ -402,7 +402,9 @@ impl Link {
 
     fn has_everything(&self) -> bool {
         let connected = matches!(self.line, Line::Live | Line::Copying);
-        connected && self.acknowledged >= self.last.sequence
+        // What is on the backend it need not have. A batch that waits is not there, whoever says so.
+        let saved = if self.waiting { 0 } else { self.saved.sequence };
+        connected && self.acknowledged.max(saved) >= self.last.sequence
     }
 
     fn proceed(&mut self, out: &mut Vec<Action>) {

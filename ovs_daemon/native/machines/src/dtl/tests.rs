@@ -67,6 +67,26 @@ fn a_lost_dtl_node_is_recorded_before_a_write_is_released_and_comes_back() {
     assert_eq!(link.recorded(), State::InSync);
 }
 
+/// Nothing is left to be copied, and nobody has to write for the copy to be complete.
+#[test]
+fn a_log_that_is_on_the_backend_is_in_sync_with_a_dtl_node_that_holds_nothing() {
+    use link::{Action, Message};
+    let saved = Saved { below: 2, sequence: 5 };
+    let mut link = Link::new(Mode::Sync, State::Degraded, mark(5), saved);
+    link.start(&mut vec![]);
+    let nothing = Held { begin: 0, end: None, suspect: true };
+    let (from, to) = (State::Degraded, State::CatchingUp);
+    let copying = [Action::Copy, Action::Trim { below: 2 }, Action::Propose { from, to }];
+    assert_eq!(tell(&mut link, Message::Connected { generation: 1, held: nothing }), copying);
+    assert_eq!(tell(&mut link, Message::Answered { accepted: true }), []);
+    let (from, to) = (State::CatchingUp, State::InSync);
+    let copied = [Action::StopCopying, Action::Propose { from, to }];
+    assert_eq!(tell(&mut link, Message::Copied { generation: 1 }), copied);
+    let gated = tell(&mut link, Message::Appended(mark(6)));
+    assert_eq!(gated, [Action::Send], "what comes next it must have");
+    assert_eq!(tell(&mut link, Message::Answered { accepted: true }), []);
+}
+
 /// Whoever takes over would otherwise find more of a SCO on the backend than at the DTL node.
 #[test]
 fn with_async_the_backend_gets_what_the_dtl_node_has() {
@@ -177,8 +197,8 @@ fn a_node_that_does_not_know_a_volume_says_so() {
             Action::StoreEpoch { epoch: 9, suspect: true },
             Action::Greet { connection: 1, held: suspect },
             Action::Wipe,
-            Action::Write,
             Action::Vouch,
+            Action::Write,
             Action::Acknowledge { connection: 1, sequence: 6 },
         ]
     );
