@@ -53,6 +53,11 @@ class DomainApi:
             oslo_messaging.Target(exchange=contract.EXCHANGE, version=contract.VERSION),
         )
 
+    @property
+    def others(self) -> tuple[str, ...]:
+        """Other Domains of the cluster, as far as this one has told of them."""
+        return self._others
+
     def get_domain(self) -> dict[str, Any]:
         """The Domain: its zone, nodes, capacity and versions."""
         answer = self._call_here("get_domain")

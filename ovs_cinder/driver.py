@@ -56,6 +56,7 @@ class OVSVolumeDriver(ManageVerbs, GroupVerbs, AttachVerbs, driver.VolumeDriver)
         self.configuration.append_config_values(options.VOLUME_OPTS)
         self._domain_name: str = self.configuration.ovs_domain
         self._node = socket_module.gethostname()
+        self._known_domain: dict[str, Any] | None = None
 
     @classmethod
     def get_driver_options(cls) -> list[Any]:
@@ -190,14 +191,19 @@ class OVSVolumeDriver(ManageVerbs, GroupVerbs, AttachVerbs, driver.VolumeDriver)
         return self._domain_name
 
     def _update_volume_stats(self) -> None:
-        domain = None
+        up = True
         try:
-            domain = self.api.get_domain()
+            self._known_domain = self.api.get_domain()
         except VStorageError as failure:
             LOG.error("%s", failure)
+            up = False
+            if not self.api.others:
+                self._known_domain = None
+            # Else its volumes may be with them by now, and Cinder's scheduler lets nobody take
+            # snapshots of volumes, or extend them, where there is no room.
         get = self.configuration.safe_get
         pool = {
-            **stats.pool_stats(domain, self._domain_name),
+            **stats.pool_stats(self._known_domain, self._domain_name, up),
             **stats.capabilities(self.configuration.ovs_online_extend),
             "reserved_percentage": self.configuration.reserved_percentage,
             "max_over_subscription_ratio": volume_utils.get_max_over_subscription_ratio(

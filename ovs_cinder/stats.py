@@ -13,11 +13,13 @@ def location_info(domain: str) -> str:
     return f"OVSVolumeDriver:{domain}"
 
 
-def pool_stats(domain: Mapping[str, Any] | None, name: str) -> dict[str, Any]:
+def pool_stats(domain: Mapping[str, Any] | None, name: str, up: bool) -> dict[str, Any]:
     """The pool's own figures.
 
-    :param domain: as the daemon describes it; None when no node answers
+    :param domain: as the daemon describes it, or did when one answered last; None for nothing to
+        be had there
     :param name: of the Domain, which is the pool's name
+    :param up: whether a node answers
     """
     if domain is None:
         return {
@@ -31,7 +33,7 @@ def pool_stats(domain: Mapping[str, Any] | None, name: str) -> dict[str, Any]:
     return {
         "pool_name": name,
         "location_info": location_info(name),
-        "backend_state": "up",
+        "backend_state": "up" if up else "down",
         "total_capacity_gb": _gib(domain["total_bytes"]),
         "free_capacity_gb": _gib(domain["free_bytes"]),
         "provisioned_capacity_gb": _gib(domain["provisioned_bytes"]),

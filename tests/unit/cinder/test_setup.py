@@ -11,6 +11,8 @@ from oslo_config import cfg
 
 from ovs_cinder.driver import OVSVolumeDriver
 from ovs_daemon.control.domains import set_domain
+from ovs_daemon.control.store import put
+from ovs_daemon.control.topology import Node
 from tests.support.house import House
 from tests.unit.cinder.conftest import Cloud, make_driver, serve
 
@@ -99,6 +101,17 @@ def test_a_domain_that_went_away_is_down(domain: str) -> None:
         driver = started(domain, ovs_rpc_timeout=1.0)
     (pool,) = driver.get_volume_stats(refresh=True)["pools"]
     assert (pool["backend_state"], pool["total_capacity_gb"]) == ("down", 0)
+
+
+def test_what_went_to_another_domain_can_still_be_scheduled(domain: str) -> None:
+    house = House(domain)
+    store = house.host.store
+    store.commit(put(Node("node2", "elsewhere")))
+    with serve(house, domain):
+        driver = started(domain, ovs_rpc_timeout=1.0)
+        driver.get_volume_stats(refresh=True)
+    (pool,) = driver.get_volume_stats(refresh=True)["pools"]
+    assert (pool["backend_state"], pool["total_capacity_gb"]) == ("down", 100)
 
 
 def test_vendor_properties(cloud: Cloud) -> None:
