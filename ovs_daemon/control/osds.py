@@ -24,7 +24,8 @@ from ovs_daemon.registry import retry
 LOG = logging.getLogger(__name__)
 
 CAPACITY = "capacity"
-_AGAIN_S = 5.0
+# Until the server is asked again: after it was not there, and to see disks that it has got since.
+_AGAIN_S, _LOOK_S = 5.0, 60.0
 
 
 class OsdLink:
@@ -56,17 +57,20 @@ class OsdLink:
     def tend(self) -> None:
         """Do what there is to do; what fails is tried again in a moment."""
         if self.due():
-            self._ask_at = self._clock() + _AGAIN_S
-            self._register()
+            pause = _LOOK_S if self._register() else _AGAIN_S
+            self._ask_at = self._clock() + pause
         if self._shared:
             self._tell()
 
-    def _register(self) -> None:
+    def _register(self) -> bool:
+        """Whether it could be asked."""
         assert self._server is not None
         try:
             register_osds(self._host, self._server)
         except VStorageError as failure:
             LOG.warning("this node's OSDs are looked for again in a moment: %s", failure)
+            return False
+        return True
 
     def _tell(self) -> None:
         specs = specs_of(self._host.store.osds())
