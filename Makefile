@@ -151,7 +151,7 @@ demo: install ## a guest boots from a volume and outlives kill -9 of the engine
 cluster-demo: install ## a whole Domain is killed under a guest, which goes on with everything
 	$(BIN)/python tests/demo/cluster.py
 
-openstack: install $(VENV)/.openstack ## a whole OpenStack on loopback, beside two nodes of ours
+openstack: install $(VENV)/.openstack ## a whole OpenStack on loopback, beside a cluster of ours
 	@$(LAB) start
 
 openstack-stop: ## end it; what is stored stays (make openstack goes on from there)
