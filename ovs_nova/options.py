@@ -34,6 +34,13 @@ OPTS = [
         help="Seconds for which a server's requests wait when the Edge process restarts, where "
         "libvirt can pass that to QEMU; others fail such requests at once. Read by nova-compute.",
     ),
+    cfg.BoolOpt(
+        "finish_interrupted",
+        default=True,
+        help="Whether nova-compute, when it starts, finishes or undoes what a killed one has left "
+        "half done of attaching and detaching volumes. It needs the credentials of section "
+        "[cinder]. Read by nova-compute.",
+    ),
 ]
 
 

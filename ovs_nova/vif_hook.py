@@ -1,7 +1,8 @@
 """The door into nova-compute: a plugin of os-vif that plugs nothing.
 
 nova-compute loads all plugins of os-vif when it starts, before its compute driver, and stops if
-one of them fails to load: just when and how the registration should happen. Neutron's Open vSwitch
+one of them fails to load: just when and how the registration should happen. What looks after the
+things that a killed nova-compute has left (`recovery`) starts here, too. Neutron's Open vSwitch
 agent, which happens to share our protocol's three letters, loads them, too; there is nothing to
 register in it.
 """
@@ -19,7 +20,7 @@ _NOVA_COMPUTE = "nova.cmd.compute"
 
 
 class RegistrationPlugin(plugin.PluginBase):
-    """Registers when it is loaded in nova-compute."""
+    """Registers, and starts the recovery, when it is loaded in nova-compute."""
 
     @classmethod
     def load(cls, plugin_name: str) -> Self:
@@ -29,6 +30,10 @@ class RegistrationPlugin(plugin.PluginBase):
         """
         if _is_nova_compute():
             registration.register_nova()
+            # Nova's classes are for nova-compute only.
+            from ovs_nova import recovery
+
+            recovery.start()
         loaded: Self = super().load(plugin_name)
         return loaded
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from nova import objects
+from nova.db.main import api, models
 
 from ovs_daemon.control import volumes
 from ovs_nova import registration
@@ -56,3 +58,14 @@ def compute(monkeypatch: pytest.MonkeyPatch) -> Iterator[Compute]:
         monkeypatch.setenv(RUN_DIRS_VARIABLE, f"/nowhere:{run_dir}")
         yield Compute(house, run_dir)
     house.check()
+
+
+@pytest.fixture(scope="module")
+def nova_database() -> Iterator[None]:
+    """Nova's database, in memory."""
+    objects.register_all()
+    manager = api.create_context_manager("sqlite://")
+    unpatch = api.context_manager.patch_factory(manager)
+    models.BASE.metadata.create_all(manager.writer.get_engine())
+    yield
+    unpatch()

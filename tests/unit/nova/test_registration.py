@@ -61,13 +61,13 @@ def test_the_doors_are_installed(group: str) -> None:
     assert door.load().__module__.startswith("ovs_nova.")
 
 
-def run(code: str) -> str:
-    """What a fresh process prints last."""
+def run(code: str, lines: int = 1) -> list[str]:
+    """The last lines that a fresh process prints."""
     result = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
-    return result.stdout.strip().splitlines()[-1]
+    return result.stdout.strip().splitlines()[-lines:]
 
 
 TABLES = """
@@ -78,14 +78,23 @@ print("OVS" in connector._connector_mapping_linux, bool(nova and "ovs" in nova.V
 """
 
 
-def test_nova_compute_registers_when_it_loads_os_vif() -> None:
-    assert run(f"import nova.cmd.compute\nimport os_vif\nos_vif.initialize()\n{TABLES}") == (
-        "True True"
-    )
+def test_nova_compute_registers_and_recovers_when_it_loads_os_vif() -> None:
+    threads = """
+import threading
+from ovs_nova.recovery import THREAD
+print([one.daemon for one in threading.enumerate() if one.name == THREAD])
+"""
+    start = """
+from nova.cmd import compute
+import os_vif
+compute.CONF.set_override("auth_type", "password", group="cinder")
+os_vif.initialize()
+"""
+    assert run(f"{start}\n{TABLES}{threads}", 2) == ["True True", "[True]"]
 
 
 def test_another_user_of_os_vif_is_left_alone() -> None:
-    assert run(f"import os_vif\nos_vif.initialize()\n{TABLES}") == "False False"
+    assert run(f"import os_vif\nos_vif.initialize()\n{TABLES}") == ["False False"]
 
 
 def test_a_service_registers_when_it_makes_its_notifier() -> None:
@@ -98,8 +107,8 @@ conf.set_override("driver", ["open_vstorage"], group="oslo_messaging_notificatio
 notifier = oslo_messaging.Notifier(transport, "test")
 notifier.info({}, "event", {})
 """
-    assert run(code + TABLES) == "True False"
+    assert run(code + TABLES) == ["True False"]
 
 
 def test_cinder_volume_registers_when_it_loads_the_driver() -> None:
-    assert run(f"import ovs_cinder.driver\n{TABLES}") == "True False"
+    assert run(f"import ovs_cinder.driver\n{TABLES}") == ["True False"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator
 from typing import Any
 
 import nova.conf
@@ -12,7 +11,6 @@ import pytest
 from lxml import etree
 from nova import context, exception, objects
 from nova.compute import power_state
-from nova.db.main import api, models
 from nova.virt.libvirt import config
 from os_brick import exception as os_brick_exception
 
@@ -20,6 +18,8 @@ from ovs_daemon.control import volumes
 from ovs_nova.grow import CannotGrow, Qemu, grow
 from ovs_nova.volume_driver import LibvirtOvsVolumeDriver
 from tests.unit.nova.conftest import GIB, Compute
+
+pytestmark = pytest.mark.usefixtures("nova_database")
 
 DISK = {"type": "disk", "dev": "vdb", "bus": "virtio"}
 SERVER = objects.Instance(uuid=str(uuid.uuid4()))
@@ -44,17 +44,6 @@ class Host:
 def info(data: dict[str, Any]) -> dict[str, Any]:
     uuid = data["volume_uuid"]
     return {"driver_volume_type": "ovs", "data": data, "serial": uuid, "volume_id": uuid}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _database() -> Iterator[None]:
-    """Nova's database, in memory."""
-    objects.register_all()
-    manager = api.create_context_manager("sqlite://")
-    unpatch = api.context_manager.patch_factory(manager)
-    models.BASE.metadata.create_all(manager.writer.get_engine())
-    yield
-    unpatch()
 
 
 @pytest.fixture
