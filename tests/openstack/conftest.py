@@ -17,27 +17,6 @@ from tests.openstack.user import User
 
 #: everything that tests make is named so; what a killed run has left is removed by the next
 PREFIX = "e2e-"
-#: the property of a test's report that names a step which only an operator can take
-OPERATOR = "operator"
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Tell after which interruptions an operator had to step in, and how."""
-    reports = terminalreporter.getreports("passed") + terminalreporter.getreports("failed")
-    interrupted = [one for one in reports if "test_killed_meanwhile" in one.nodeid]
-    if not interrupted:
-        return
-    steps = [
-        (one.nodeid.partition("[")[2].rstrip("]"), step)
-        for one in interrupted
-        for name, step in one.user_properties
-        if name == OPERATOR
-    ]
-    terminalreporter.section("an operator's steps")
-    for case, step in steps:
-        terminalreporter.line(f"{case}: {step}")
-    cases = len({case for case, _ in steps})
-    terminalreporter.line(f"an operator stepped in after {cases} of {len(interrupted)} kills")
 
 
 @pytest.fixture(scope="session")

@@ -192,27 +192,14 @@ class User:
             SECONDS_MAX,
         )
 
-    def event(self, server: str, name: str) -> Any:
-        """What Nova's services have written down of a step: None before it begins."""
+    def began(self, server: str, name: str) -> bool:
+        """Tell whether Nova's services have written down that they begin with a step."""
         compute = self.cloud.compute
-        for action in compute.server_actions(server):
-            found = compute.get_server_action(action.request_id, server)
-            for one in found.events or []:
-                if one["event"] == name:
-                    return one
-        return None
-
-    def wait_event(self, server: str, name: str) -> Any:
-        """Wait until a step of Nova's services has ended; return it."""
-        found: Any = None
-
-        def state() -> str | None:
-            nonlocal found
-            found = self.event(server, name)
-            return None if found and found["result"] else f"{found}"
-
-        self._await(f"the end of {name} for {server}", state, SECONDS_MAX)
-        return found
+        return any(
+            one["event"] == name
+            for action in compute.server_actions(server)
+            for one in compute.get_server_action(action.request_id, server).events or []
+        )
 
     def wait_migration(self, server: str, target: str) -> None:
         """Wait until a server runs on another host. A failed migration raises."""
