@@ -43,7 +43,12 @@ class Engine:
         "parent": {"volume", "snapshot"} | null, "snapshots": [uuid], "sco_size",
         "dtl": {"mode": "sync"|"async"|"none", "node", "address", "state"} | null,
         "preset": object | null (the backend's own),
-        "qos": an object as `set_qos` takes it | null} -> {"size", "recovered": {...}}.
+        "qos": an object as `set_qos` takes it | null, "followers": [{"node", "address"}]}
+        -> {"size", "recovered": {"replayed_scos", "cut_bytes",
+        "map": "loaded"|"warm"|"warm_refused"}}.
+
+        A map that this engine has followed while another node owned the volume is used ("warm") if
+        the log is the one that it belongs to; else the last checkpoint is loaded.
 
         The epoch is one that the registry has just raised for this opening. The DTL's state is what
         the registry has recorded ("in_sync", "degraded", "catching_up", "standalone"). One that was
@@ -58,6 +63,15 @@ class Engine:
         The registry must have recorded node, mode and state before, and the state must not be
         "in_sync". Events of before that were not answered are void.
         """
+
+    def set_followers(self, uuid: str, spec_json: str) -> None:
+        """{"followers": [{"node", "address"}], "parent": {"volume", "snapshot"} | null}.
+
+        Have other nodes (the address of their DTL) follow the map of an open volume, and no others.
+        """
+
+    def retain_followed(self, uuids_json: str) -> None:
+        """[uuid]: forget the maps of all other volumes that this engine follows."""
 
     def next_event(self, timeout_s: float) -> str | None:
         """The next thing that the daemon has to decide or to know; None after the timeout.
@@ -186,7 +200,12 @@ class Engine:
         """{"volumes": [{"uuid", "size", "mapped_bytes", "map_ram_bytes", "buffer_bytes",
         "scos_buffered", "scos_uploading", "throttle_us", "writes", "reads", "write_bytes",
         "read_bytes", "flushes", "state",
-        "dtl": {"mode", "state", "node", "address", "connected", "lag_batches", "lag_bytes"}}],
+        "dtl": {"mode", "state", "node", "address", "connected", "lag_batches", "lag_bytes"},
+        "opened": "loaded"|"warm"|"warm_refused", "followers": [{"node", "address",
+        "state": "apart"|"beginning"|"unable"|"following", "lag_batches", "lag_bytes",
+        "trouble"}]}],
+        "followed": [{"uuid", "epoch", "state", "sequence", "mapped_bytes", "map_ram_bytes",
+        "trouble"}],
         "dtl_server": {"address", "volumes", "bytes"} | null,
         "findings": [{"code", "severity", "object", "why", "fix"}], "buffer_free_bytes",
         "backend_total_bytes", "backend_free_bytes", ...}."""

@@ -46,6 +46,8 @@ class Engine(Protocol):
     def set_osds(self, osds_json: str, /) -> None: ...
     def osd_states(self) -> str: ...
     def set_dtl(self, uuid: str, dtl_json: str, /) -> None: ...
+    def set_followers(self, uuid: str, spec_json: str, /) -> None: ...
+    def retain_followed(self, uuids_json: str, /) -> None: ...
     def next_event(self, timeout_s: float, /) -> str | None: ...
     def answer_event(self, id: int, accepted: bool, /) -> None: ...
     def fetch_tail(self, request_json: str, /) -> str: ...
@@ -96,6 +98,14 @@ class OsdSpec:
 
 
 @dataclass(frozen=True)
+class FollowerAt:
+    """A node that follows a volume's map."""
+
+    node: str
+    address: str
+
+
+@dataclass(frozen=True)
 class FetchSpec:
     """Which tail to fetch from whom, fencing all older epochs.
 
@@ -129,6 +139,7 @@ class OpenSpec:
     dtl: DtlSpec | None = None
     qos: Mapping[str, float] | None = None
     preset: Mapping[str, Any] | None = None
+    followers: tuple[FollowerAt, ...] = ()
 
 
 class EngineClient:
@@ -243,6 +254,20 @@ class EngineClient:
         """Pair an open volume with another DTL node, as the registry says already."""
         text = json.dumps(None if dtl is None else asdict(dtl))
         self._call(lambda: self._engine.set_dtl(uuid, text))
+
+    def set_followers(
+        self, uuid: str, followers: Sequence[FollowerAt], parent: Parent | None
+    ) -> None:
+        """Have nodes follow an open volume's map, and no others."""
+        spec = {
+            "followers": [asdict(one) for one in followers],
+            "parent": None if parent is None else asdict(parent),
+        }
+        self._call(lambda: self._engine.set_followers(uuid, json.dumps(spec)))
+
+    def retain_followed(self, uuids: Sequence[str]) -> None:
+        """Forget the maps of other nodes' volumes, but for these."""
+        self._call(lambda: self._engine.retain_followed(json.dumps(list(uuids))))
 
     def next_event(self, timeout_s: float) -> dict[str, Any] | None:
         """The next thing that the engine wants to have decided or known; None after the timeout."""

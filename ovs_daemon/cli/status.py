@@ -14,7 +14,10 @@ from ovs_daemon.units import format_size
 # What a terminal that does not tell its width is given: nothing is cut in a file or a pipe.
 _WIDTH_UNKNOWN = 200
 _STYLES = {"critical": "bold red", "warning": "yellow", "info": "cyan"}
-_COLUMNS = ("name", "size", "state", "mapped", "buffered", "throttle", "writes", "reads", "flushes")
+_COLUMNS = (
+    *("name", "size", "state", "mapped", "buffered", "throttle", "writes", "reads", "flushes"),
+    "followers",
+)
 
 
 class Status(base._Answering):
@@ -76,6 +79,17 @@ def _cluster(domains: list[dict[str, Any]], nodes: list[dict[str, Any]]) -> Tabl
     return table
 
 
+def _followers(followers: list[dict[str, Any]]) -> str:
+    """Who follows a volume's map, and how many batches behind its owner."""
+    told = [
+        f"{one['node']} -{one['lag_batches']}"
+        if one["state"] == "following"
+        else f"{one['node']} {one['state']}"
+        for one in followers
+    ]
+    return ", ".join(told) or "-"
+
+
 def _table(volumes: list[dict[str, Any]]) -> Table:
     table = Table(*_COLUMNS, box=None, header_style="bold")
     for volume in volumes:
@@ -89,5 +103,6 @@ def _table(volumes: list[dict[str, Any]]) -> Table:
             str(volume.get("writes", 0)),
             str(volume.get("reads", 0)),
             str(volume.get("flushes", 0)),
+            _followers(volume.get("followers", [])),
         )
     return table

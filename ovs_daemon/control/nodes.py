@@ -218,6 +218,7 @@ def describe_node(view: View, node: Node) -> dict[str, Any]:
         "draining": node.draining,
         "backend": node.backend,
         "volumes": sum(1 for one in view.volumes if one.listed and one.node == node.name),
+        "maps": sum(1 for one in view.volumes if node.name in one.mds and one.node != node.name),
         "logs": sum(1 for one in view.volumes if one.dtl.node == node.name),
         "registered_at": node.registered_at,
         "started_at": node.started_at,

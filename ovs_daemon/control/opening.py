@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from ovs_daemon.control.preset_use import find_preset
 from ovs_daemon.control.records import Dtl, Mode, State, Volume
 from ovs_daemon.control.store import ALIVE, Store, put
-from ovs_daemon.engine import DtlSpec, EngineClient, FetchSpec, OpenSpec
+from ovs_daemon.engine import DtlSpec, EngineClient, FetchSpec, FollowerAt, OpenSpec
 from ovs_daemon.errors import Code, VStorageError, unknown_volume
 from ovs_daemon.policy.model import DtlState
 from ovs_daemon.policy.ownership import Decision, Fetch, Knowledge, Record, Step, decide
@@ -234,6 +234,7 @@ class Opener:
             dtl=dtl,
             qos=volume.limits,
             preset=self._preset(volume),
+            followers=self.followers(volume),
         )
 
     def _preset(self, volume: Volume) -> Mapping[str, Any] | None:
@@ -249,6 +250,11 @@ class Opener:
         if dtl.node is None or address is None:
             return None
         return DtlSpec(dtl.mode.value, dtl.node, address, dtl.state.value)
+
+    def followers(self, volume: Volume) -> tuple[FollowerAt, ...]:
+        """The nodes that follow the volume's map, as far as they can be reached."""
+        found = ((name, self._address(name)) for name in volume.mds if name != self._node)
+        return tuple(FollowerAt(name, address) for name, address in found if address is not None)
 
     def _address(self, name: str | None) -> str | None:
         node = None if name is None else self._store.node(name)

@@ -6,6 +6,7 @@
 * lets go of what was stopped;
 * takes over volumes of dead nodes with which the policy has this node go on;
 * pairs its volumes with the nodes that should keep their logs;
+* has the maps of its volumes followed by the nodes that should;
 * gives its volumes away while it is being drained.
 
 Every pass looks at everything and can be cut anywhere; what fails is tried in the next.
@@ -22,6 +23,7 @@ from dataclasses import replace
 from typing import Any
 
 from ovs_daemon.control.dtl import DtlEvent, dtl_lock
+from ovs_daemon.control.followers import Followers
 from ovs_daemon.control.host import Host
 from ovs_daemon.control.moves import move_volume
 from ovs_daemon.control.osds import OsdLink
@@ -66,6 +68,7 @@ class Steward:
     ) -> None:
         self._host = host
         self._osds = osds
+        self._followers = Followers(host)
         self._tell = tell or _tell_nobody
         self._changed = changed or _nobody_waits
         self._clock = clock
@@ -122,6 +125,7 @@ class Steward:
         view = View.of(self._host.store)
         if self._may_pair():
             self._pair(view)
+            self._followers.tend()
         self._drain(view)
 
     def _run(self) -> None:

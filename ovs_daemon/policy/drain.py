@@ -67,13 +67,13 @@ def plan_drain(cluster: Cluster, name: str) -> Plan:
     for pairing in paired:
         volume = _volume(cluster, pairing.volume)
         cluster = cluster.with_volume(replace(volume, dtl_node=pairing.after))
-    followings = _follow(cluster)
+    follow = followings(cluster)
     exposed = tuple(
         one.uuid
         for one in cluster.volumes
         if one.uuid in protected and one.dtl_node is None and one.uuid not in stuck
     )
-    return Plan(name, tuple(moves), paired, followings, tuple(stuck), exposed)
+    return Plan(name, tuple(moves), paired, follow, tuple(stuck), exposed)
 
 
 def carried_out(cluster: Cluster, plan: Plan) -> Cluster:
@@ -90,7 +90,11 @@ def carried_out(cluster: Cluster, plan: Plan) -> Cluster:
     return cluster
 
 
-def _follow(cluster: Cluster) -> tuple[Following, ...]:
+def followings(cluster: Cluster) -> tuple[Following, ...]:
+    """The maps that other nodes have to follow now, for volumes whose owner is alive, in order.
+
+    Each counts what the earlier ones place.
+    """
     found = []
     for volume in sorted(cluster.volumes, key=lambda one: one.uuid):
         if not cluster.alive(volume.owner) or mds_belongs(cluster, volume):

@@ -103,9 +103,9 @@ def settled(cluster: Cluster, volume: Volume) -> Volume:
 def successor(cluster: Cluster, volume: Volume, owners: Owners) -> str | None:
     """Who takes a volume from its owner, if it may be taken; None when there is nobody.
 
-    A clone goes where its ancestors are. Else it is the best usable node: one that follows the
-    map already, in the own Domain, then in the Recovery Domain; rather not the one that keeps the
-    log, so that there remain two copies; the one with the fewest volumes.
+    A clone goes where its ancestors are. Else it is the best usable node: in the own Domain, then
+    in the Recovery Domain; there, one that follows the map already; rather not the one that keeps
+    the log, so that there remain two copies; the one with the fewest volumes.
     """
     usable = [node for node in cluster.nodes if node.usable and node.name != volume.owner]
     for ancestor in reversed(volume.ancestors):
@@ -114,10 +114,10 @@ def successor(cluster: Cluster, volume: Volume, owners: Owners) -> str | None:
     before = cluster.node(volume.owner)
     domains = () if before is None else (before.domain, before.recovery_domain)
 
-    def rank(node: Node) -> tuple[bool, int, bool, int, str]:
+    def rank(node: Node) -> tuple[int, bool, bool, int, str]:
         return (
-            node.name not in volume.mds,
             domains.index(node.domain) if node.domain in domains else len(domains),
+            node.name not in volume.mds,
             node.name == volume.dtl_node,
             owners.count(node.name),
             node.name,

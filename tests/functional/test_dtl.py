@@ -25,17 +25,18 @@ class Cloud:
         self._folder = folder
         self.nodes: dict[str, Node] = {}
         # On an empty registry the first node makes its Domain; the second one has to be made.
-        first = self._start("a1", "room1", None)
+        first = self.join("a1", "room1", None)
         first.cli("domain", "create", "room2")
-        self._start("b1", "room2", "room1")
+        self.join("b1", "room2", "room1")
         first.cli("node", "set", "a1", "--recovery-domain", "room2")
-        self._start("a2", "room1", "room2")
-        self._start("b2", "room2", "room1")
+        self.join("a2", "room1", "room2")
+        self.join("b2", "room2", "room1")
 
     def __getitem__(self, name: str) -> Node:
         return self.nodes[name]
 
-    def _start(self, name: str, domain: str, recovery: str | None) -> Node:
+    def join(self, name: str, domain: str, recovery: str | None) -> Node:
+        """Start one more node."""
         default = {"host": name, "domain": domain}
         if recovery is not None:
             default["recovery_domain"] = recovery

@@ -95,6 +95,8 @@ class FakeEngine:
     ) -> None:
         self.keepers = FakeKeepers() if keepers is None else keepers
         self.dtl: dict[str, dict[str, Any] | None] = {}
+        self.followers: dict[str, list[dict[str, str]]] = {}
+        self.retained: list[str] = []
         self.stopped: set[str] = set()
         self.events: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self.answers: dict[int, bool] = {}
@@ -157,6 +159,7 @@ class FakeEngine:
         for snapshot in spec["snapshots"]:
             self._snapshot("open_volume", volume, snapshot)
         self.dtl[spec["uuid"]] = dtl
+        self.followers[spec["uuid"]] = spec["followers"]
         volume.epoch, volume.size = spec["epoch"], spec["size"]
         volume.snapshots = {uuid: volume.snapshots[uuid] for uuid in spec["snapshots"]}
         limits = dict(spec["qos"] or {})
@@ -259,6 +262,15 @@ class FakeEngine:
         if dtl is not None and dtl["state"] == "in_sync":
             raise FakeEngineError("bad_request", "set_dtl", "a new pair is not in sync")
         self.dtl[uuid] = dtl
+
+    def set_followers(self, uuid: str, spec_json: str, /) -> None:
+        self._maybe_fail("set_followers")
+        self._opened("set_followers", uuid)
+        self.followers[uuid] = json.loads(spec_json)["followers"]
+
+    def retain_followed(self, uuids_json: str, /) -> None:
+        self._maybe_fail("retain_followed")
+        self.retained = json.loads(uuids_json)
 
     def next_event(self, timeout_s: float, /) -> str | None:
         try:

@@ -154,8 +154,8 @@ def takeover_happens(policy: SimpleNamespace, cluster: Any) -> None:
 
 
 @promise(
-    "who goes on has the map already where somebody has, is as near as can be, and leaves the "
-    "log where it is"
+    "who goes on is as near as can be, has the map already where somebody there has, and leaves "
+    "the log where it is"
 )
 def successors_are_the_best(policy: SimpleNamespace, cluster: Any) -> None:
     for name in dead(cluster):
@@ -165,11 +165,11 @@ def successors_are_the_best(policy: SimpleNamespace, cluster: Any) -> None:
             if fate.owner is None or volume.ancestors:
                 continue
             best = usable(cluster)
-            best = best & set(volume.mds) or best
             for domain in (node.domain, node.recovery_domain):
                 if domain is not None and best & usable(cluster, domain):
                     best = best & usable(cluster, domain)
                     break
+            best = best & set(volume.mds) or best
             best = best - {volume.dtl_node} or best
             assert fate.owner in best
 

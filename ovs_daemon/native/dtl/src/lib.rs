@@ -23,6 +23,7 @@ pub use call::{CallError, Caller, Patience, greet, remove};
 pub use fetch::{FetchError, Fetched, Local, fetch};
 pub use inspect::{Contents, inspect, whole_batches};
 pub use line::{Line, LineEvent};
+pub use outbox::Outbox;
 pub use replica::mark_power_loss;
 pub use server::{Guest, Server};
 pub use tasks::{Task, TaskDone};

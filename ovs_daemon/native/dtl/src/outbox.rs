@@ -12,7 +12,7 @@ const SLICES_MAX: usize = 512;
 
 /// See the top of the file.
 #[derive(Debug, Default)]
-pub(crate) struct Outbox {
+pub struct Outbox {
     waiting: VecDeque<Slice>,
     /// Bytes that the ring is sending.
     sending: usize,
@@ -21,7 +21,10 @@ pub(crate) struct Outbox {
 impl Outbox {
     /// Sends the parts, or keeps for later what the socket does not take now. `token`: of the event
     /// of a send by the ring.
-    pub(crate) fn send(
+    ///
+    /// # Errors
+    /// The connection is over, or there is no memory.
+    pub fn send(
         &mut self,
         fd: &Fd,
         head: &[&[u8]],
@@ -67,7 +70,7 @@ impl Outbox {
     }
 
     /// A send of the ring has ended; false: the connection is over.
-    pub(crate) fn sent(&mut self, result: i32, fd: &Fd, token: u64, ring: &mut Ring) -> bool {
+    pub fn sent(&mut self, result: i32, fd: &Fd, token: u64, ring: &mut Ring) -> bool {
         let whole = usize::try_from(result).is_ok_and(|bytes| bytes == self.sending);
         self.sending = 0;
         if whole {

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use format::dtl::{FRAME, Fence, Frame, Greeted, Hello, PAYLOAD_MAX, Rejection, Role, VERSION};
 use format::entry::Uuid;
+use format::mds;
 use machines::dtl::Held;
 use machines::dtl::keeper::{Action, Keeper, Message};
 use media::{Arena, Event, Fd, Ring, Slice};
@@ -76,6 +77,7 @@ pub struct Server {
     volumes: HashMap<Uuid, Entry>,
     tasks: Vec<Task>,
     guests: Vec<(usize, Guest)>,
+    strangers: Vec<(Fd, Vec<u8>)>,
     log: Vec<String>,
     actions: Vec<Action>,
     scratch: Vec<u8>,
@@ -97,6 +99,7 @@ impl Server {
             volumes: HashMap::new(),
             tasks: Vec::new(),
             guests: Vec::new(),
+            strangers: Vec::new(),
             log: Vec::new(),
             actions: Vec::new(),
             scratch: Vec::new(),
@@ -141,6 +144,11 @@ impl Server {
     /// Connections that belong to other shards.
     pub fn take_guests(&mut self) -> Vec<(usize, Guest)> {
         std::mem::take(&mut self.guests)
+    }
+
+    /// Connections of owners that want their maps followed, with what they have sent so far.
+    pub fn take_strangers(&mut self) -> Vec<(Fd, Vec<u8>)> {
+        std::mem::take(&mut self.strangers)
     }
 
     /// What an operator may want to read.
@@ -239,6 +247,13 @@ impl Server {
         connection.room.read(connection.from, &mut bytes);
         let frame = match Frame::decode(&bytes) {
             Ok(frame) => frame,
+            Err(_) if connection.hello.is_none() && bytes.starts_with(mds::MAGIC) => {
+                if let Some(connection) = self.connections.remove(&number) {
+                    let Connection { fd, room, from, to, .. } = connection;
+                    self.strangers.push((fd, room.sub(from, to - from).to_vec()));
+                }
+                return false;
+            }
             Err(why) => {
                 let text = format!("{}: a frame makes no sense: {why}", connection.peer);
                 self.log.push(text);

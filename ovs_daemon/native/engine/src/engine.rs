@@ -25,6 +25,8 @@ use volume::{
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::events::Events;
+use crate::followers::Followers;
+use crate::following::start_name;
 use crate::mailbox::{Command, Mailbox, Reply};
 use crate::places::{Place, Places};
 use crate::presets;
@@ -74,6 +76,7 @@ pub struct Engine {
     /// Volumes that are being opened, or whose tail is being fetched.
     claimed: Mutex<HashSet<Uuid>>,
     pub(crate) events: Arc<Events>,
+    pub(crate) followers: Arc<Followers>,
     /// End of this node's lease, in nanoseconds of the monotonic clock.
     pub(crate) lease: Arc<AtomicU64>,
     pub(crate) dtl_address: Option<SocketAddr>,
@@ -161,6 +164,9 @@ impl Engine {
             prepare_dtl_dir(&config)?;
         }
         let events = Arc::new(Events::default());
+        let (followers, thread) =
+            Followers::start(config.cluster()?, backend.clone()).map_err(failed)?;
+        threads.workers.extend(thread);
         let lease = Arc::new(AtomicU64::new(u64::MAX));
         let mut dtl_address = None;
         let edge_tcp = config.edge_tcp()?;
@@ -180,6 +186,7 @@ impl Engine {
                 mode: config.socket_mode,
                 dtl: config.dtl_listen.and(config.dtl_dir.clone()).zip(config.cluster().ok()),
                 dtl_listen: config.dtl_listen.filter(|_| number == 0),
+                followers: followers.clone(),
                 events: events.clone(),
                 lease: lease.clone(),
             };
@@ -206,6 +213,7 @@ impl Engine {
             changing: RwLock::new(()),
             claimed: Mutex::default(),
             events,
+            followers,
             lease,
             dtl_address,
             fetched: Mutex::default(),
@@ -356,10 +364,12 @@ impl Engine {
             self.check_fetched(&what, &id, spec.epoch, pair)?;
         }
         self.assign_preset(&what, &id, spec.preset.as_ref())?;
+        let following = self.following(&spec)?;
         let opened = self.recover(&what, &spec, id)?;
         let recovered = json!({
             "replayed_scos": opened.replayed_scos,
             "cut_bytes": opened.cut_pages * 4096,
+            "map": start_name(&opened.start),
         });
         let pinned = self.pins(&uuid_text(&id)).map_err(|e| backend_error(&what, &e))?;
         let shard = self.next_shard.fetch_add(1, Ordering::Relaxed) % self.mailboxes.len();
@@ -373,8 +383,14 @@ impl Engine {
             Ok(volume)
         });
         let epoch = spec.epoch;
-        let volume =
-            self.ask(shard, |reply| Command::Add { uuid: id, epoch, make, pair, reply })?;
+        let volume = self.ask(shard, |reply| Command::Add {
+            uuid: id,
+            epoch,
+            make,
+            pair,
+            following,
+            reply,
+        })?;
         self.forget_unlisted(shard, volume, &spec)?;
         Ok(json!({"size": spec.size, "recovered": recovered}).to_string())
     }
@@ -398,6 +414,7 @@ impl Engine {
             base,
             buffer_dir: self.config.buffer_dir.clone(),
             limits: self.config.limits(spec.sco_size),
+            warm: self.followers.give(&id),
         };
         self.check_ancestors(what, &open_spec.ancestors)?;
         open(open_spec, &*self.backend, &self.shared).map_err(|e| open_error(what, &e))
@@ -667,6 +684,7 @@ impl Engine {
             "buffer_total_bytes": space.total,
             "shards": self.mailboxes.len(),
             "dtl_server": self.dtl_server()?,
+            "followed": self.followed(),
         });
         Ok(status.to_string())
     }
@@ -689,6 +707,7 @@ impl Engine {
             let _ = thread.join();
         }
         self.workers.stop();
+        self.followers.stop();
         for thread in workers {
             let _ = thread.join();
         }

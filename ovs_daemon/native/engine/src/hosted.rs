@@ -107,8 +107,12 @@ impl Hosted {
         reading
     }
 
-    pub(crate) fn leave_dtl(&mut self, ring: &mut Ring) {
-        self.entries.iter_mut().flatten().for_each(|entry| entry.volume.leave_dtl(ring));
+    /// Ends the volumes' connections to other nodes.
+    pub(crate) fn leave_others(&mut self, ring: &mut Ring) {
+        for entry in self.entries.iter_mut().flatten() {
+            entry.volume.leave_followers(ring);
+            entry.volume.leave_dtl(ring);
+        }
     }
 
     pub(crate) fn entry(&self, number: VolumeId) -> Option<&Entry> {

@@ -8,6 +8,8 @@ mod config;
 mod engine;
 mod error;
 mod events;
+mod followers;
+mod following;
 mod group;
 mod hosted;
 mod mailbox;

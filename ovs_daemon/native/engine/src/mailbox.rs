@@ -15,7 +15,7 @@ use machines::map::Map;
 use machines::qos::Limits;
 use media::Ring;
 use net::Bell;
-use volume::{Control, JobDone, Pair, Volume};
+use volume::{Control, Following, JobDone, Pair, Volume};
 
 use crate::error::Result;
 
@@ -32,11 +32,17 @@ pub(crate) enum Command {
         epoch: u64,
         make: MakeVolume,
         pair: Option<Pair>,
+        following: Following,
         reply: Reply<VolumeId>,
     },
     Pair {
         volume: VolumeId,
         pair: Pair,
+        reply: Reply<()>,
+    },
+    Follow {
+        volume: VolumeId,
+        following: Following,
         reply: Reply<()>,
     },
     DtlAnswer {

@@ -25,6 +25,7 @@ use volume::{ControlDone, DtlNews, Job, Outputs, Volume};
 
 use crate::error::{Error, Result};
 use crate::events::Events;
+use crate::followers::Followers;
 use crate::hosted::Hosted;
 use crate::mailbox::{Closing, Command, Mailbox, Reply};
 use crate::parting::{Partings, Removal};
@@ -59,6 +60,7 @@ pub(crate) struct Setup {
     pub(crate) dtl: Option<(PathBuf, Uuid)>,
     /// One shard listens for all.
     pub(crate) dtl_listen: Option<SocketAddr>,
+    pub(crate) followers: Arc<Followers>,
     pub(crate) events: Arc<Events>,
     /// End of this node's lease, in nanoseconds of the monotonic clock.
     pub(crate) lease: Arc<AtomicU64>,
@@ -186,7 +188,7 @@ impl Shard {
         if let Some(server) = &mut self.dtl {
             server.close(&mut self.ring);
         }
-        self.hosted.leave_dtl(&mut self.ring);
+        self.hosted.leave_others(&mut self.ring);
         self.nbd.close(&mut self.ring);
         self.edge.stop_listening(&mut self.ring);
     }
@@ -212,6 +214,9 @@ impl Shard {
         let Some(server) = &mut self.dtl else { return };
         for task in server.take_tasks() {
             self.setup.workers.give_task(self.setup.number, task);
+        }
+        for (fd, received) in server.take_strangers() {
+            self.setup.followers.adopt(fd, received);
         }
         for (shard, guest) in server.take_guests() {
             self.setup.mailboxes[shard].send(Command::DtlGuest(Box::new(guest)));
@@ -351,6 +356,11 @@ impl Shard {
                     let _ = reply.send(Ok(()));
                 }
             }
+            Command::Follow { volume, following, reply } => {
+                if self.hosted.with(volume, |v, _| v.follow(following, ring)).is_some() {
+                    let _ = reply.send(Ok(()));
+                }
+            }
             Command::DtlAnswer { volume, proposal, accepted } => {
                 let answer = |v: &mut Volume, out: &mut Outputs| {
                     v.dtl_answer(proposal, accepted, ring, out);
@@ -373,7 +383,7 @@ impl Shard {
             }
             Command::Lease => {}
             Command::Adopt(adopted) => self.edge.adopt(*adopted, ring, &mut self.hosted),
-            Command::Add { uuid, epoch, make, pair, reply } => {
+            Command::Add { uuid, epoch, make, pair, following, reply } => {
                 let Some(number) = self.hosted.free_number() else {
                     let what = "cannot host the volume";
                     let fix = "configure more shards";
@@ -386,9 +396,12 @@ impl Shard {
                     let volume = VolumeId(number);
                     let (shard, stopped) = (self.setup.number, false);
                     self.setup.places.put(uuid, Place { shard, volume, epoch, stopped });
-                    if let Some(pair) = pair {
-                        self.hosted.with(volume, |v, out| v.pair(pair, ring, out));
-                    }
+                    self.hosted.with(volume, |v, out| {
+                        v.follow(following, ring);
+                        if let Some(pair) = pair {
+                            v.pair(pair, ring, out);
+                        }
+                    });
                     volume
                 });
                 let _ = reply.send(added.map_err(|e| {
@@ -398,6 +411,7 @@ impl Shard {
             }
             Command::Remove { volume, uuid, farewell, reply } => {
                 self.hosted.with(volume, |v, _| {
+                    v.leave_followers(ring);
                     v.leave_dtl(ring);
                     v.halt();
                 });

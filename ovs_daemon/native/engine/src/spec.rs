@@ -45,6 +45,25 @@ pub(crate) struct OpenVolume {
     pub(crate) qos: Option<QosSpec>,
     #[serde(default)]
     pub(crate) dtl: Option<DtlSpec>,
+    #[serde(default)]
+    pub(crate) followers: Vec<FollowerSpec>,
+}
+
+/// A node that is to follow the map of a volume.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct FollowerSpec {
+    pub(crate) node: String,
+    pub(crate) address: std::net::SocketAddr,
+}
+
+/// Who is to follow the map of an open volume.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct FollowSpec {
+    pub(crate) followers: Vec<FollowerSpec>,
+    #[serde(default)]
+    pub(crate) parent: Option<Parent>,
 }
 
 /// Limits on the requests of a volume, per second; nothing given: no limit.

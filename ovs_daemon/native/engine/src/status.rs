@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use volume::{DtlStatus, Volume, uuid_text};
 
 use crate::events::state_name;
+use crate::following::{finding, follower, start_name};
 
 /// One volume: figures, and what an operator should know.
 pub(crate) fn volume(uuid: &Uuid, volume: &Volume, now: u64) -> Value {
@@ -16,7 +17,8 @@ pub(crate) fn volume(uuid: &Uuid, volume: &Volume, now: u64) -> Value {
     let uuid = uuid_text(uuid);
     let stages =
         |wanted: fn(Stage) -> bool| machine.scos().values().filter(|s| wanted(s.stage)).count();
-    let findings: Vec<Value> = volume
+    let followers = volume.feed_status();
+    let mut findings: Vec<Value> = volume
         .findings()
         .into_iter()
         .map(|f| {
@@ -25,6 +27,8 @@ pub(crate) fn volume(uuid: &Uuid, volume: &Volume, now: u64) -> Value {
             json!({"code": f.code, "severity": severity, "object": object, "why": f.why, "fix": f.fix})
         })
         .collect();
+    let object = format!("volume {uuid}");
+    findings.extend(followers.iter().filter_map(|one| finding(&object, one, now)));
     let state = match machine.stall() {
         _ if volume.stopped().is_some() => "fenced",
         Some(_) => "writes_wait",
@@ -57,6 +61,8 @@ pub(crate) fn volume(uuid: &Uuid, volume: &Volume, now: u64) -> Value {
         "requests_waiting": qos.waiting,
         "requests_delayed": qos.delayed_requests,
         "state": state,
+        "followers": followers.iter().map(follower).collect::<Vec<_>>(),
+        "opened": start_name(volume.start()),
         "dtl": volume.dtl_status().map(|dtl| self::dtl(&dtl)),
         "findings": findings,
     })

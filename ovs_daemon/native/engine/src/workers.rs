@@ -1,12 +1,14 @@
 //! Worker threads for jobs that block: reads that guests wait for have threads of their own.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use alba::Backend;
 use dtl::Task;
-use volume::Job;
+use volume::{Job, JobDone, Outcome};
 
 use crate::mailbox::{Command, Mailbox};
 
@@ -54,11 +56,16 @@ pub(crate) struct Workers {
     background: Arc<Queue>,
     /// What waits for other nodes, or serves them.
     remote: Arc<Queue>,
+    /// What connects to nodes that are to follow: a node that is away keeps nothing else waiting.
+    follow: Arc<Queue>,
 }
 
 const URGENT_THREADS: usize = 4;
 const BACKGROUND_THREADS: usize = 2;
 const REMOTE_THREADS: usize = 4;
+const FOLLOW_THREADS: usize = 1;
+/// After a node could not be reached, it is taken to be away for so long.
+const AWAY: Duration = Duration::from_secs(3);
 
 impl Workers {
     /// Starts the threads; answers go to the mailbox of the job's shard.
@@ -70,20 +77,23 @@ impl Workers {
             let jobs = Mutex::new((VecDeque::new(), false));
             Arc::new(Queue { jobs, ready: Condvar::new() })
         };
-        let workers = Self { urgent: queue(), background: queue(), remote: queue() };
+        let workers =
+            Self { urgent: queue(), background: queue(), remote: queue(), follow: queue() };
         let mut threads = Vec::new();
         for (name, queue, count) in [
             ("vs-read", &workers.urgent, URGENT_THREADS),
             ("vs-background", &workers.background, BACKGROUND_THREADS),
             ("vs-remote", &workers.remote, REMOTE_THREADS),
+            ("vs-reach", &workers.follow, FOLLOW_THREADS),
         ] {
             for _ in 0..count {
                 let (queue, backend) = (queue.clone(), backend.clone());
                 let mailboxes = mailboxes.to_vec();
                 let work = move || {
+                    let mut away = Away::default();
                     while let Some((shard, errand)) = queue.next() {
                         mailboxes[shard].send(match errand {
-                            Errand::Job(job) => Command::JobDone(job.run(&*backend)),
+                            Errand::Job(job) => Command::JobDone(away.run(job, &*backend)),
                             Errand::Dtl(task) => Command::DtlDone(task.run()),
                         });
                     }
@@ -98,6 +108,7 @@ impl Workers {
         let queue = match &job.work {
             work if work.is_urgent() => &self.urgent,
             work if work.is_remote() => &self.remote,
+            work if work.follower().is_some() => &self.follow,
             _ => &self.background,
         };
         queue.push(shard, Errand::Job(job));
@@ -112,5 +123,30 @@ impl Workers {
         self.urgent.stop();
         self.background.stop();
         self.remote.stop();
+        self.follow.stop();
+    }
+}
+
+/// Nodes that could not be reached a moment ago. With many volumes whose maps such a node is to
+/// follow, it is tried once for all of them.
+#[derive(Default)]
+struct Away(HashMap<SocketAddr, Instant>);
+
+impl Away {
+    fn run(&mut self, job: Job, backend: &dyn Backend) -> JobDone {
+        let Some((connection, address)) = job.work.follower() else { return job.run(backend) };
+        if self.0.get(&address).is_some_and(|since| since.elapsed() < AWAY) {
+            let result = Err(format!("the follower at {address} could not be reached"));
+            return JobDone {
+                volume: job.volume,
+                outcome: Outcome::Reached { connection, result },
+            };
+        }
+        let done = job.run(backend);
+        match &done.outcome {
+            Outcome::Reached { result: Err(_), .. } => self.0.insert(address, Instant::now()),
+            _ => self.0.remove(&address),
+        };
+        done
     }
 }

@@ -14,6 +14,7 @@ pub mod entry;
 pub mod fragment;
 pub mod fuse;
 pub mod log;
+pub mod mds;
 pub mod nbd;
 pub mod object;
 pub mod osd;

@@ -12,6 +12,7 @@ use format::edge::{Command, Done, FrameHeader, FrameKind, Verb};
 use format::entry::Entry;
 use format::fragment::{ERASURE_AT, ErasureHeader, StoredFragment};
 use format::log::{Link, PAGE, encode_batch_header, encode_sco_header};
+use format::mds;
 use format::object::ObjectHeader;
 use format::osd::{Claim, Role, wire};
 use format::seal::{Compression, Encryption, SEAL, Seal};
@@ -406,6 +407,44 @@ fn dtl_frames_and_fence() {
     let file = dtl::Frame::File { sco: 6, offset: 7, payload: 8 }.encode();
     assert_eq!((&file[8..10], &file[12..20]), (&u16(9)[..], &[u32(8), u32(6)].concat()[..]));
     assert_eq!(file[24..32], u64(7));
+}
+
+#[test]
+fn mds_frames() {
+    let hello = mds::Hello { version: 1, volume: [0xa6; 16], cluster: [0xb7; 16], epoch: 0x41 };
+    let origin = mds::encode_origin(None, &[[0xa6; 16]]);
+    assert_eq!(origin, [[0; 16], [0xa6; 16]].concat());
+    let bytes = mds::Frame::Hello(hello).encode(&origin);
+    let crc = |bytes: &[u8]| u32(format::crc32c(&bytes[..60]));
+    let fields = [
+        ("kind", u16(1)),
+        ("version", u16(1)),
+        ("payload length", u32(32)),
+        ("volume", vec![0xa6; 16]),
+        ("cluster", vec![0xb7; 16]),
+        ("epoch", u64(0x41)),
+        ("payload crc", u32(format::crc32c(&origin))),
+        ("own crc", crc(&bytes)),
+    ];
+    compare("MDS hello", &bytes, &fields);
+    let entries = mds::encode_sco(&[Entry::Data { lba: 1, clusters: 2 }]);
+    let (before, last) = (mds::End { sequence: 2, crc: 3 }, mds::End { sequence: 4, crc: 5 });
+    let bytes = mds::Frame::Sco { sco: 6, epoch: 7, before, last }.encode(&entries);
+    let fields = [
+        ("kind", u16(5)),
+        ("payload length", u32(16)),
+        ("epoch", u64(7)),
+        ("sequence before", u64(2)),
+        ("header crc before", u32(3)),
+        ("sco", u32(6)),
+        ("sequence", u64(4)),
+        ("header crc", u32(5)),
+        ("payload crc", u32(format::crc32c(&entries))),
+        ("own crc", crc(&bytes)),
+    ];
+    compare("MDS sco", &bytes, &fields);
+    let standing = mds::Frame::Standing { sco: 8, end: last }.encode(&[]);
+    assert_eq!(standing[16..32], [u64(4), u32(5), u32(8)].concat());
 }
 
 #[test]

@@ -124,6 +124,14 @@ impl Engine {
         self.perform(py, |engine| engine.set_dtl(uuid, dtl_json))
     }
 
+    fn set_followers(&self, py: Python<'_>, uuid: &str, spec_json: &str) -> PyResult<()> {
+        self.perform(py, |engine| engine.set_followers(uuid, spec_json))
+    }
+
+    fn retain_followed(&self, py: Python<'_>, uuids_json: &str) -> PyResult<()> {
+        self.perform(py, |engine| engine.retain_followed(uuids_json))
+    }
+
     fn next_event(&self, py: Python<'_>, timeout_s: f64) -> PyResult<Option<String>> {
         self.run(py, |engine| Ok(engine.next_event(timeout_s)))
     }

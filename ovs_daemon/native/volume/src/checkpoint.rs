@@ -265,13 +265,56 @@ pub(crate) fn position(
     Ok(read_metadata(backend, &checkpoint_name(log_text, number), log)?.position)
 }
 
+/// What a checkpoint says of itself, without its chunks.
+pub(crate) fn metadata(
+    backend: &dyn Backend,
+    log: &Uuid,
+    log_text: &str,
+    number: u64,
+) -> alba::Result<Metadata> {
+    trusting(backend, read_metadata(backend, &checkpoint_name(log_text, number), log))
+}
+
 /// Loads a checkpoint with all its chunks; chunks that maps share are read and kept once.
 pub fn load(
     backend: &dyn Backend,
     ancestors: &[(Uuid, String)],
     number: u64,
 ) -> alba::Result<Loaded> {
-    let loaded = load_all(backend, ancestors, number);
+    let (log, own) = ancestors.last().cloned().unwrap_or_default();
+    let metadata = metadata(backend, &log, &own, number)?;
+    let (map, snapshots) = load_maps(backend, ancestors, number, &metadata, Addresses::Kept)?;
+    Ok(Loaded { metadata, map, snapshots })
+}
+
+/// Whether loaded chunks remember where they are stored. Somebody who does not own the volume does
+/// not learn when they are moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Addresses {
+    /// They do.
+    Kept,
+    /// They do not.
+    Dropped,
+}
+
+/// Loads the chunks of a checkpoint's maps: the head's, and the snapshots'.
+pub(crate) fn load_maps(
+    backend: &dyn Backend,
+    ancestors: &[(Uuid, String)],
+    number: u64,
+    metadata: &Metadata,
+    addresses: Addresses,
+) -> alba::Result<(Map, Vec<Snapshot>)> {
+    let name = checkpoint_name(&uuid_of(ancestors), number);
+    trusting(backend, load_all(backend, ancestors, &name, metadata, addresses))
+}
+
+fn uuid_of(ancestors: &[(Uuid, String)]) -> String {
+    ancestors.last().map(|(_, text)| text.clone()).unwrap_or_default()
+}
+
+/// The backend looks again at what turned out to be damaged.
+fn trusting<T>(backend: &dyn Backend, loaded: alba::Result<T>) -> alba::Result<T> {
     if let Err(error) = &loaded
         && error.cause == Cause::Corrupt
     {
@@ -283,11 +326,10 @@ pub fn load(
 fn load_all(
     backend: &dyn Backend,
     ancestors: &[(Uuid, String)],
-    number: u64,
-) -> alba::Result<Loaded> {
-    let (log, own) = ancestors.last().cloned().unwrap_or_default();
-    let name = checkpoint_name(&own, number);
-    let metadata = read_metadata(backend, &name, &log)?;
+    name: &str,
+    metadata: &Metadata,
+    addresses: Addresses,
+) -> alba::Result<(Map, Vec<Snapshot>)> {
     let mut known: HashMap<(u16, u64, u64), Arc<Chunk>> = HashMap::new();
     let mut maps = Vec::new();
     for stored in &metadata.maps {
@@ -297,26 +339,27 @@ fn load_all(
             let chunk = match known.get(&key) {
                 Some(chunk) => chunk.clone(),
                 None => {
-                    let chunk = Arc::new(load_chunk(backend, ancestors, at)?);
+                    let chunk = Arc::new(load_chunk(backend, ancestors, at, addresses)?);
                     known.insert(key, chunk.clone());
                     chunk
                 }
             };
             chunks.push((at.index, chunk));
         }
-        let map = Map::from_chunks(chunks).map_err(|e| corrupt(&name, format!("a map: {e}")))?;
+        let map = Map::from_chunks(chunks).map_err(|e| corrupt(name, format!("a map: {e}")))?;
         maps.push((stored.snapshot, stored.position, map));
     }
     let mut maps = maps.into_iter();
-    let (_, _, map) = maps.next().ok_or_else(|| corrupt(&name, "it has no map".into()))?;
+    let (_, _, map) = maps.next().ok_or_else(|| corrupt(name, "it has no map".into()))?;
     let snapshots = maps.map(|(id, position, map)| Snapshot { id, position, map }).collect();
-    Ok(Loaded { metadata, map, snapshots })
+    Ok((map, snapshots))
 }
 
 fn load_chunk(
     backend: &dyn Backend,
     ancestors: &[(Uuid, String)],
     at: &ChunkRef,
+    addresses: Addresses,
 ) -> alba::Result<Chunk> {
     let (log, log_text) = ancestors
         .get(usize::from(at.log))
@@ -329,8 +372,10 @@ fn load_chunk(
     if index != at.index {
         return Err(corrupt(&name, format!("chunk {} is in the place of {}", index, at.index)));
     }
-    let stored = Stored { log: *log, object: at.object, offset: at.offset, length: at.len };
-    let _ = chunk.set_stored(stored);
+    if addresses == Addresses::Kept {
+        let stored = Stored { log: *log, object: at.object, offset: at.offset, length: at.len };
+        let _ = chunk.set_stored(stored);
+    }
     Ok(chunk)
 }
 

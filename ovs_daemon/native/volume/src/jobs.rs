@@ -1,6 +1,7 @@
 //! What takes long: performed by worker threads, answered to the volume's shard.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use media::{Dir, Fd, File, Slice, StoreError};
 
 use crate::checkpoint::{NewCheckpoint, StoredCheckpoint, store};
 use crate::dtl::{connect, read_batches};
+use crate::feed;
 
 /// Why a job failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,6 +106,8 @@ pub enum Work {
     Connect { caller: Caller },
     /// Read whole batches from a page of a SCO file, for the DTL node.
     Batches { generation: u32, file: File, from: u32, end: u32 },
+    /// Connect to a node that is to follow.
+    Follow { connection: u32, caller: mds::Caller },
     /// Read the index of an object.
     Index { log: Uuid, log_text: String, sco: u32 },
 }
@@ -117,6 +121,14 @@ impl Work {
     /// It is about the DTL node, whose silence must keep nothing else waiting.
     pub fn is_remote(&self) -> bool {
         matches!(self, Work::Connect { .. } | Work::Batches { .. })
+    }
+
+    /// The node that it connects to, which nothing else waits for.
+    pub fn follower(&self) -> Option<(u32, SocketAddr)> {
+        match self {
+            Work::Follow { connection, caller } => Some((*connection, caller.address)),
+            _ => None,
+        }
     }
 }
 
@@ -148,6 +160,8 @@ pub enum Outcome {
     Connected { generation: u32, result: Result<(Fd, Held), Option<String>> },
     /// [`Work::Batches`]; the batches, their pages, and the last sequence.
     BatchesRead { generation: u32, result: Result<(Slice, u32, u64), JobFailure> },
+    /// [`Work::Follow`].
+    Reached { connection: u32, result: Result<Fd, String> },
     /// [`Work::Index`].
     Indexed { sco: u32, result: Result<ObjectIndex, JobFailure> },
 }
@@ -182,6 +196,9 @@ impl Job {
             }
             Work::Batches { generation, file, from, end } => {
                 Outcome::BatchesRead { generation, result: read_batches(&file, from, end) }
+            }
+            Work::Follow { connection, caller } => {
+                Outcome::Reached { connection, result: feed::connect(&caller) }
             }
             Work::Index { log, log_text, sco } => {
                 let name = sco_name(&log_text, sco);

@@ -7,6 +7,7 @@
 
 mod checkpoint;
 mod dtl;
+mod feed;
 mod gate;
 mod items;
 mod jobs;
@@ -18,12 +19,15 @@ mod remove;
 mod shared;
 mod shell;
 mod slab;
+mod warm;
 
 pub use checkpoint::{checkpoint_folder, load as load_checkpoint};
 pub use dtl::{DtlEvent, DtlNews, DtlStatus, Pair};
+pub use feed::{FeedStatus, FollowerAt, Following};
 pub use gate::QosState;
 pub use jobs::{Job, JobDone, JobFailure, Outcome, Work};
-pub use open::{OpenError, OpenSpec, Opened, has_unsaved, open, uuid_text};
+pub use open::{OpenError, OpenSpec, Opened, Start, has_unsaved, open, uuid_text};
 pub use remove::{parent_name, pin, pins_folder, remove};
 pub use shared::SharedScos;
 pub use shell::{Control, ControlDone, Finding, Outputs, Stats, Tuning, Volume};
+pub use warm::load_warm;

@@ -10,15 +10,24 @@ use std::sync::Arc;
 
 use alba::{Backend, BackendError, read_header, read_index, sco_name};
 use buffer::recover::parse_file_name;
-use buffer::{ChainEnd, DiskFiles, LogBuffer, RecoverError, RecoveredLog, Tail, recover};
+use buffer::{
+    ChainEnd, DiskFiles, LogBuffer, RecoverError, RecoveredLog, RecoveredSco, Tail, recover,
+};
+use format::checkpoint::Metadata;
 use format::entry::{Entry, Uuid};
+use machines::dtl::Mark;
 use machines::dtl::link::Saved;
-use machines::map::{Loc, Map};
-use machines::volume::{Limits, Recovered, Sco, Snapshot, Stage, Volume as Machine};
+use machines::map::Map;
+use machines::mds::{Place, Warm, fits};
+use machines::replay::Content;
+use machines::volume::{Limits, Recovered, Sco, Stage, Volume as Machine};
 use media::{Dir, StoreError};
 
-use crate::checkpoint::{checkpoint_folder, checkpoint_numbers, load, position};
+use crate::checkpoint::{
+    Addresses, checkpoint_folder, checkpoint_numbers, load_maps, metadata, position,
+};
 use crate::shared::SharedScos;
+use crate::warm;
 
 /// A UUID as text: 8-4-4-4-12 hexadecimal digits.
 pub fn uuid_text(uuid: &Uuid) -> String {
@@ -39,6 +48,19 @@ pub struct OpenSpec {
     pub buffer_dir: PathBuf,
     /// Sizes.
     pub limits: Limits,
+    /// The map that this node has kept warm while another one owned the volume.
+    pub warm: Option<Warm>,
+}
+
+/// What the map was made from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// The last checkpoint.
+    Cold,
+    /// The map that was kept warm here.
+    Warm,
+    /// The last checkpoint, since the warm map does not belong to the log: why.
+    Refused(String),
 }
 
 /// Why a volume can't be opened.
@@ -97,6 +119,8 @@ pub struct Opened {
     pub replayed_scos: usize,
     /// Pages cut off the end of the log.
     pub cut_pages: u64,
+    /// What the map was made from.
+    pub start: Start,
 }
 
 impl Opened {
@@ -111,49 +135,12 @@ impl Opened {
     }
 }
 
-struct Replay {
-    own_log: u16,
-    map: Map,
-    snapshots: Vec<Snapshot>,
-    scos: BTreeMap<u32, Sco>,
-}
-
-impl Replay {
-    fn sco(&mut self, number: u32, entries: &[Entry]) -> Result<(), OpenError> {
-        let mut ordinal = 0;
-        let ignore = &mut |_: Loc, _: u32| {};
-        for entry in entries {
-            match *entry {
-                Entry::Data { lba, clusters } => {
-                    let loc = Loc { log: self.own_log, sco: number, ordinal: ordinal as u16 };
-                    ordinal += clusters;
-                    self.map.set(lba, clusters, loc, ignore).map_err(|e| {
-                        OpenError::Inconsistent(format!("SCO {number} of the log: {e}"))
-                    })?;
-                }
-                Entry::Trim { lba, clusters } => self.map.unset(lba, clusters.into(), ignore),
-                Entry::SnapshotCreated(id) => {
-                    self.snapshots.retain(|s| s.id != id);
-                    let map = self.map.clone();
-                    self.snapshots.push(Snapshot { id, position: number, map });
-                }
-                Entry::SnapshotDeleted(id) => self.snapshots.retain(|s| s.id != id),
-                Entry::Reverted(id) => {
-                    if let Some(snapshot) = self.snapshots.iter().find(|s| s.id == id) {
-                        self.map = snapshot.map.clone();
-                    }
-                }
-                Entry::Closed => {}
-            }
-        }
-        Ok(())
-    }
-
-    fn add(&mut self, number: u32, stage: Stage, clusters: u32, last_sequence: u64) {
-        let (live, unsyncable, stuck) = (0, false, false);
-        let sco = Sco { stage, clusters, live, last_sequence, unsyncable, stuck };
-        self.scos.insert(number, sco);
-    }
+/// What is known of a SCO that comes after the last checkpoint.
+struct Later {
+    place: Place,
+    entries: Vec<Entry>,
+    stage: Stage,
+    clusters: u32,
 }
 
 /// SCO objects of a log, ascending.
@@ -191,7 +178,158 @@ pub fn has_unsaved(
     Ok(last > covered)
 }
 
+/// The log's SCOs, without what they did to the map.
+pub(crate) struct Log {
+    /// Where the last checkpoint ends.
+    pub(crate) checkpoint: Place,
+    scos: BTreeMap<u32, Sco>,
+    later: Vec<Later>,
+    objects: BTreeSet<u32>,
+    saved: Saved,
+    found: RecoveredLog,
+}
+
+impl Log {
+    /// What the backend has of it.
+    pub(crate) fn on_backend(
+        backend: &dyn Backend,
+        (log, text): &(Uuid, String),
+        metadata: Option<&Metadata>,
+    ) -> Result<Self, OpenError> {
+        let mut scos = BTreeMap::new();
+        let mut checkpoint = Place::default();
+        if let Some(metadata) = metadata {
+            let mark = Mark { sequence: metadata.last_sequence, crc: metadata.last_crc };
+            checkpoint = Place { sco: metadata.position, mark };
+            for (sco, clusters) in &metadata.scos {
+                scos.insert(*sco, known_sco(Stage::Evicted, *clusters, 0));
+            }
+        }
+        let objects = object_numbers(backend, text)?;
+        let mut later: Vec<Later> = Vec::new();
+        let mut end = checkpoint;
+        for &sco in objects.range(checkpoint.sco + 1..) {
+            let name = sco_name(text, sco);
+            let header = read_header(backend, &name, log, sco)?;
+            if header.previous_sequence != end.mark.sequence {
+                return Err(OpenError::Inconsistent(format!(
+                    "object {name} continues the log after batch {}, but the log before it ends \
+                     with batch {}: an object is missing",
+                    header.previous_sequence, end.mark.sequence
+                )));
+            }
+            let entries = read_index(backend, &name, &header)?.entries;
+            let mark = Mark { sequence: header.last_sequence, crc: header.last_crc };
+            end = Place { sco, mark };
+            let (stage, clusters) = (Stage::Evicted, header.clusters);
+            later.push(Later { place: end, entries, stage, clusters });
+        }
+        let saved = Saved { below: end.sco + 1, sequence: end.mark.sequence };
+        let found = RecoveredLog::default();
+        Ok(Self { checkpoint, scos, later, objects, saved, found })
+    }
+
+    /// And what the write buffer has after that.
+    fn add_buffer(&mut self, dir: &Path, (log, text): &(Uuid, String)) -> Result<(), OpenError> {
+        let Place { sco, mark: Mark { sequence, crc } } = self.end();
+        self.found = recover(&DiskFiles::new(dir), text, log, ChainEnd { sco, sequence, crc })?;
+        for RecoveredSco { sco, index, .. } in &self.found.scos {
+            let mark = Mark { sequence: index.last_sequence, crc: index.last_crc };
+            self.later.push(Later {
+                place: Place { sco: *sco, mark },
+                entries: index.entries.clone(),
+                stage: Stage::Closed,
+                clusters: index.clusters(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Its end.
+    pub(crate) fn end(&self) -> Place {
+        self.later.last().map_or(self.checkpoint, |later| later.place)
+    }
+
+    /// The ends of SCOs that a follower's place may be.
+    fn ends(&self) -> impl Iterator<Item = Place> {
+        std::iter::once(self.checkpoint).chain(self.later.iter().map(|later| later.place))
+    }
+
+    /// Takes in what came after a SCO. The number of SCOs that it was.
+    pub(crate) fn replay(
+        &self,
+        after: u32,
+        own_log: u16,
+        content: &mut Content,
+    ) -> Result<usize, OpenError> {
+        let later = self.later.iter().filter(|later| later.place.sco > after);
+        let mut count = 0;
+        for Later { place, entries, .. } in later {
+            count += 1;
+            content.replay(own_log, place.sco, entries).map_err(|e| {
+                OpenError::Inconsistent(format!("SCO {} of the log: {e}", place.sco))
+            })?;
+        }
+        Ok(count)
+    }
+}
+
+fn known_sco(stage: Stage, clusters: u32, last_sequence: u64) -> Sco {
+    let (live, unsyncable, stuck) = (0, false, false);
+    Sco { stage, clusters, live, last_sequence, unsyncable, stuck }
+}
+
+/// The content that a follower has kept warm, brought to the log's end. `Err`: why it cannot be
+/// used; then the checkpoint has to be loaded.
+fn take_warm(
+    warm: Warm,
+    log: &Log,
+    own_log: u16,
+    ancestors: &[(Uuid, String)],
+    metadata: Option<&Metadata>,
+) -> Result<(Content, usize), String> {
+    let Warm { place, mut content } = warm;
+    if !fits(&place, log.ends()) {
+        return Err(format!(
+            "it ends with SCO {}, batch {}, which is not a SCO's end of the log since its last \
+             checkpoint",
+            place.sco, place.mark.sequence
+        ));
+    }
+    if let Some(metadata) = metadata {
+        let covered = log.later.iter().take_while(|later| later.place.sco <= place.sco);
+        let entries = covered.flat_map(|later| &later.entries);
+        warm::address(&content, metadata, entries, ancestors);
+    }
+    check_missing(&content, &log.scos, &log.objects, own_log, place.sco)
+        .map_err(|e| e.to_string())?;
+    let replayed = log.replay(place.sco, own_log, &mut content).map_err(|e| e.to_string())?;
+    Ok((content, replayed))
+}
+
+/// The content as the last checkpoint has it, brought to the log's end.
+fn load_cold(
+    backend: &dyn Backend,
+    log: &Log,
+    own_log: u16,
+    ancestors: &[(Uuid, String)],
+    checkpoint: Option<(u64, &Metadata)>,
+    base: Option<Map>,
+) -> Result<(Content, usize), OpenError> {
+    let mut content = Content { map: base.unwrap_or_default(), snapshots: Vec::new() };
+    if let Some((number, metadata)) = checkpoint {
+        let loaded = load_maps(backend, ancestors, number, metadata, Addresses::Kept)?;
+        (content.map, content.snapshots) = loaded;
+    }
+    check_missing(&content, &log.scos, &log.objects, own_log, log.checkpoint.sco)?;
+    let replayed = log.replay(log.checkpoint.sco, own_log, &mut content)?;
+    Ok((content, replayed))
+}
+
 /// Opens a volume. Blocks.
+///
+/// The log is read and checked in the same way with a follower's map and without; the map is taken
+/// only where the log has the follower's place, and then spares loading the checkpoint's chunks.
 pub fn open(
     spec: OpenSpec,
     backend: &dyn Backend,
@@ -199,102 +337,80 @@ pub fn open(
 ) -> Result<Opened, OpenError> {
     let ancestors: Vec<(Uuid, String)> =
         spec.ancestors.iter().map(|uuid| (*uuid, uuid_text(uuid))).collect();
-    let (log, text) = ancestors
+    let own = ancestors
         .last()
         .cloned()
         .ok_or_else(|| OpenError::Inconsistent("cannot open a volume without a UUID".to_owned()))?;
+    let (log, text) = &own;
     backend.sweep(&format!("{text}/sco"))?;
-    backend.sweep(&checkpoint_folder(&text))?;
+    backend.sweep(&checkpoint_folder(text))?;
     let own_log = (ancestors.len() - 1) as u16;
-    let checkpoints = checkpoint_numbers(backend, &text)?;
-    let mut replay = Replay {
-        own_log,
-        map: spec.base.unwrap_or_default(),
-        snapshots: Vec::new(),
-        scos: BTreeMap::new(),
+    let checkpoints = checkpoint_numbers(backend, text)?;
+    let last = checkpoints.last().copied();
+    let metadata = last.map(|number| metadata(backend, log, text, number)).transpose()?;
+    let mut read = Log::on_backend(backend, &own, metadata.as_ref())?;
+    read.add_buffer(&spec.buffer_dir, &own)?;
+    let warmth = spec
+        .warm
+        .map(|warm| take_warm(warm, &read, own_log, &ancestors, metadata.as_ref()))
+        .transpose();
+    let (start, (content, replayed_scos)) = match warmth {
+        Ok(Some(content)) => (Start::Warm, content),
+        other => {
+            let checkpoint = last.zip(metadata.as_ref());
+            let cold = load_cold(backend, &read, own_log, &ancestors, checkpoint, spec.base)?;
+            (other.err().map_or(Start::Cold, Start::Refused), cold)
+        }
     };
-    let mut end = ChainEnd { sco: 0, sequence: 0, crc: 0 };
-    if let Some(number) = checkpoints.last() {
-        let loaded = load(backend, &ancestors, *number)?;
-        let metadata = loaded.metadata;
-        end = ChainEnd {
-            sco: metadata.position,
-            sequence: metadata.last_sequence,
-            crc: metadata.last_crc,
-        };
-        (replay.map, replay.snapshots) = (loaded.map, loaded.snapshots);
-        for (sco, clusters) in metadata.scos {
-            replay.add(sco, Stage::Evicted, clusters, 0);
-        }
+    read.scos.retain(|sco, _| read.objects.contains(sco));
+    adopt_unlisted(&mut read);
+    let mut last_crcs = BTreeMap::from([(read.checkpoint.sco, read.checkpoint.mark.crc)]);
+    for Later { place, stage, clusters, .. } in &read.later {
+        read.scos.insert(place.sco, known_sco(*stage, *clusters, place.mark.sequence));
+        last_crcs.insert(place.sco, place.mark.crc);
     }
-    let position = end.sco;
-    let mut last_crcs = BTreeMap::from([(position, end.crc)]);
-    let objects = object_numbers(backend, &text)?;
-    forget_deleted(&mut replay, &objects, position)?;
-    adopt_unlisted(&mut replay, &objects, position);
-    for &sco in objects.range(position + 1..) {
-        let name = sco_name(&text, sco);
-        let header = read_header(backend, &name, &log, sco)?;
-        if header.previous_sequence != end.sequence {
-            return Err(OpenError::Inconsistent(format!(
-                "object {name} continues the log after batch {}, but the log before it ends with \
-                 batch {}: an object is missing",
-                header.previous_sequence, end.sequence
-            )));
-        }
-        replay.sco(sco, &read_index(backend, &name, &header)?.entries)?;
-        replay.add(sco, Stage::Evicted, header.clusters, header.last_sequence);
-        end = ChainEnd { sco, sequence: header.last_sequence, crc: header.last_crc };
-        last_crcs.insert(sco, end.crc);
-    }
-    let saved = Saved { below: end.sco + 1, sequence: end.sequence };
-    let files = DiskFiles::new(&spec.buffer_dir);
-    let found: RecoveredLog = recover(&files, &text, &log, end)?;
-    let mut tail = Tail { log, epoch: spec.epoch, sequence: end.sequence, crc: end.crc };
-    for sco in &found.scos {
-        replay.sco(sco.sco, &sco.index.entries)?;
-        replay.add(sco.sco, Stage::Closed, sco.index.clusters(), sco.index.last_sequence);
-        (tail.sequence, tail.crc) = (sco.index.last_sequence, sco.index.last_crc);
-        last_crcs.insert(sco.sco, tail.crc);
-    }
-    let dir = spec.buffer_dir.join(&text);
+    let end = read.end();
+    let tail =
+        Tail { log: *log, epoch: spec.epoch, sequence: end.mark.sequence, crc: end.mark.crc };
+    let found = &read.found;
+    let dir = spec.buffer_dir.join(text);
     let log_buffer = LogBuffer::open(&dir, tail, &found.scos, &found.remove)?;
     for (sco, file) in log_buffer.all_closed() {
-        shared.put(log, sco, file.clone());
+        shared.put(*log, sco, file.clone());
     }
-    let greatest = objects.last().copied().unwrap_or(0).max(found.greatest_sco).max(position);
+    let last_object = read.objects.last().copied().unwrap_or(0);
+    let greatest = last_object.max(found.greatest_sco).max(read.checkpoint.sco);
     let recovered = Recovered {
         own_log,
-        map: replay.map,
-        snapshots: replay.snapshots,
-        scos: replay.scos,
+        map: content.map,
+        snapshots: content.snapshots,
+        scos: read.scos,
         sequence: tail.sequence,
         durable: tail.sequence,
         next_sco: greatest + 1,
-        checkpoint_position: position,
+        checkpoint_position: read.checkpoint.sco,
     };
     Ok(Opened {
         machine: Machine::new(spec.limits, recovered),
         log: log_buffer,
-        ancestors,
         epoch: spec.epoch,
-        saved,
-        next_checkpoint: first_checkpoint(spec.epoch, checkpoints.last().copied()),
+        saved: read.saved,
+        next_checkpoint: first_checkpoint(spec.epoch, last),
         checkpoints,
-        replayed_scos: objects.range(position + 1..).count() + found.scos.len(),
+        replayed_scos,
         last_crcs,
         cut_pages: found.cut_pages,
+        start,
+        ancestors,
     })
 }
 
 /// Objects that the checkpoint covers and does not list had been deleted before it was taken, and a
 /// power loss brought them back: deletions are not synced, each of them. Nothing refers to them,
 /// and the next checkpoint deletes them again.
-fn adopt_unlisted(replay: &mut Replay, objects: &BTreeSet<u32>, position: u32) {
-    for sco in objects.range(..=position) {
-        if !replay.scos.contains_key(sco) {
-            replay.add(*sco, Stage::Evicted, 0, 0);
-        }
+fn adopt_unlisted(log: &mut Log) {
+    for sco in log.objects.range(..=log.checkpoint.sco) {
+        log.scos.entry(*sco).or_insert_with(|| known_sco(Stage::Evicted, 0, 0));
     }
 }
 
@@ -304,29 +420,29 @@ fn first_checkpoint(epoch: u64, last: Option<u64>) -> u64 {
     last.map_or(1, |last| last + 1).max(epoch << 32)
 }
 
-/// Drops SCOs that were deleted after the checkpoint was stored. One that a map still refers to
-/// must be there.
-fn forget_deleted(
-    replay: &mut Replay,
+/// SCOs may have been deleted after the checkpoint was stored; one that a map still refers to must
+/// be there. `position`: the SCO at whose end the content is.
+fn check_missing(
+    content: &Content,
+    scos: &BTreeMap<u32, Sco>,
     objects: &BTreeSet<u32>,
+    own_log: u16,
     position: u32,
 ) -> Result<(), OpenError> {
-    let missing: Vec<u32> =
-        replay.scos.keys().copied().filter(|sco| !objects.contains(sco)).collect();
+    let missing: Vec<u32> = scos.keys().copied().filter(|sco| !objects.contains(sco)).collect();
     if missing.is_empty() {
         return Ok(());
     }
     let maps: Vec<&Map> =
-        std::iter::once(&replay.map).chain(replay.snapshots.iter().map(|s| &s.map)).collect();
-    let referenced = machines::map::count_refs(&maps, replay.own_log);
+        std::iter::once(&content.map).chain(content.snapshots.iter().map(|s| &s.map)).collect();
+    let referenced = machines::map::count_refs(&maps, own_log);
     for sco in missing {
         if let Some(clusters) = referenced.get(&sco) {
             return Err(OpenError::Inconsistent(format!(
-                "SCO {sco} is missing on the backend, and {clusters} clusters of the checkpoint at \
+                "SCO {sco} is missing on the backend, and {clusters} clusters of the content at \
                  SCO {position} are in it: restore the object, nothing was changed"
             )));
         }
-        replay.scos.remove(&sco);
     }
     Ok(())
 }

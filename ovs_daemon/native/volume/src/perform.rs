@@ -11,6 +11,7 @@ use media::{Event, Ring, Slice};
 
 use crate::checkpoint::NewCheckpoint;
 use crate::dtl::{TOKEN_DTL_RECEIVE, TOKEN_DTL_SEND};
+use crate::feed::{TOKEN_FEED_RECEIVE, TOKEN_FEED_SEND};
 use crate::items::Owner;
 use crate::jobs::{JobFailure, Outcome, Work};
 use crate::shell::{Outputs, SyncState, Volume};
@@ -41,12 +42,18 @@ impl Volume {
             return;
         }
         let mut actions = mem::take(&mut self.actions);
+        if message == Message::Appended {
+            self.note_released(ring);
+        }
         self.machine.step(message, &mut actions);
         let mut next = 0;
         while next < actions.len() {
             let action = actions[next];
             next += 1;
             if let Some(answer) = self.perform(action, ring, out) {
+                if answer == Message::Appended {
+                    self.note_released(ring);
+                }
                 self.machine.step(answer, &mut actions);
             }
         }
@@ -248,6 +255,8 @@ impl Volume {
         }
         if event.token & (TOKEN_DTL_RECEIVE | TOKEN_DTL_SEND) != 0 {
             self.dtl_event(event.token, event.result, ring, out);
+        } else if event.token & (TOKEN_FEED_RECEIVE | TOKEN_FEED_SEND) != 0 {
+            self.feed_event(event.token, event.result, ring);
         } else if event.token & TOKEN_SYNC != 0 {
             if let Some(message) = self.sync_done(event.result) {
                 self.run(message, ring, out);
@@ -298,6 +307,7 @@ impl Volume {
                 self.trouble.remove("checkpoint");
                 self.checkpoints = stored.existing;
                 self.forget_last_crcs();
+                self.feed_checkpointed(ring);
                 Message::CheckpointStored { referenced: stored.referenced }
             }
             Outcome::Checkpointed(Err(error)) => {
@@ -323,6 +333,10 @@ impl Volume {
             }
             Outcome::BatchesRead { generation, result } => {
                 self.batches_read(generation, result, ring, out);
+                return;
+            }
+            Outcome::Reached { connection, result } => {
+                self.follower_reached(connection, result, ring);
                 return;
             }
             Outcome::Indexed { sco, result } => {

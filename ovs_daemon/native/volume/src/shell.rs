@@ -17,11 +17,12 @@ use machines::volume::{
 use media::{File, Ring, Slice};
 
 use crate::dtl::{Dtl, DtlEvent};
+use crate::feed::Feeds;
 use crate::gate::Gate;
 use crate::items::{Item, Owner, covering, cut_write, cut_zeroes, is_aligned, length};
 use crate::jobs::{Job, Work};
 use crate::moves::Moves;
-use crate::open::Opened;
+use crate::open::{Opened, Start};
 use crate::reads::Reads;
 use crate::shared::SharedScos;
 use crate::slab::Slab;
@@ -170,6 +171,8 @@ pub struct Volume {
     halted: bool,
     pub(crate) saved: Saved,
     pub(crate) dtl: Option<Box<Dtl>>,
+    pub(crate) feeds: Option<Box<Feeds>>,
+    start: Start,
     pub(crate) moves: Moves,
     pub(crate) retry_at: Option<u64>,
     pub(crate) drains: Vec<u64>,
@@ -230,6 +233,8 @@ impl Volume {
             halted: false,
             saved: opened.saved,
             dtl: None,
+            feeds: None,
+            start: opened.start,
             moves: Moves::default(),
             retry_at: None,
             drains: Vec::new(),
@@ -301,6 +306,11 @@ impl Volume {
     /// The machine, to look at.
     pub fn machine(&self) -> &Machine {
         &self.machine
+    }
+
+    /// What its map was made from when it was opened.
+    pub fn start(&self) -> &Start {
+        &self.start
     }
 
     /// Counters.
@@ -526,7 +536,9 @@ impl Volume {
             self.patch.is_some() || self.behind_log || dtl.is_some_and(|dtl| dtl.is_waiting());
         let held_back = (!self.items.is_empty() && !waits).then_some(self.not_before);
         let dtl_at = dtl.and_then(|dtl| dtl.wakes_at());
-        let moments = [self.retry_at, held_back, self.moves_at(), self.gate.wakes_at(), dtl_at];
+        let feeds_at = self.feeds.as_ref().and_then(|feeds| feeds.wakes_at());
+        let moments =
+            [self.retry_at, held_back, self.moves_at(), self.gate.wakes_at(), dtl_at, feeds_at];
         moments.into_iter().flatten().min()
     }
 
@@ -564,6 +576,7 @@ impl Volume {
         }
         self.start_reads(ring, out);
         self.answer_statuses(out);
+        self.feed_turn(now, ring, out);
     }
 
     /// Drained is what the machine has, so it has to have everything: a write that waits here would

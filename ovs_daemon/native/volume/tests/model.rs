@@ -157,6 +157,7 @@ impl Node {
             base,
             buffer_dir: self.root.join("buffer"),
             limits: limits(),
+            warm: None,
         };
         let opened = open(spec, &*self.backend, &self.shared).unwrap();
         let tuning = Tuning { buffer_reserve: 0, compaction_bytes_per_s: 1 << 40 };

@@ -37,7 +37,7 @@ fn opened(root: &std::path::Path, backend: &Directory, epoch: u64) -> Volume {
         compact_percent: 50,
     };
     let buffer_dir = root.join("buffer");
-    let spec = OpenSpec { ancestors: vec![LOG], epoch, base: None, buffer_dir, limits };
+    let spec = OpenSpec { ancestors: vec![LOG], epoch, base: None, buffer_dir, limits, warm: None };
     let shared: Arc<SharedScos> = Arc::default();
     let found = open(spec, backend, &shared).unwrap();
     let tuning = Tuning { buffer_reserve: 0, compaction_bytes_per_s: 1 << 30 };

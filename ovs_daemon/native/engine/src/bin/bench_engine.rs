@@ -120,6 +120,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         base: None,
         buffer_dir: dir.join("buffer"),
         limits,
+        warm: None,
     };
     let opened = open(spec, &*backend, &shared)?;
     let tuning = Tuning { buffer_reserve: 0, compaction_bytes_per_s: 1 };

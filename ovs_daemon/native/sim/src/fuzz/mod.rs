@@ -11,6 +11,7 @@
 //! checksums right, so that the damage reaches the code behind them.
 
 mod formats;
+mod mds;
 mod mutate;
 mod osd;
 mod protocols;
@@ -36,7 +37,7 @@ pub struct Target {
 /// Every target.
 pub fn targets() -> Vec<Target> {
     let all = formats::targets().into_iter().chain(protocols::targets());
-    all.chain(osd::targets()).collect()
+    all.chain(osd::targets()).chain([mds::target()]).collect()
 }
 
 /// The target of this name.

@@ -2,6 +2,7 @@
 
 pub mod dtl;
 pub mod edge;
+pub mod mds;
 pub mod volume;
 
 use crate::scenario::Scenario;
@@ -12,5 +13,6 @@ pub fn all(level: u32) -> Vec<Scenario> {
     let mut scenarios = volume::scenarios(level);
     scenarios.extend(dtl::scenarios(level));
     scenarios.extend(edge::scenarios(level));
+    scenarios.extend(mds::scenarios(level));
     scenarios
 }

@@ -43,7 +43,8 @@ fn check(crash: &Crash<'_>, root: &Path, returned: &mut u32) -> Result<(), Viola
         compact_percent: 40,
     };
     let buffer_dir = root.join("buffer");
-    let spec = OpenSpec { ancestors: vec![LOG], epoch: 2, base: None, buffer_dir, limits };
+    let spec =
+        OpenSpec { ancestors: vec![LOG], epoch: 2, base: None, buffer_dir, limits, warm: None };
     let opened = volume::open(spec, &backend, &Arc::default())
         .map_err(|e| Violation::new("the volume can be opened", e.to_string()))?;
     for name in backend.list(&format!("{NAME}/sco")).expect("the memory twin has no faults") {

@@ -6,7 +6,8 @@
 //! limit: a client over a unix socket, a first process that appends to a file and sends to a second one
 //! over TCP, which appends to a file and acknowledges; both compare CRC32C, one write of 4 KiB each. Both
 //! in one run, on the same file system, pinned to one core (CPU time per write) and not pinned (what a
-//! user sees). Prints a table and, last, `RESULT {json}`.
+//! user sees). Ours once more with the DTL node following the map, too: what that costs all of them
+//! together. Prints a table and, last, `RESULT {json}`.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod client;
@@ -83,11 +84,15 @@ fn keeper(dir: &Path) -> Outcome<()> {
     }
 }
 
-/// Serves a volume whose DTL is in_sync when it says so.
-fn owner(dir: &Path, address: &str) -> Outcome<()> {
+/// Serves a volume whose DTL is in_sync when it says so. `follower`: where its map is followed.
+fn owner(dir: &Path, address: &str, follower: Option<&str>) -> Outcome<()> {
     let engine = engine(dir, false)?;
     let dtl = json!({"mode": "sync", "state": "degraded", "node": "keeper", "address": address});
-    let spec = json!({"uuid": UUID, "size": 1u64 << 30, "epoch": 1, "dtl": dtl});
+    let followers: Vec<Value> =
+        follower.iter().map(|address| json!({"node": "follower", "address": address})).collect();
+    let spec = json!({
+        "uuid": UUID, "size": 1u64 << 30, "epoch": 1, "dtl": dtl, "followers": followers,
+    });
     engine.create_volume(&spec.to_string())?;
     engine.open_volume(&spec.to_string())?;
     loop {
@@ -139,10 +144,13 @@ struct Ours {
 }
 
 impl Ours {
-    fn start(dir: &Path, pinned: bool) -> Outcome<Self> {
+    fn start(dir: &Path, pinned: bool, followed: bool) -> Outcome<Self> {
         let path = |name: &str| dir.join(name).display().to_string();
         let keeper = Process::start(&["keeper", &path("keeper")], pinned)?;
-        let owner = Process::start(&["owner", &path("owner"), &keeper.said], pinned)?;
+        let owner = path("owner");
+        let mut arguments = vec!["owner", &owner, &keeper.said];
+        arguments.extend(followed.then_some(keeper.said.as_str()));
+        let owner = Process::start(&arguments, pinned)?;
         Ok(Self { keeper, owner })
     }
 
@@ -154,7 +162,7 @@ impl Ours {
 
 /// Ours and the limit, at depth 32 and 1.
 fn compare(dir: &Path, seconds: &str, pinned: bool) -> Outcome<[Figures; 4]> {
-    let ours = Ours::start(&dir.join("ours"), pinned)?;
+    let ours = Ours::start(&dir.join("ours"), pinned, false)?;
     let wide = ours.measure("client", "32", seconds, pinned)?;
     let single = ours.measure("client", "1", seconds, pinned)?;
     drop(ours);
@@ -182,17 +190,26 @@ fn bench(seconds: &str, shm: &Path, disk: &Path) -> Outcome<()> {
     let dir = fresh(shm)?;
     let free = compare(&dir, seconds, false);
     let _ = std::fs::remove_dir_all(&dir);
+    let dir = fresh(shm)?;
+    let followed = Ours::start(&dir, true, true).and_then(|ours| {
+        let wide = ours.measure("client", "32", seconds, true)?;
+        Ok([wide, ours.measure("client", "1", seconds, true)?])
+    });
+    let _ = std::fs::remove_dir_all(&dir);
     let dir = fresh(disk)?;
-    let flushes =
-        Ours::start(&dir, false).and_then(|ours| ours.measure("flush-client", "1", seconds, false));
+    let flushes = Ours::start(&dir, false, false)
+        .and_then(|ours| ours.measure("flush-client", "1", seconds, false));
     let _ = std::fs::remove_dir_all(&dir);
     let ([wide, single, limit_wide, limit_single], free, flushes) = (pinned?, free?, flushes?);
+    let [followed_wide, followed_single] = followed?;
     let round = |value: f64| (value * 100.0).round() / 100.0;
     let result = json!({
         "dtl_w32_us_per_op": round(wide.us_per_op),
         "limit_w32_us_per_op": round(limit_wide.us_per_op),
         "dtl_w1_p50_us": round(single.p50_us),
         "limit_w1_p50_us": round(limit_single.p50_us),
+        "followed_w32_us_per_op": round(followed_wide.us_per_op),
+        "followed_w1_p50_us": round(followed_single.p50_us),
         "dtl_w32_iops": free[0].iops.round(),
         "limit_w32_iops": free[2].iops.round(),
         "dtl_flush_pairs_per_s": flushes.iops.round(),
@@ -206,7 +223,8 @@ fn main() -> Outcome<()> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words[..] {
         ["keeper", dir] => keeper(Path::new(dir)),
-        ["owner", dir, address] => owner(Path::new(dir), address),
+        ["owner", dir, address] => owner(Path::new(dir), address, None),
+        ["owner", dir, address, follower] => owner(Path::new(dir), address, Some(follower)),
         ["client", socket, depth, seconds] => client::run(socket, depth, seconds, false),
         ["flush-client", socket, depth, seconds] => client::run(socket, depth, seconds, true),
         ["limit-second", log] => limit::second(Path::new(log)),
