@@ -143,7 +143,7 @@ fn a_takeover_where_the_map_is_followed_uses_it_and_finds_everything() {
     // What it stores has to be whole without the warm map, too.
     write(&mut guest, 1700..2400);
     drop(guest);
-    b.engine.close_volume(V).unwrap();
+    b.engine.close_volume(V, None).unwrap();
     assert_eq!(b.open(3, &[], None).unwrap(), "loaded");
     let mut guest = Guest::new(&b.engine, V);
     check(&mut guest, 2400);
@@ -171,7 +171,7 @@ fn one_that_comes_late_begins_at_the_checkpoint_and_a_hand_over_uses_its_map() {
     a.engine.set_followers(V, &spec).unwrap();
     a.until_followed(1);
     drop(guest);
-    a.engine.close_volume(V).unwrap();
+    a.engine.close_volume(V, None).unwrap();
     assert_eq!(c.open(2, &[&b], None).unwrap(), "warm");
     let mut guest = Guest::new(&c.engine, V);
     check(&mut guest, 21 * SCO + 9);
@@ -179,7 +179,7 @@ fn one_that_comes_late_begins_at_the_checkpoint_and_a_hand_over_uses_its_map() {
     c.until_followed(1);
     assert_eq!(b.followed()[0]["epoch"], 2);
     drop(guest);
-    c.engine.close_volume(V).unwrap();
+    c.engine.close_volume(V, None).unwrap();
     assert_eq!(a.open(3, &[], None).unwrap(), "loaded", "it follows nothing");
     check(&mut Guest::new(&a.engine, V), 22 * SCO);
     [a, b, c].into_iter().for_each(Node::kill);
