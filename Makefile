@@ -33,7 +33,7 @@ WHEELS := build/wheel
 	functional conformance crash partitions wheel bench-engine bench-dtl bench-code bench-openstack \
 	bench-takeover fuzz exhaust exhaust-policy exhaust-write docs lock clean \
 	openstack openstack-stop openstack-wipe openstack-demo openstack-test openstack-tempest \
-	openstack-ci cluster-demo
+	openstack-ci cluster-demo alba-demo
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' Makefile
@@ -150,6 +150,9 @@ demo: install ## a guest boots from a volume and outlives kill -9 of the engine
 
 cluster-demo: install ## a whole Domain is killed under a guest, which goes on with everything
 	$(BIN)/python tests/demo/cluster.py
+
+alba-demo: install ## a disk, a node and a Domain of the erasure-coded backend go under a client
+	$(BIN)/python tests/demo/alba.py
 
 openstack: install $(VENV)/.openstack ## a whole OpenStack on loopback, beside a cluster of ours
 	@$(LAB) start

@@ -23,6 +23,7 @@ SECTORS_MAX = 24
 READ_SECTORS_MAX = 16
 CLUSTER_SECTORS = 8
 VERIFY_SECTORS = 2048
+FILL_SECTORS = 256
 REPLY_SECONDS_MAX = 60.0
 MIX = ("write",) * 12 + ("read",) * 4 + ("flush", "zero", "trim")
 
@@ -101,6 +102,19 @@ class Client:
         for start in range(0, self.journal.sectors, VERIFY_SECTORS):
             count = min(VERIFY_SECTORS, self.journal.sectors - start)
             self.journal.check(start, wire.read(start * SECTOR_BYTES, count * SECTOR_BYTES))
+
+    def write_all(self) -> None:
+        """Write the whole volume once, with nothing else in flight."""
+        self.settle()
+        for start in range(0, self.journal.sectors, FILL_SECTORS):
+            count = min(FILL_SECTORS, self.journal.sectors - start)
+            self._number += 1
+            data = self.journal.payload(self._number, start, count)
+            offset = start * SECTOR_BYTES
+            error = self._wires[0].command(nbd.NBD_CMD_WRITE, offset, len(data), data=data)
+            if error:
+                raise RequestFailed(f"writing {len(data)} bytes at {offset}: error {error}")
+            self.journal.acknowledge(self._number, start, count)
 
     def receive_some(self) -> None:
         """Wait for at least one answer and process all that one look at the sockets finds."""

@@ -9,7 +9,7 @@ import contextlib
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ class Rooms:
     :param folder: for what all nodes share
     :param registry: its url; else a file in that folder
     :param network: where each node has an address of its own; else all are on loopback
+    :param given: what their configurations say besides, by section
     """
 
     def __init__(
@@ -35,11 +36,13 @@ class Rooms:
         folder: Path,
         registry: str | None = None,
         network: Network | None = None,
+        given: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
         self._stack = stack
         self._folder = folder
         self._registry = registry or f"sqlite://{folder}/registry.sqlite"
         self._network = network
+        self._given = given or {}
         self.nodes: dict[str, Node] = {}
         if registry is not None:
             # With a registry of its own the first node would make it.
@@ -79,7 +82,9 @@ class Rooms:
             default["recovery_domain"] = recovery
         # The ports of a node that starts again are the same.
         host = "127.0.0.1" if self._network is None else self._network.address(name)
-        options = {
+        engine = {"backend_dir": str(self._folder / "backend"), **self._given.get("engine", {})}
+        options: dict[str, dict[str, str]] = {
+            **{section: dict(said) for section, said in self._given.items()},
             "DEFAULT": default,
             "registry": {"url": self._registry},
             "dtl": {"listen": f"{host}:{free_port()}"},
@@ -88,7 +93,7 @@ class Rooms:
         if logs is not None:
             options["dtl"]["dir"] = str(logs)
         node = Node(
-            engine={"backend_dir": str(self._folder / "backend")},
+            engine=engine,
             options=options,
             inside=() if self._network is None else self._network.inside(name),
         )
@@ -128,12 +133,24 @@ class Rooms:
 
 
 class Guest:
-    """Writes, reads and flushes without a pause, in a thread; any error of the server ends it."""
+    """Writes, reads and flushes without a pause, in a thread; any error of the server ends it.
 
-    def __init__(self, node: Node, name: str, size: int, seed: int = 1) -> None:
+    :param first: is done before that
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        name: str,
+        size: int,
+        seed: int = 1,
+        first: Callable[[Client], None] | None = None,
+    ) -> None:
         node.cli("volume", "attach", name)
         self.client = Client(Journal(size // SECTOR_BYTES), seed)
         self.client.connect(*parse_nbd_uri(node.cli("volume", "show", name)["uri"]))
+        if first is not None:
+            first(self.client)
         self._stopping = threading.Event()
         self._moved = threading.Condition()
         self._failure: BaseException | None = None
