@@ -189,6 +189,22 @@ def test_modes_change_while_a_guest_writes(cloud: Cloud) -> None:
     check(attached(cloud[owner], "web1"), 3000)
 
 
+def test_a_log_that_is_on_the_backend_is_complete_without_another_write(cloud: Cloud) -> None:
+    a1 = cloud["a1"]
+    a1.cli("volume", "create", "web1", "64MiB")
+    a1.cli("volume", "dtl", "web1", "none")
+    write(attach(a1, "web1"), 1000)
+    # All that was written goes to the backend; the node that keeps the log next knows nothing.
+    assert a1.daemon is not None
+    assert a1.daemon.terminate() == 0
+    a1.start_daemon()
+    a1.cli("volume", "dtl", "web1", "sync")
+    cloud.until_in_sync("web1", "a1")
+    a1.kill9_daemon()
+    owner = cloud.until_owned("web1", "a2", {"a2", "b1", "b2"})
+    check(attached(cloud[owner], "web1"), 1000)
+
+
 def test_an_owner_that_slept_too_long_is_none_any_more(cloud: Cloud) -> None:
     cloud["a1"].cli("volume", "create", "web1", "64MiB")
     cloud.until_in_sync("web1", "a1")
