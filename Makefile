@@ -31,7 +31,7 @@ WHEELS := build/wheel
 .DEFAULT_GOAL := help
 .PHONY: help install build verify lint unit native-verify unit-rust exhaust-ci fix test demo \
 	functional conformance crash partitions wheel bench-engine bench-dtl bench-code bench-openstack \
-	bench-takeover fuzz exhaust exhaust-policy exhaust-write docs lock clean \
+	bench-takeover bench-alba fuzz exhaust exhaust-policy exhaust-write docs lock clean \
 	openstack openstack-stop openstack-wipe openstack-demo openstack-test openstack-tempest \
 	openstack-ci cluster-demo alba-demo
 
@@ -194,6 +194,9 @@ bench-openstack: openstack ## driver and daemon under Cinder, in the running lab
 bench-code: install ## the erasure code beside ISA-L alone, and compression and encryption, on one core
 	$(RELEASE)/bench_code
 	$(RELEASE)/bench_seal
+
+bench-alba: install ## uploads, reads and repair over OSD servers (OPTIONS="--rounds 1")
+	$(BIN)/python -m bench.alba $(OPTIONS)
 
 docs: install $(SAMPLE) $(CINDER_SAMPLE) ## sample configuration, Rust API pages, release notes (build/)
 	$(CARGO) doc --locked $(MANIFEST) --workspace --no-deps --quiet

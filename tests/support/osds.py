@@ -51,6 +51,12 @@ class OsdServer:
         assert found is not None
         self.address = found[1]
 
+    @property
+    def pid(self) -> int:
+        """Of the process that serves it."""
+        assert self._process is not None
+        return self._process.pid
+
     def text(self) -> str:
         """All of its log."""
         return self.log.read_text() if self.log.exists() else ""
