@@ -134,6 +134,17 @@ pub enum Answer {
 /// Takes an answer. It must not block: whoever calls it has others to serve.
 pub type Reply = Box<dyn FnOnce(Result<Answer>) + Send>;
 
+/// Bytes that went over the sockets to an OSD's server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Exchanged {
+    /// Sent.
+    pub sent: u64,
+    /// Received.
+    pub received: u64,
+    /// Of both: bytes of fragments, without what is said about them.
+    pub fragments: u64,
+}
+
 /// See the top of the file.
 pub trait Osd: Send + Sync + fmt::Debug {
     /// Whose it is and where it stands.
@@ -161,6 +172,11 @@ pub trait Osd: Send + Sync + fmt::Debug {
 
     /// What was read of an object is read anew the next time.
     fn distrust(&self, _object: &str) {}
+
+    /// What went over sockets to it and from it.
+    fn traffic(&self) -> Exchanged {
+        Exchanged::default()
+    }
 }
 
 /// The path of a fragment.

@@ -12,6 +12,7 @@ mod peer;
 mod roll;
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,7 +20,8 @@ use format::osd::Claim;
 use machines::alba::Pace;
 use net::ClusterKey;
 
-use crate::osd::{Osd, Reply, Request};
+use crate::osd::{Exchanged, Osd, Reply, Request};
+use crate::wire::Traffic;
 
 pub use fleet::Fleet;
 use fleet::{Command, Mailbox};
@@ -55,6 +57,7 @@ pub(crate) struct Shared {
     /// Why it cannot be reached.
     why: Mutex<String>,
     address: Mutex<SocketAddr>,
+    traffic: Arc<Traffic>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -69,6 +72,7 @@ impl Shared {
             pace: Mutex::default(),
             why: Mutex::new("it has not been tried yet".to_owned()),
             address: Mutex::new(address),
+            traffic: Arc::default(),
         }
     }
 
@@ -149,6 +153,16 @@ impl Osd for RemoteOsd {
 
     fn may_lag(&self) -> bool {
         true
+    }
+
+    fn traffic(&self) -> Exchanged {
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let traffic = &self.shared.traffic;
+        Exchanged {
+            sent: of(&traffic.sent),
+            received: of(&traffic.received),
+            fragments: of(&traffic.fragments),
+        }
     }
 
     fn late_after(&self) -> Duration {

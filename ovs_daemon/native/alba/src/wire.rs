@@ -8,6 +8,8 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use format::Malformed;
 use format::osd::wire::{FRAME, Frame};
@@ -66,6 +68,17 @@ impl fmt::Display for WireError {
 
 impl std::error::Error for WireError {}
 
+/// Bytes that went over sockets.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    /// Sent.
+    pub sent: AtomicU64,
+    /// Received.
+    pub received: AtomicU64,
+    /// Of both: bytes of fragments, without what is said about them.
+    pub fragments: AtomicU64,
+}
+
 #[derive(Debug)]
 struct Outgoing {
     head: Vec<u8>,
@@ -99,6 +112,7 @@ pub struct Wire {
     body_max: usize,
     outbox: VecDeque<Outgoing>,
     queued: usize,
+    traffic: Arc<Traffic>,
 }
 
 impl Wire {
@@ -108,7 +122,13 @@ impl Wire {
         stream.set_nonblocking(true)?;
         let (room, outbox) = (vec![0; ROOM], VecDeque::new());
         let (from, to, queued) = (0, 0, 0);
-        Ok(Self { fd, stream, room, from, to, partial: None, body_max, outbox, queued })
+        let traffic = Arc::default();
+        Ok(Self { fd, stream, room, from, to, partial: None, body_max, outbox, queued, traffic })
+    }
+
+    /// Counts its bytes with those of others.
+    pub fn count_with(&mut self, traffic: Arc<Traffic>) {
+        self.traffic = traffic;
     }
 
     /// Its socket.
@@ -149,6 +169,7 @@ impl Wire {
                 Err(e) => return Err(WireError::Io(e)),
             };
             self.queued -= sent;
+            self.traffic.sent.fetch_add(sent as u64, Ordering::Relaxed);
             while let Some(first) = self.outbox.front_mut() {
                 let now = sent.min(first.len - first.sent);
                 first.sent += now;
@@ -170,6 +191,7 @@ impl Wire {
             let got = if large { self.receive_data()? } else { self.receive_room()? };
             let Some(bytes) = got else { return Ok(false) };
             taken += bytes;
+            self.traffic.received.fetch_add(bytes as u64, Ordering::Relaxed);
             self.take_frames(out)?;
         }
         Ok(true)

@@ -33,6 +33,7 @@ use crate::presets;
 use crate::replication::{prepare_dtl_dir, undo_leftovers};
 use crate::shard::{self, CLASS_VOLUME, Setup, closed};
 use crate::spec::{CreateSpec, OpenVolume, Parent, QosSpec, check_size, parse, uuid};
+use crate::upkeep::Upkeep;
 use crate::workers::Workers;
 
 /// Bytes of a cluster.
@@ -82,6 +83,8 @@ pub struct Engine {
     pub(crate) dtl_address: Option<SocketAddr>,
     /// Tails that were fetched and not opened yet: the epoch.
     fetched: Mutex<HashMap<Uuid, u64>>,
+    /// Looks after the backend, when it is one that needs it.
+    pub(crate) upkeep: Option<Upkeep>,
     /// No other engine may use the same write buffers.
     _lock: FileLock,
 }
@@ -200,6 +203,7 @@ impl Engine {
             })?;
             dtl_address = dtl_address.or(bound);
         }
+        let upkeep = sealed.as_ref().map(Upkeep::start).transpose().map_err(failed)?;
         Ok(Self {
             config,
             backend,
@@ -217,6 +221,7 @@ impl Engine {
             lease,
             dtl_address,
             fetched: Mutex::default(),
+            upkeep,
             _lock: lock,
         })
     }
@@ -691,6 +696,7 @@ impl Engine {
 
     /// Stops. With `drain` every volume is closed first (uploads and checkpoints everything).
     pub fn shutdown(&self, drain: bool) -> Result<()> {
+        self.upkeep.iter().for_each(Upkeep::stop);
         let mut outcome = Ok(());
         if drain {
             for (uuid, _) in self.places.all() {

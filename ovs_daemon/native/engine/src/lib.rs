@@ -21,6 +21,7 @@ mod roll;
 mod shard;
 mod spec;
 mod status;
+mod upkeep;
 mod workers;
 
 pub use config::Config;

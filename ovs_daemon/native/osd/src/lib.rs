@@ -7,6 +7,8 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod disk;
+#[cfg(test)]
+mod mend_tests;
 mod server;
 mod session;
 #[cfg(test)]

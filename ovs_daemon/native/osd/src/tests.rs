@@ -23,10 +23,13 @@ fn key() -> ClusterKey {
     ClusterKey::new(&[b'k'; 32]).unwrap()
 }
 
-struct Lab {
+pub(crate) struct Lab {
     root: PathBuf,
     servers: Vec<Option<Running>>,
     addresses: Vec<SocketAddr>,
+    /// Nodes of a Domain, and disks of a node, each with a server of its own.
+    nodes: usize,
+    disks: usize,
 }
 
 impl Drop for Lab {
@@ -38,17 +41,18 @@ impl Drop for Lab {
 
 impl Lab {
     fn new(name: &str) -> Self {
+        Self::of(name, 3, 1)
+    }
+
+    pub(crate) fn of(name: &str, nodes: usize, disks: usize) -> Self {
         let root = std::env::temp_dir().join(format!("ovs-osd-{}-{name}", std::process::id()));
         let _ = fs::remove_dir_all(&root);
-        let mut lab = Self { root, servers: Vec::new(), addresses: Vec::new() };
-        for number in 0..9 {
-            let claim = Claim {
-                cluster: CLUSTER,
-                osd: [number as u8 + 1; 16],
-                domain: format!("dc{}", number / 3),
-                node: format!("node{}", number % 3),
-                role: Role::Capacity,
-            };
+        let (servers, addresses) = (Vec::new(), Vec::new());
+        let mut lab = Self { root, servers, addresses, nodes, disks };
+        for number in 0..lab.count() {
+            let (domain, node) = lab.stands(number);
+            let osd = [number as u8 + 1; 16];
+            let claim = Claim { cluster: CLUSTER, osd, domain, node, role: Role::Capacity };
             FolderOsd::claim(&lab.folder(number), &claim).unwrap();
             let server = lab.serve(number, "127.0.0.1:0".parse().unwrap());
             lab.addresses.push(server.address());
@@ -57,7 +61,18 @@ impl Lab {
         lab
     }
 
-    fn folder(&self, number: usize) -> PathBuf {
+    fn count(&self) -> usize {
+        3 * self.nodes * self.disks
+    }
+
+    /// Domain and node of a disk.
+    fn stands(&self, number: usize) -> (String, String) {
+        let (domain, rest) =
+            (number / (self.nodes * self.disks), number % (self.nodes * self.disks));
+        (format!("dc{domain}"), format!("node{}", rest / self.disks))
+    }
+
+    pub(crate) fn folder(&self, number: usize) -> PathBuf {
         self.root.join(format!("disk{number}"))
     }
 
@@ -66,7 +81,7 @@ impl Lab {
         Running::start(&Setup { listen, key: key(), folders, reserve: 0 }).unwrap()
     }
 
-    fn stop(&mut self, number: usize) {
+    pub(crate) fn stop(&mut self, number: usize) {
         self.servers[number] = None;
     }
 
@@ -75,29 +90,28 @@ impl Lab {
     }
 
     fn places(&self) -> Vec<OsdAddress> {
-        let place = |number: usize| OsdAddress {
-            osd: format!("{:032x}", u128::from_be_bytes([number as u8 + 1; 16])),
-            address: self.addresses[number],
-            domain: format!("dc{}", number / 3),
-            node: format!("node{}", number % 3),
+        let place = |number: usize| {
+            let (domain, node) = self.stands(number);
+            let osd = format!("{:032x}", u128::from_be_bytes([number as u8 + 1; 16]));
+            OsdAddress { osd, address: self.addresses[number], domain, node }
         };
-        (0..9).map(place).collect()
+        (0..self.count()).map(place).collect()
     }
 
     fn link(&self) -> Link {
         Link { cluster: CLUSTER, key: key() }
     }
 
-    fn open(&self) -> Cluster {
+    pub(crate) fn open(&self) -> Cluster {
         let mut preset = Preset::shipped().remove(0);
         preset.fragment_size = 64 << 10;
         let places: Vec<Place> = self.places().into_iter().map(Place::Server).collect();
         Cluster::connect(&places, preset, 0, Some(self.link())).unwrap()
     }
 
-    fn files(&self, object: &str) -> Vec<PathBuf> {
+    pub(crate) fn files(&self, object: &str) -> Vec<PathBuf> {
         let mut files = Vec::new();
-        for number in 0..9 {
+        for number in 0..self.count() {
             let folder = self.folder(number).join(format!("{object}.obj"));
             let Ok(entries) = fs::read_dir(folder) else { continue };
             let paths = entries.map(|entry| entry.unwrap().path());
@@ -108,15 +122,15 @@ impl Lab {
     }
 }
 
-fn content(seed: usize, len: usize) -> Vec<u8> {
+pub(crate) fn content(seed: usize, len: usize) -> Vec<u8> {
     (0..len).map(|at| (at * 31 + at / 251 + seed * 97) as u8).collect()
 }
 
-fn put(cluster: &Cluster, name: &str, bytes: &[u8]) -> alba::Result<Put> {
+pub(crate) fn put(cluster: &Cluster, name: &str, bytes: &[u8]) -> alba::Result<Put> {
     cluster.put(name, &mut |sink| bytes.chunks(10_000).try_for_each(|part| sink.write(part)))
 }
 
-fn get(cluster: &Cluster, name: &str) -> alba::Result<Vec<u8>> {
+pub(crate) fn get(cluster: &Cluster, name: &str) -> alba::Result<Vec<u8>> {
     let mut bytes = vec![0; cluster.len(name)?.expect("it is stored") as usize];
     cluster.read(name, 0, &mut bytes)?;
     Ok(bytes)

@@ -170,6 +170,18 @@ impl Engine {
         self.perform(py, |engine| engine.set_osds(osds_json))
     }
 
+    fn set_upkeep(&self, py: Python<'_>, orders_json: &str) -> PyResult<()> {
+        self.perform(py, |engine| engine.set_upkeep(orders_json))
+    }
+
+    fn start_upkeep(&self, py: Python<'_>, kind: &str) -> PyResult<()> {
+        self.perform(py, |engine| engine.start_upkeep(kind))
+    }
+
+    fn upkeep(&self, py: Python<'_>) -> PyResult<String> {
+        self.run(py, |engine| Ok(engine.upkeep()))
+    }
+
     fn status(&self, py: Python<'_>) -> PyResult<String> {
         self.run(py, engine::Engine::status)
     }

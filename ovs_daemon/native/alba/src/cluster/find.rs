@@ -44,8 +44,8 @@ pub(super) struct Found {
     object_len: u64,
     /// A fragment's name; piece and fragment are to be set.
     name: FragmentName,
-    /// By piece and fragment: the OSD.
-    places: BTreeMap<(u32, usize), usize>,
+    /// By piece and fragment: the OSDs that have it, one unless it was mended or moved.
+    places: BTreeMap<(u32, usize), Vec<usize>>,
 }
 
 impl Found {
@@ -55,7 +55,12 @@ impl Found {
 
     /// The OSD of a fragment.
     pub(super) fn osd(&self, piece: u32, fragment: usize) -> Option<usize> {
-        self.places.get(&(piece, fragment)).copied()
+        self.osds(piece, fragment).last().copied()
+    }
+
+    /// All OSDs that have a fragment.
+    pub(super) fn osds(&self, piece: u32, fragment: usize) -> &[usize] {
+        self.places.get(&(piece, fragment)).map_or(&[], Vec::as_slice)
     }
 
     /// Fragments of a piece that are somewhere.
@@ -78,7 +83,7 @@ impl Found {
 }
 
 /// The fragments that are seen of an object: name and OSD.
-type Sighting = Vec<(FragmentName, usize)>;
+pub(super) type Sighting = Vec<(FragmentName, usize)>;
 
 fn layout_of(name: &FragmentName) -> Option<Layout> {
     Layout::new(name.data, name.parity, name.domains, name.local).ok()
@@ -218,10 +223,10 @@ impl Cluster {
         let mine = |one: &FragmentName| {
             one.generation == seen.generation && layout_of(one) == Some(seen.layout)
         };
-        let mut places = BTreeMap::new();
+        let mut places: BTreeMap<_, Vec<usize>> = BTreeMap::new();
         let mut header = None;
         for (one, osd) in sighting.iter().filter(|(one, _)| mine(one)) {
-            places.insert((one.piece, usize::from(one.fragment)), *osd);
+            places.entry((one.piece, usize::from(one.fragment))).or_default().push(*osd);
             if header.is_none() {
                 header = self.osd(*osd).header(name, one).ok().map(|header| (*one, header));
             }

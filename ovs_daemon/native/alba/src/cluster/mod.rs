@@ -6,11 +6,15 @@
 //! was acknowledged is never taken for absent.
 
 mod find;
+mod mend;
+#[cfg(test)]
+mod mend_tests;
 mod places;
 mod put;
 mod read;
 mod repair;
 mod stored;
+mod survey;
 #[cfg(test)]
 mod tests;
 mod uses;
@@ -30,10 +34,12 @@ use crate::preset::Preset;
 use crate::remote::Link;
 use crate::{Backend, BackendError, Cause, Put, Result, Sink, Space};
 use find::Found;
+pub use mend::{Mended, Spend, Terms};
 pub use places::{OsdAddress, OsdPlace, Place};
 use places::{Remotes, open_folders};
 pub use repair::Repaired;
 pub use stored::Stored;
+pub use survey::Survey;
 use uses::Use;
 
 /// Objects whose places are remembered.
@@ -197,8 +203,16 @@ impl Cluster {
         self.ask_all(jobs).into_iter().try_for_each(|answer| answer.map(|_| ()))
     }
 
+    /// Deletes a folder. All are asked a second time when all have answered: what was stored by those
+    /// who mended it meanwhile goes as well (`machines::alba::mend`).
+    fn delete_below(&self, folder: &str) -> Result<()> {
+        let request = Request::DeleteFolder { folder: folder.to_owned() };
+        self.everywhere(&request)?;
+        self.everywhere(&request)
+    }
+
     fn delete_everywhere(&self, object: &str) -> Result<()> {
-        self.everywhere(&Request::DeleteFolder { folder: format!("{object}{OBJECT}") })
+        self.delete_below(&format!("{object}{OBJECT}"))
     }
 }
 
@@ -227,7 +241,7 @@ impl Backend for Cluster {
     fn delete_folder(&self, folder: &str) -> Result<()> {
         let below = format!("{folder}/");
         lock(&self.found).retain(|name, _| !name.starts_with(&below));
-        self.everywhere(&Request::DeleteFolder { folder: folder.to_owned() })
+        self.delete_below(folder)
     }
 
     fn distrust(&self, name: &str) {

@@ -145,7 +145,7 @@ impl Cluster {
     }
 
     /// Asks for a range of a fragment where it is; how long its answer may take.
-    fn start_read(
+    pub(super) fn start_read(
         &self,
         name: &str,
         found: &Found,

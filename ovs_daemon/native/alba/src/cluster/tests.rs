@@ -11,7 +11,7 @@ use crate::folder::{FolderOsd, read_claim};
 use crate::preset::Preset;
 use crate::{Backend, Cause, Put};
 
-struct Lab {
+pub(super) struct Lab {
     root: PathBuf,
 }
 
@@ -22,13 +22,13 @@ impl Drop for Lab {
 }
 
 impl Lab {
-    fn new(name: &str) -> Self {
+    pub(super) fn new(name: &str) -> Self {
         let root = std::env::temp_dir().join(format!("ovs-cluster-{}-{name}", std::process::id()));
         let _ = fs::remove_dir_all(&root);
         Self { root }
     }
 
-    fn disk(&self, domain: usize, disk: usize) -> PathBuf {
+    pub(super) fn disk(&self, domain: usize, disk: usize) -> PathBuf {
         self.root.join(format!("dc{domain}/disk{disk}"))
     }
 
@@ -41,7 +41,7 @@ impl Lab {
         (0..9).map(place).collect()
     }
 
-    fn open(&self) -> Cluster {
+    pub(super) fn open(&self) -> Cluster {
         let mut preset = Preset::shipped().remove(0);
         preset.fragment_size = 64 << 10;
         Cluster::open(&self.places(), preset, 0).unwrap()
@@ -57,7 +57,7 @@ impl Lab {
     }
 
     /// Files of fragments of an object: disk and path.
-    fn files(&self, object: &str) -> Vec<PathBuf> {
+    pub(super) fn files(&self, object: &str) -> Vec<PathBuf> {
         let mut files = Vec::new();
         for place in self.places() {
             let folder = place.path.join(format!("{object}.obj"));
@@ -69,15 +69,15 @@ impl Lab {
     }
 }
 
-fn content(seed: usize, len: usize) -> Vec<u8> {
+pub(super) fn content(seed: usize, len: usize) -> Vec<u8> {
     (0..len).map(|at| (at * 31 + at / 251 + seed * 97) as u8).collect()
 }
 
-fn put(cluster: &Cluster, name: &str, bytes: &[u8]) -> crate::Result<Put> {
+pub(super) fn put(cluster: &Cluster, name: &str, bytes: &[u8]) -> crate::Result<Put> {
     cluster.put(name, &mut |sink| bytes.chunks(10_000).try_for_each(|part| sink.write(part)))
 }
 
-fn get(cluster: &Cluster, name: &str) -> crate::Result<Vec<u8>> {
+pub(super) fn get(cluster: &Cluster, name: &str) -> crate::Result<Vec<u8>> {
     let mut bytes = vec![0; cluster.len(name)?.expect("it is stored") as usize];
     cluster.read(name, 0, &mut bytes)?;
     Ok(bytes)

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use format::Malformed;
 use format::osd::wire::{
@@ -113,6 +114,11 @@ fn bytes_of(request: &Request) -> usize {
         Request::Put { parts, .. } => parts.iter().map(Vec::len).sum(),
         _ => 0,
     }
+}
+
+/// Bytes of fragments went to the OSD or came from it.
+fn count(shared: &Shared, bytes: usize) {
+    shared.traffic.fragments.fetch_add(bytes as u64, Ordering::Relaxed);
 }
 
 fn patience(request: &Request) -> u64 {
@@ -312,6 +318,7 @@ impl Peer {
         let hello = Hello { cluster: self.link.cluster, osd: self.osd, nonce };
         let meta = hello.encode();
         let frame = Frame { code: VERSION, ..Frame::new(Kind::Hello, 0, &meta, 0) };
+        wire.count_with(self.shared.traffic.clone());
         wire.send(&frame, &meta, None);
         ring.poll_readable(wire.fd(), self.token(READ));
         self.state = State::Greeting { wire: Box::new(wire), hello, proved: false };
@@ -397,6 +404,9 @@ impl Peer {
         };
         self.waiting_bytes -= bytes_of(&one.request).min(self.waiting_bytes);
         if let Request::Get { .. } = one.request {
+            if let Ok(Answer::Bytes(bytes)) = &answer {
+                count(&self.shared, bytes.len());
+            }
             lock(&self.shared.pace).observe(now.saturating_sub(one.asked_at) / 1000);
         }
         (one.reply)(answer);
@@ -424,6 +434,7 @@ impl Peer {
                 let after = one.names.last().map_or("", String::as_str);
                 let (frame, meta, parts) = encode_request(&one.request, after, *tag);
                 wire.send(&frame, &meta, parts);
+                count(&self.shared, bytes_of(&one.request));
             }
             self.unsent.pop_front();
         }

@@ -4,6 +4,9 @@
 mod cut;
 mod gather;
 mod layout;
+mod mend;
+#[cfg(test)]
+mod mend_tests;
 mod pace;
 mod placement;
 #[cfg(test)]
@@ -15,6 +18,7 @@ mod verdict;
 pub use cut::{Cut, Place, UNIT};
 pub use gather::Gather;
 pub use layout::{FRAGMENTS_MAX, GLOBAL_MAX, Layout, LayoutError, Set};
+pub use mend::{Mending, Next, at_once, due, safety};
 pub use pace::Pace;
 pub use placement::{Disk, Shortage, mix, place, refill};
 pub use plan::{Over, Step, plan};

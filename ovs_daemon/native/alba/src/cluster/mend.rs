@@ -1,0 +1,396 @@
+//! Mending while the cluster is in use: what is lost is computed again by somebody in the Domain
+//! where it is stored, while objects are put, read and deleted (see `machines::alba::mend`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::mpsc::channel;
+
+use machines::alba::{Mending, Next, Policy, Set, Verdict, due, refill, safety};
+
+use crate::osd::{Answer, OBJECT, Request, fragment_path};
+use crate::pieces::{Fragment, Label};
+use crate::{Cause, Put, Result};
+
+use super::Cluster;
+use super::find::Found;
+use super::read::Range;
+
+/// What is mended, and what is waited for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// Only what is stored in these Domains; `None`: in all.
+    pub domains: Option<BTreeSet<String>>,
+    /// How many OSDs of a Domain are away, but for so short a time that they may come back.
+    pub waiting: BTreeMap<String, usize>,
+    /// Numbers of OSDs that are to be emptied.
+    pub leaving: BTreeSet<u64>,
+}
+
+impl Terms {
+    fn covers(&self, domain: &str) -> bool {
+        self.domains.as_ref().is_none_or(|domains| domains.contains(domain))
+    }
+}
+
+/// What mending did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mended {
+    /// Fragments that were stored.
+    pub fragments: u64,
+    /// Of them, those that were damaged.
+    pub damaged: u64,
+    /// Fragments for which there is no disk, or whose disk failed.
+    pub unplaced: u64,
+    /// Bytes that were read and stored.
+    pub bytes: u64,
+    /// Bytes that were read from other Domains than that in which they were needed.
+    pub between_domains: u64,
+}
+
+impl Mended {
+    /// Adds what else was done.
+    pub fn add(&mut self, other: Self) {
+        self.fragments += other.fragments;
+        self.damaged += other.damaged;
+        self.unplaced += other.unplaced;
+        self.bytes += other.bytes;
+        self.between_domains += other.between_domains;
+    }
+}
+
+/// Told how many bytes were moved; returns when more may be, and false when it is time to stop.
+pub type Spend<'a> = &'a mut dyn FnMut(u64) -> bool;
+
+impl Cluster {
+    /// Mends an object. One that is not stored, or of which it cannot be told, is left alone.
+    pub fn mend(&self, name: &str, terms: &Terms, spend: Spend<'_>) -> Result<Mended> {
+        let mut done = Mended::default();
+        self.forget(name);
+        let Some(found) = self.find(name)? else { return Ok(done) };
+        for piece in 0..found.cut.pieces() {
+            let mended = self.mend_piece(name, &found, piece, terms)?;
+            done.add(mended);
+            if mended.bytes > 0 && !spend(mended.bytes) {
+                break;
+            }
+        }
+        self.forget(name);
+        Ok(done)
+    }
+
+    fn domain_of(&self, osd: usize) -> String {
+        self.osd(osd).claim().domain.clone()
+    }
+
+    /// The fragments of a piece that are to be stored elsewhere: those that are lost, and those of
+    /// which all copies are on OSDs that are to be emptied.
+    pub(super) fn wanted(&self, found: &Found, piece: u32, terms: &Terms) -> (Set, Set) {
+        let layout = found.layout;
+        let missing = layout.all() & !found.present(piece);
+        let leaves = |osd: &usize| terms.leaving.contains(&self.osd(*osd).id());
+        let moving = (0..layout.fragments()).filter(|one| {
+            let osds = found.osds(piece, *one);
+            !osds.is_empty() && osds.iter().all(leaves)
+        });
+        let moving = moving.fold(0, |set: Set, one| set | 1 << one);
+        let all: usize = terms.waiting.values().sum();
+        let waiting: Vec<usize> = (0..layout.domains())
+            .map(|group| {
+                let mut fragments = layout.members(group).chain(layout.locals(group));
+                let home = fragments.find_map(|one| found.osd(piece, one));
+                home.map_or(all, |osd| {
+                    terms.waiting.get(&self.domain_of(osd)).copied().unwrap_or(0)
+                })
+            })
+            .collect();
+        (due(&layout, missing, &waiting), moving)
+    }
+
+    fn mend_piece(&self, name: &str, found: &Found, piece: u32, terms: &Terms) -> Result<Mended> {
+        let mut done = Mended::default();
+        let (lost, moving) = self.wanted(found, piece, terms);
+        if lost | moving == 0 {
+            return Ok(done);
+        }
+        let Some(targets) = self.targets(found, piece, terms, lost | moving) else {
+            done.unplaced = u64::from((lost | moving).count_ones());
+            return Ok(done);
+        };
+        let mine: BTreeMap<usize, usize> = targets
+            .into_iter()
+            .filter(|(one, osd)| {
+                (lost | moving) & 1 << one != 0 && terms.covers(&self.domain_of(*osd))
+            })
+            .collect();
+        let wanted = mine.keys().fold(0, |set: Set, one| set | 1 << one);
+        done.unplaced = self.unplaced(found, piece, terms, (lost | moving) & !wanted);
+        if wanted == 0 {
+            return Ok(done);
+        }
+        let mut payloads: BTreeMap<usize, Vec<u8>> = BTreeMap::new();
+        for one in mine.keys().filter(|one| moving & 1 << **one != 0) {
+            payloads.insert(*one, self.fetch(name, found, piece, *one)?);
+            done.bytes += found.cut.fragment_len();
+        }
+        if wanted & lost != 0 {
+            let range = Range { piece, start: 0, len: found.cut.fragment_len() as usize };
+            let mut have = self.gather(name, found, range, wanted & lost, false)?;
+            let read = (0..have.len())
+                .filter(|one| have[*one].is_some() && wanted & lost & 1 << *one == 0);
+            let homes: BTreeSet<String> = mine.values().map(|osd| self.domain_of(*osd)).collect();
+            for one in read.collect::<Vec<_>>() {
+                let Some(from) = found.osd(piece, one) else { continue };
+                done.bytes += found.cut.fragment_len();
+                if homes.len() > 1 || !homes.contains(&self.domain_of(from)) {
+                    done.between_domains += found.cut.fragment_len();
+                }
+            }
+            for one in (0..have.len()).filter(|one| wanted & lost & 1 << one != 0) {
+                payloads.extend(have[one].take().map(|payload| (one, payload)));
+            }
+        }
+        self.store_mended(name, found, piece, &mine, payloads, &mut done);
+        Ok(done)
+    }
+
+    /// Of these fragments, those that have no disk in the Domains of these terms.
+    fn unplaced(&self, found: &Found, piece: u32, terms: &Terms, rest: Set) -> u64 {
+        let layout = found.layout;
+        let mine = |one: &usize| {
+            let group = layout.group_of(*one);
+            let mut fragments = layout.members(group).chain(layout.locals(group));
+            let home = fragments.find_map(|one| found.osd(piece, one));
+            home.is_none_or(|osd| terms.covers(&self.domain_of(osd)))
+        };
+        (0..layout.fragments()).filter(|one| rest & 1 << one != 0).filter(mine).count() as u64
+    }
+
+    /// The OSD to which each of the fragments goes; `None`: no policy is like the object's.
+    fn targets(
+        &self,
+        found: &Found,
+        piece: u32,
+        terms: &Terms,
+        wanted: Set,
+    ) -> Option<Vec<(usize, usize)>> {
+        let layout = found.layout;
+        // x is the preset's matter; for a policy that it has no more, what loses no data will do.
+        let most = layout.parity().max(layout.local()) as u8;
+        let known = self.preset.policies.iter().find(|policy| *policy.layout() == layout);
+        let node_max = known.map_or(most, |policy| policy.node_max() as u8);
+        let policy = Policy::new(layout, found.acknowledge(), node_max).ok()?;
+        let up: Vec<usize> = self.reach().up().to_vec();
+        let with_room = self.roomy(&up, 2 * found.cut.fragment_len());
+        let stays = |osd: &usize| !terms.leaving.contains(&self.osd(*osd).id());
+        let holds =
+            |osd: &usize| (0..layout.fragments()).any(|one| found.osds(piece, one).contains(osd));
+        let candidates: Vec<usize> = up
+            .into_iter()
+            .filter(stays)
+            .filter(|osd| holds(osd) || with_room.contains(osd))
+            .collect();
+        let place = |one| {
+            let osds = found.osds(piece, one);
+            candidates.iter().position(|other| wanted & 1 << one == 0 && osds.contains(other))
+        };
+        let placed: Vec<Option<usize>> = (0..layout.fragments()).map(place).collect();
+        let targets = refill(&policy, &self.disks(&candidates), &placed, u64::from(piece));
+        Some(targets.into_iter().map(|(one, disk)| (one, candidates[disk])).collect())
+    }
+
+    /// The whole payload of a fragment, from where it is.
+    fn fetch(&self, name: &str, found: &Found, piece: u32, fragment: usize) -> Result<Vec<u8>> {
+        let (sender, hear) = channel();
+        let range = Range { piece, start: 0, len: found.cut.fragment_len() as usize };
+        self.start_read(name, found, range, fragment, &sender);
+        drop(sender);
+        let stopped = || super::failed("read", name, "the OSD's client was stopped");
+        hear.recv().map_err(|_| stopped()).and_then(|(_, bytes)| bytes)
+    }
+
+    /// Stores fragments of a piece, as `machines::alba::mend` says.
+    pub(super) fn store_mended(
+        &self,
+        name: &str,
+        found: &Found,
+        piece: u32,
+        targets: &BTreeMap<usize, usize>,
+        mut payloads: BTreeMap<usize, Vec<u8>>,
+        done: &mut Mended,
+    ) {
+        let label = Label {
+            object: name,
+            object_len: found.object_len(),
+            acknowledge: found.acknowledge(),
+            generation: found.seen.generation,
+            sealed: found.sealed,
+        };
+        let codec = self.codec(found.layout);
+        let extent = (piece, found.cut.piece_at(piece), found.cut.piece_len(piece));
+        let path = |one: usize| fragment_path(name, &found.name(piece, one));
+        let mut mending = Mending::new(&found.layout, payloads.keys().copied().collect());
+        let mut stored = 0;
+        loop {
+            match mending.next() {
+                Next::Store(batch) => {
+                    let put = |one: &usize| {
+                        let payload = payloads.remove(one).unwrap_or_default();
+                        let fragment: Fragment = label.fragment(&codec, extent, *one, payload);
+                        (
+                            targets[one],
+                            Request::Put { path: path(*one), parts: fragment.into_parts() },
+                        )
+                    };
+                    let answers = self.ask_all(batch.iter().map(put).collect());
+                    // One that failed may be stored all the same, later.
+                    let ours = |answer: &Result<Answer>| *answer != Ok(Answer::Put(Put::Exists));
+                    let created: Vec<usize> = batch
+                        .iter()
+                        .zip(&answers)
+                        .filter_map(|(one, answer)| ours(answer).then_some(*one))
+                        .collect();
+                    let fine = answers.iter().filter(|answer| answer.is_ok()).count();
+                    stored += fine as u64;
+                    done.unplaced += (batch.len() - fine) as u64;
+                    done.bytes += batch.len() as u64 * found.cut.fragment_len();
+                    mending.stored(batch.len(), &created, fine == batch.len());
+                }
+                Next::Look => mending.looked(self.is_whole(name, found, piece)),
+                Next::Undo(all) => {
+                    let delete = |one: &usize| (targets[one], Request::Delete { path: path(*one) });
+                    self.ask_all(all.iter().map(delete).collect());
+                    mending.undone();
+                    stored = 0;
+                }
+                Next::Over(_) => break,
+            }
+        }
+        done.fragments += stored;
+    }
+
+    /// Whether everything that was found of an object is there still, as far as it can be seen.
+    fn is_whole(&self, name: &str, found: &Found, piece: u32) -> bool {
+        let (verdict, sighting, reach) = self.judge(name);
+        let same = |seen: &machines::alba::Seen| {
+            seen.generation == found.seen.generation && seen.layout == found.layout
+        };
+        if !matches!(&verdict, Verdict::Stored(seen) if same(seen)) {
+            return false;
+        }
+        let there: BTreeSet<(u32, u8, u64, usize)> = sighting
+            .iter()
+            .map(|(one, osd)| (one.piece, one.fragment, one.generation, *osd))
+            .collect();
+        let mut left: Set = 0;
+        for at in 0..found.cut.pieces() {
+            for one in 0..found.layout.fragments() {
+                for osd in found.osds(at, one).iter().filter(|osd| reach.up().contains(osd)) {
+                    if !there.contains(&(at, one as u8, found.seen.generation, *osd)) {
+                        return false;
+                    }
+                    left |= if at == piece { 1 << one } else { 0 };
+                }
+            }
+        }
+        // Too few witnesses tell nothing.
+        safety(&found.layout, left).is_some()
+    }
+
+    /// Reads every fragment of an object that is on OSDs of these terms, and stores those that are
+    /// damaged anew, once they are computed from sound ones.
+    pub fn scrub(&self, name: &str, terms: &Terms, spend: Spend<'_>) -> Result<Mended> {
+        let mut done = Mended::default();
+        self.forget(name);
+        let Some(found) = self.find(name)? else { return Ok(done) };
+        let all = (0..found.cut.pieces())
+            .flat_map(|piece| (0..found.layout.fragments()).map(move |one| (piece, one)));
+        for (piece, one) in all {
+            for osd in found.osds(piece, one) {
+                if !terms.covers(&self.domain_of(*osd)) {
+                    continue;
+                }
+                let before = done.bytes;
+                if self.is_damaged(name, &found, (piece, one), *osd, &mut done) {
+                    done.damaged += 1;
+                    self.renew(name, &found, (piece, one), *osd, &mut done)?;
+                }
+                if !spend(done.bytes - before) {
+                    return Ok(done);
+                }
+            }
+        }
+        self.forget(name);
+        Ok(done)
+    }
+
+    fn is_damaged(
+        &self,
+        name: &str,
+        found: &Found,
+        (piece, one): (u32, usize),
+        osd: usize,
+        done: &mut Mended,
+    ) -> bool {
+        let osd = self.osd(osd);
+        let file = found.name(piece, one);
+        let len = found.cut.fragment_len();
+        let corrupt = |cause: Cause| cause == Cause::Corrupt;
+        if osd.header(name, &file).is_err_and(|error| corrupt(error.cause)) {
+            return true;
+        }
+        let most = u64::from(format::osd::wire::GET_MAX);
+        let mut offset = 0;
+        while offset < len {
+            let part = most.min(len - offset);
+            match osd.read(name, &file, len, offset, part as u32) {
+                Ok(bytes) => done.bytes += bytes.len() as u64,
+                Err(error) => return corrupt(error.cause),
+            }
+            offset += part;
+        }
+        false
+    }
+
+    /// Stores a damaged fragment anew. It is computed before it is deleted.
+    fn renew(
+        &self,
+        name: &str,
+        found: &Found,
+        (piece, one): (u32, usize),
+        osd: usize,
+        done: &mut Mended,
+    ) -> Result<()> {
+        let range = Range { piece, start: 0, len: found.cut.fragment_len() as usize };
+        let mut have = self.gather(name, found, range, 1 << one, false)?;
+        let payload = have[one].take().unwrap_or_default();
+        done.bytes += range.len as u64 * have.iter().flatten().count() as u64;
+        let path = fragment_path(name, &found.name(piece, one));
+        self.osd(osd).call(Request::Delete { path })?;
+        self.forget(name);
+        // What was there of it counts no more when it is looked whether all the rest is.
+        let Some(rest) = self.find(name)? else { return Ok(()) };
+        let targets = BTreeMap::from([(one, osd)]);
+        let payloads = BTreeMap::from([(one, payload)]);
+        self.store_mended(name, &rest, piece, &targets, payloads, done);
+        Ok(())
+    }
+
+    /// Removes fragments of puts that were cut off before this time (nanoseconds since 1970): of an
+    /// object that is not stored, those of its puts that are so old. How many.
+    pub fn collect(&self, name: &str, before: u64) -> Result<u64> {
+        let (verdict, sighting, _) = self.judge(name);
+        if verdict != Verdict::Absent {
+            return Ok(0);
+        }
+        let old = sighting.into_iter().filter(|(one, _)| one.generation < before);
+        let delete = |(one, osd)| (osd, Request::Delete { path: fragment_path(name, &one) });
+        let jobs: Vec<_> = old.map(delete).collect();
+        let count = jobs.len() as u64;
+        self.ask_all(jobs).into_iter().try_for_each(|answer| answer.map(|_| ()))?;
+        Ok(count)
+    }
+}
+
+/// The object of a path on an OSD; `None`: it is a folder.
+pub(super) fn object_of(path: &str) -> Option<&str> {
+    path.strip_suffix(OBJECT)
+}

@@ -1,0 +1,77 @@
+//! Mending while objects are deleted, and what cut-off puts leave.
+
+use std::fs;
+
+use format::osd::Claim;
+
+use super::tests::{Lab, content, get, put};
+use super::{Terms, random_id};
+use crate::Backend;
+use crate::folder::{FolderOsd, read_claim};
+
+fn replace(lab: &Lab, domain: usize, disk: usize) {
+    let disk = lab.disk(domain, disk);
+    let claim = read_claim(&disk).unwrap().unwrap();
+    fs::remove_dir_all(&disk).unwrap();
+    FolderOsd::claim(&disk, &Claim { osd: random_id().unwrap(), ..claim }).unwrap();
+}
+
+#[test]
+fn what_is_deleted_while_it_is_mended_stays_deleted() {
+    let lab = Lab::new("race");
+    let names: Vec<String> = (0..12).map(|number| format!("x/sco/{number}")).collect();
+    let cluster = lab.open();
+    for name in &names {
+        put(&cluster, name, &content(3, 300_000)).unwrap();
+    }
+    drop(cluster);
+    replace(&lab, 1, 1);
+    let cluster = lab.open();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for name in &names {
+                // It may be gone meanwhile; then there is nothing to be read of it any more.
+                let _ = cluster.mend(name, &Terms::default(), &mut |_| true);
+            }
+        });
+        scope.spawn(|| names.iter().rev().for_each(|name| cluster.delete(name).unwrap()));
+    });
+    for name in &names {
+        assert_eq!(lab.files(name), Vec::<std::path::PathBuf>::new());
+        assert_eq!(cluster.len(name), Ok(None));
+    }
+}
+
+#[test]
+fn a_mender_sees_that_an_object_goes_and_takes_back_what_it_stored() {
+    let lab = Lab::new("gone");
+    let cluster = lab.open();
+    put(&cluster, "a", &content(1, 100_000)).unwrap();
+    let found = cluster.find("a").unwrap().unwrap();
+    cluster.delete("a").unwrap();
+    // As one that looked before the delete, and stores after it.
+    let targets = [(0, found.osd(0, 0).unwrap())].into();
+    let payloads = [(0, vec![0; found.cut.fragment_len() as usize])].into();
+    let mut done = super::Mended::default();
+    cluster.store_mended("a", &found, 0, &targets, payloads, &mut done);
+    assert_eq!(done.fragments, 0);
+    assert_eq!(lab.files("a"), Vec::<std::path::PathBuf>::new());
+}
+
+#[test]
+fn fragments_of_puts_that_were_cut_off_go_when_they_are_old() {
+    let lab = Lab::new("partial");
+    let cluster = lab.open();
+    put(&cluster, "x/sco/1", &content(1, 1000)).unwrap();
+    put(&cluster, "x/sco/2", &content(2, 1000)).unwrap();
+    let generation = cluster.find("x/sco/1").unwrap().unwrap().seen.generation;
+    lab.files("x/sco/1").iter().skip(2).for_each(|file| fs::remove_file(file).unwrap());
+    cluster.forget("x/sco/1");
+    let survey = cluster.survey(&Terms::default(), &mut |_| true).unwrap();
+    assert_eq!((survey.objects, &survey.partial[..]), (1, &["x/sco/1".to_owned()][..]));
+    assert_eq!(cluster.collect("x/sco/1", generation).unwrap(), 0, "it may be under way");
+    assert_eq!(cluster.collect("x/sco/2", u64::MAX).unwrap(), 0, "it is stored");
+    assert_eq!(cluster.collect("x/sco/1", generation + 1).unwrap(), 2);
+    assert_eq!(lab.files("x/sco/1").len(), 0);
+    assert_eq!(get(&cluster, "x/sco/2").unwrap(), content(2, 1000));
+}

@@ -1,0 +1,429 @@
+//! Upkeep of the erasure-coded backend: one thread that looks at all objects from time to time,
+//! mends those that have lost fragments, worst first, and reads everything now and then; under a
+//! budget, while guests go on.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use alba::cluster::{Mended, Survey, Terms};
+use alba::osd::{Exchanged, disk_id};
+use alba::{Cluster, Sealed};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::spec::{parse, uuid};
+
+/// How often it is looked whether there is something to do.
+const TICK: Duration = Duration::from_millis(500);
+/// Fragments of a put that is older than this, in nanoseconds, are not of one that is under way.
+const PARTIAL_AGE: u64 = 3600 * 1_000_000_000;
+/// Of the time that looking at an object takes, the same again is left to others.
+const REST: u32 = 1;
+
+/// What is to be done.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+struct Orders {
+    /// Domains whose fragments this engine mends; `None`: all.
+    domains: Option<BTreeSet<String>>,
+    /// UUIDs of OSDs that are to be emptied.
+    #[serde(default)]
+    leaving: BTreeSet<String>,
+    /// Bytes that mending may move each second.
+    repair_bytes_per_s: u64,
+    /// Bytes that scrubbing may read each second; 0: it is not done by itself.
+    scrub_bytes_per_s: u64,
+    /// Seconds after which an OSD that is away is taken for lost.
+    delay_s: f64,
+    /// Seconds between two looks at all objects.
+    every_s: f64,
+    /// Seconds between the ends of one scrub and the begin of the next.
+    scrub_every_s: f64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    orders: Option<Orders>,
+    /// Somebody wants it now.
+    repair_now: bool,
+    scrub_now: bool,
+    stopping: bool,
+    doing: &'static str,
+    /// Objects that are done, and how many there are, of what it does now.
+    done: u64,
+    of: u64,
+    survey: Survey,
+    /// Passes that have ended, so that one can wait for the next.
+    surveys: u64,
+    repairs: u64,
+    scrubs: u64,
+    surveyed_at: u64,
+    scrubbed_at: u64,
+    repaired: Mended,
+    scrubbed: Mended,
+    collected: u64,
+    why: Option<String>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for so long; false when it is time to stop.
+    fn rest(&self, time: Duration) -> bool {
+        let until = Instant::now() + time;
+        let mut state = self.lock();
+        while !state.stopping {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return true;
+            }
+            let waited = self.changed.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        false
+    }
+}
+
+/// The thread and the way to it.
+pub(crate) struct Upkeep {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Upkeep {
+    /// Starts the thread; it does nothing until it is told what.
+    pub(crate) fn start(sealed: &Arc<Sealed>) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared::default());
+        let (sealed, inside) = (sealed.clone(), shared.clone());
+        let thread = std::thread::Builder::new().name("vs-upkeep".to_owned());
+        let thread = thread.spawn(move || Worker::new(&sealed, inside).run())?;
+        Ok(Self { shared, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Returns when the thread has ended.
+    pub(crate) fn stop(&self) {
+        self.shared.lock().stopping = true;
+        self.shared.changed.notify_all();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Upkeep {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+struct Worker<'a> {
+    cluster: &'a Cluster,
+    shared: Arc<Shared>,
+    /// OSDs that are away, by number, since when.
+    away: BTreeMap<[u8; 16], Instant>,
+    looked: Option<Instant>,
+    /// OSDs that were taken for lost, or leaving, at the last look.
+    settled: BTreeSet<[u8; 16]>,
+    scrubbed: Instant,
+}
+
+impl<'a> Worker<'a> {
+    fn new(sealed: &'a Sealed, shared: Arc<Shared>) -> Self {
+        Self {
+            cluster: sealed.cluster(),
+            shared,
+            away: BTreeMap::new(),
+            looked: None,
+            settled: BTreeSet::new(),
+            scrubbed: Instant::now(),
+        }
+    }
+
+    fn run(mut self) {
+        while self.shared.rest(TICK) {
+            self.watch();
+            let (orders, repair, scrub) = {
+                let mut state = self.shared.lock();
+                let asked = (state.repair_now, state.scrub_now);
+                (state.repair_now, state.scrub_now) = (false, false);
+                (state.orders.clone(), asked.0, asked.1)
+            };
+            let Some(orders) = orders else { continue };
+            let terms = self.terms(&orders);
+            let lost = self.lost(&orders);
+            let every = Duration::from_secs_f64(orders.every_s);
+            let due = self.looked.is_none_or(|looked| looked.elapsed() >= every);
+            if repair || due || lost != self.settled {
+                self.settled = lost;
+                self.look_and_mend(&terms, &orders);
+                self.looked = Some(Instant::now());
+            }
+            let every = Duration::from_secs_f64(orders.scrub_every_s);
+            let due = orders.scrub_bytes_per_s > 0 && self.scrubbed.elapsed() >= every;
+            if scrub || due {
+                self.scrub(&terms, &orders);
+                self.scrubbed = Instant::now();
+            }
+            self.shared.lock().doing = "";
+        }
+    }
+
+    /// Notes which OSDs are away.
+    fn watch(&mut self) {
+        for osd in self.cluster.osds() {
+            let id = osd.claim().osd;
+            if osd.reachable() {
+                self.away.remove(&id);
+            } else {
+                self.away.entry(id).or_insert_with(Instant::now);
+            }
+        }
+    }
+
+    /// Those that are away for longer than is waited, and those that are to leave.
+    fn lost(&self, orders: &Orders) -> BTreeSet<[u8; 16]> {
+        let delay = Duration::from_secs_f64(orders.delay_s);
+        let away = self.away.iter().filter(|(_, since)| since.elapsed() >= delay);
+        let leaving = orders.leaving.iter().filter_map(|text| uuid(text).ok());
+        away.map(|(id, _)| *id).chain(leaving).collect()
+    }
+
+    fn terms(&self, orders: &Orders) -> Terms {
+        let delay = Duration::from_secs_f64(orders.delay_s);
+        let mut waiting: BTreeMap<String, usize> = BTreeMap::new();
+        for osd in self.cluster.osds() {
+            let since = self.away.get(&osd.claim().osd);
+            if since.is_some_and(|since| since.elapsed() < delay) {
+                *waiting.entry(osd.claim().domain.clone()).or_default() += 1;
+            }
+        }
+        let leaving = orders.leaving.iter().filter_map(|text| uuid(text).ok());
+        Terms {
+            domains: orders.domains.clone(),
+            waiting,
+            leaving: leaving.map(|id| disk_id(&id)).collect(),
+        }
+    }
+
+    fn begin(&self, doing: &'static str, of: u64) {
+        let mut state = self.shared.lock();
+        (state.doing, state.done, state.of) = (doing, 0, of);
+    }
+
+    fn look(&self, terms: &Terms) -> Option<Survey> {
+        let before = self.shared.lock().survey.objects;
+        self.begin("looking", before);
+        let mut last = Instant::now();
+        let surveyed = self.cluster.survey(terms, &mut |survey| {
+            self.shared.lock().done = survey.objects;
+            let on = self.shared.rest(last.elapsed() * REST);
+            last = Instant::now();
+            on
+        });
+        let mut state = self.shared.lock();
+        match surveyed {
+            Ok(_) if state.stopping => None,
+            Ok(survey) => {
+                state.why = None;
+                state.surveys += 1;
+                state.surveyed_at = seconds();
+                state.survey = Survey { todo: Vec::new(), partial: Vec::new(), ..survey.clone() };
+                Some(survey)
+            }
+            Err(error) => {
+                state.why = Some(error.to_string());
+                None
+            }
+        }
+    }
+
+    fn look_and_mend(&self, terms: &Terms, orders: &Orders) {
+        let Some(survey) = self.look(terms) else { return };
+        let before = now_ns().saturating_sub(PARTIAL_AGE);
+        for name in &survey.partial {
+            // What fails is tried again at the next look.
+            let collected = self.cluster.collect(name, before).unwrap_or(0);
+            self.shared.lock().collected += collected;
+        }
+        self.begin("repairing", survey.todo.len() as u64);
+        let mut budget = Budget::new(&self.shared, |orders| orders.repair_bytes_per_s);
+        let mut changed = 0;
+        for (_, name) in &survey.todo {
+            let mended = self.cluster.mend(name, terms, &mut |bytes| budget.spend(bytes));
+            let mut state = self.shared.lock();
+            state.done += 1;
+            match mended {
+                Ok(mended) => {
+                    state.repaired.add(Mended { unplaced: 0, ..mended });
+                    changed += mended.fragments;
+                }
+                Err(error) => state.why = Some(error.to_string()),
+            }
+            if state.stopping || state.orders.as_ref() != Some(orders) {
+                break;
+            }
+        }
+        if changed > 0 {
+            self.look(terms);
+        }
+        self.shared.lock().repairs += 1;
+    }
+
+    fn scrub(&self, terms: &Terms, orders: &Orders) {
+        let objects = self.shared.lock().survey.objects;
+        self.begin("scrubbing", objects);
+        let least = orders.repair_bytes_per_s;
+        // One that is asked for is done even where it is not done by itself.
+        let mut budget = Budget::new(&self.shared, move |orders| match orders.scrub_bytes_per_s {
+            0 => least,
+            some => some,
+        });
+        let walked = self.cluster.walk(&mut |name| {
+            let scrubbed = self.cluster.scrub(name, terms, &mut |bytes| budget.spend(bytes));
+            let mut state = self.shared.lock();
+            state.done += 1;
+            match scrubbed {
+                Ok(scrubbed) => state.scrubbed.add(scrubbed),
+                Err(error) => state.why = Some(error.to_string()),
+            }
+            !state.stopping
+        });
+        let mut state = self.shared.lock();
+        match walked {
+            Ok(true) => {
+                state.scrubs += 1;
+                state.scrubbed_at = seconds();
+            }
+            Ok(false) => {}
+            Err(error) => state.why = Some(error.to_string()),
+        }
+    }
+}
+
+/// So many bytes each second, as the orders of the moment say.
+struct Budget<'a, F> {
+    shared: &'a Shared,
+    rate: F,
+    /// When what was spent is earned.
+    free_at: Instant,
+}
+
+impl<'a, F: Fn(&Orders) -> u64> Budget<'a, F> {
+    fn new(shared: &'a Shared, rate: F) -> Self {
+        Self { shared, rate, free_at: Instant::now() }
+    }
+
+    fn spend(&mut self, bytes: u64) -> bool {
+        let rate = self.shared.lock().orders.as_ref().map_or(1, &self.rate).max(1);
+        let now = Instant::now();
+        self.free_at = self.free_at.max(now) + Duration::from_secs_f64(bytes as f64 / rate as f64);
+        self.shared.rest(self.free_at.saturating_duration_since(now))
+    }
+}
+
+fn now_ns() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64)
+}
+
+fn seconds() -> u64 {
+    now_ns() / 1_000_000_000
+}
+
+fn figures(mended: &Mended) -> Value {
+    json!({
+        "fragments": mended.fragments,
+        "damaged": mended.damaged,
+        "bytes": mended.bytes,
+        "bytes_between_domains": mended.between_domains,
+    })
+}
+
+/// What went over sockets, by Domain of the servers.
+fn exchanged(cluster: &Cluster) -> BTreeMap<String, Value> {
+    let mut sums: BTreeMap<String, Exchanged> = BTreeMap::new();
+    for osd in cluster.osds() {
+        let one = osd.traffic();
+        let sum = sums.entry(osd.claim().domain.clone()).or_default();
+        sum.sent += one.sent;
+        sum.received += one.received;
+        sum.fragments += one.fragments;
+    }
+    let told = |sum: Exchanged| json!({"sent": sum.sent, "received": sum.received, "fragments": sum.fragments});
+    sums.into_iter().map(|(domain, sum)| (domain, told(sum))).collect()
+}
+
+impl Engine {
+    fn upkeep_of(&self, what: &str) -> Result<&Shared> {
+        let why = "the backend of this engine is a directory";
+        let none = || Error::new("NO_ALBA", what, why, "configure [alba] on this node");
+        self.upkeep.as_ref().map(|upkeep| &*upkeep.shared).ok_or_else(none)
+    }
+
+    /// What the upkeep of the backend is to do, in JSON.
+    pub fn set_upkeep(&self, orders_json: &str) -> Result<()> {
+        let what = "cannot look after the backend";
+        let orders: Orders = parse(what, orders_json)?;
+        for text in &orders.leaving {
+            uuid(text)?;
+        }
+        let shared = self.upkeep_of(what)?;
+        shared.lock().orders = Some(orders);
+        Ok(())
+    }
+
+    /// Repairs or scrubs now: "repair" or "scrub".
+    pub fn start_upkeep(&self, kind: &str) -> Result<()> {
+        let what = format!("cannot {kind} the backend");
+        let shared = self.upkeep_of(&what)?;
+        let mut state = shared.lock();
+        match kind {
+            "repair" => state.repair_now = true,
+            "scrub" => state.scrub_now = true,
+            _ => return Err(Error::new("BAD_REQUEST", what, "no such work", "repair or scrub")),
+        }
+        Ok(())
+    }
+
+    /// What the upkeep of the backend has seen and done, in JSON; `null`: there is none.
+    pub fn upkeep(&self) -> String {
+        let Some(upkeep) = &self.upkeep else { return "null".to_owned() };
+        let state = upkeep.shared.lock();
+        let wire: BTreeMap<String, Value> = self.alba().map(exchanged).unwrap_or_default();
+        let by_safety: BTreeMap<String, u64> =
+            state.survey.by_safety.iter().map(|(safety, n)| (safety.to_string(), *n)).collect();
+        json!({
+            "doing": if state.doing.is_empty() { "idle" } else { state.doing },
+            "done": state.done,
+            "of": state.of,
+            "surveys": state.surveys,
+            "repairs": state.repairs,
+            "scrubs": state.scrubs,
+            "surveyed_at": state.surveyed_at,
+            "scrubbed_at": state.scrubbed_at,
+            "objects": state.survey.objects,
+            "by_safety": by_safety,
+            "unknown": state.survey.unknown,
+            "missing": state.survey.missing,
+            "to_mend": state.survey.to_mend,
+            "repaired": figures(&state.repaired),
+            "scrubbed": figures(&state.scrubbed),
+            "collected": state.collected,
+            "wire": wire,
+            "why": state.why,
+        })
+        .to_string()
+    }
+}
