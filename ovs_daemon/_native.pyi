@@ -127,6 +127,26 @@ class Engine:
         """[{"osd": UUID, "name", "reachable", "why" or null, "total", "free": bytes or null}] of
         the backend's OSDs; [] when it is a directory."""
 
+    def set_upkeep(self, orders_json: str) -> None:
+        """{"domains": [name] | null (all), "leaving": [UUID of an OSD], "repair_bytes_per_s",
+        "scrub_bytes_per_s" (0: only when asked for), "delay_s", "every_s", "scrub_every_s"}: look
+        after the erasure-coded backend like this from now on. Error: NO_ALBA, it is a directory."""
+
+    def start_upkeep(self, kind: str) -> None:
+        """Do it now: "repair" (look at all objects and mend them) or "scrub" (read everything).
+        Returns at once; `upkeep` counts. Error: NO_ALBA."""
+
+    def upkeep(self) -> str:
+        """{"doing": "idle"|"looking"|"repairing"|"scrubbing", "done", "of": objects of that,
+        "surveys", "repairs", "scrubs": how many have ended, "surveyed_at", "scrubbed_at": seconds
+        since 1970 or 0, "objects", "by_safety": {how many more fragments may be lost: objects},
+        "unknown": objects of which it cannot be told, "missing": fragments, "to_mend": objects,
+        "repaired" and "scrubbed" since the start: {"fragments" stored, "damaged", "bytes",
+        "bytes_between_domains"}, "collected": fragments of cut-off puts that were removed,
+        "wire": {Domain: {"sent", "received", "fragments"}} of the OSD servers there: bytes in all,
+        and of both those of fragments, "why": the last failure or null}; null when the backend is
+        a directory."""
+
     def settle_volume(self, uuid: str) -> None:
         """Bring what an open volume has now to the backend, and into a checkpoint, while it is
         served."""

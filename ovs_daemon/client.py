@@ -188,6 +188,14 @@ class Client:
         """Cluster, Domain and node for which a new OSD of the daemon's node is claimed."""
         return self._call("GET", "/v1/osds/whereabouts")
 
+    def upkeep(self) -> dict[str, Any]:
+        """What the daemon's node has seen and done of the backend's upkeep."""
+        return self._call("GET", "/v1/upkeep")
+
+    def start_upkeep(self, kind: str) -> dict[str, Any]:
+        """Begin a ``repair`` or ``scrub`` on the daemon's node; its figures from before."""
+        return self._call("POST", "/v1/upkeep", {"kind": kind})
+
     def list_presets(self) -> list[dict[str, Any]]:
         """All presets, those that come with the program first."""
         presets: list[dict[str, Any]] = self._call("GET", "/v1/presets")["presets"]

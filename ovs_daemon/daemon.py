@@ -39,6 +39,7 @@ from ovs_daemon.control.steward import Steward
 from ovs_daemon.control.store import Store
 from ovs_daemon.control.tokens import load_key
 from ovs_daemon.control.topology import Alive
+from ovs_daemon.control.upkeep import Pace, UpkeepLink
 from ovs_daemon.control.verbs import Verbs
 from ovs_daemon.edge import EdgeClient
 from ovs_daemon.engine import EngineClient
@@ -65,11 +66,14 @@ class _Mutable:
     def __init__(self, conf: cfg.ConfigOpts) -> None:
         self._conf = conf
         self.check_interval_s: float = conf.edge.check_interval
+        self.upkeep = _upkeep(conf)
 
     def reload(self) -> None:
         """Read the files again; raises cfg.Error, ValueError or OSError and keeps what was."""
         changed = self._conf.mutate_config_files()
+        upkeep = _upkeep(self._conf)
         self.check_interval_s = self._conf.edge.check_interval
+        self.upkeep = upkeep
         names = ", ".join(sorted(f"{group or 'DEFAULT'}.{name}" for group, name in changed))
         LOG.info("configuration read again; changed: %s", names or "nothing")
 
@@ -137,7 +141,8 @@ def _run(conf: cfg.ConfigOpts) -> None:
     link = EdgeLink(host, lambda: mutable.check_interval_s)
     tell = None if events is None else events.tell
     osds = OsdLink(host, conf.osd.server, conf.alba.shared)
-    steward = Steward(host, lambda: shared, tell, changed=link.wake, osds=osds)
+    upkeep = UpkeepLink(host, conf.alba.shared, lambda: mutable.upkeep)
+    steward = Steward(host, lambda: shared, tell, changed=link.wake, osds=osds, upkeep=upkeep)
     desk = DtlDesk(host, steward.fenced, steward.recorded) if shared else None
     if desk is not None:
         # An engine that opens volumes may ask at once.
@@ -189,6 +194,17 @@ def _rpc_server(conf: cfg.ConfigOpts, host: Host, verbs: Verbs) -> RpcServer | N
         return None
     domain = domain_of(host)
     return make_server(conf, verbs, conf.domain if domain is None else domain.name)
+
+
+def _upkeep(conf: cfg.ConfigOpts) -> Pace:
+    alba = conf.alba
+    return Pace(
+        repair_rate=alba.repair_rate,
+        scrub_rate=alba.scrub_rate,
+        repair_delay=alba.repair_delay,
+        survey_interval=alba.survey_interval,
+        scrub_interval=alba.scrub_interval,
+    )
 
 
 def cluster_key(conf: cfg.ConfigOpts) -> bytes | None:

@@ -45,6 +45,9 @@ class Engine(Protocol):
     def osd_roll(self, address: str, /) -> str: ...
     def set_osds(self, osds_json: str, /) -> None: ...
     def osd_states(self) -> str: ...
+    def set_upkeep(self, orders_json: str, /) -> None: ...
+    def start_upkeep(self, kind: str, /) -> None: ...
+    def upkeep(self) -> str: ...
     def set_dtl(self, uuid: str, dtl_json: str, /) -> None: ...
     def set_followers(self, uuid: str, spec_json: str, /) -> None: ...
     def retain_followed(self, uuids_json: str, /) -> None: ...
@@ -103,6 +106,28 @@ class FollowerAt:
 
     node: str
     address: str
+
+
+@dataclass(frozen=True)
+class Orders:
+    """How the engine looks after an erasure-coded backend; see `control/upkeep.py`.
+
+    :param domains: whose fragments it mends; None for all
+    :param leaving: UUIDs of OSDs that are to be emptied
+    :param repair_bytes_per_s: what mending may move
+    :param scrub_bytes_per_s: what scrubbing may read; 0: it is done only when somebody asks
+    :param delay_s: after which an OSD that is away is taken for lost
+    :param every_s: between two looks at all objects
+    :param scrub_every_s: between two scrubs
+    """
+
+    domains: tuple[str, ...] | None
+    leaving: tuple[str, ...]
+    repair_bytes_per_s: int
+    scrub_bytes_per_s: int
+    delay_s: float
+    every_s: float
+    scrub_every_s: float
 
 
 @dataclass(frozen=True)
@@ -249,6 +274,19 @@ class EngineClient:
         """Of each OSD of the backend: osd, reachable, why, total and free."""
         states: list[dict[str, Any]] = json.loads(self._call(self._engine.osd_states))
         return states
+
+    def set_upkeep(self, orders: Orders) -> None:
+        """Look after the erasure-coded backend like this from now on."""
+        self._call(lambda: self._engine.set_upkeep(json.dumps(asdict(orders))))
+
+    def start_upkeep(self, kind: str) -> None:
+        """Do it now: ``repair`` or ``scrub``."""
+        self._call(lambda: self._engine.start_upkeep(kind))
+
+    def upkeep(self) -> dict[str, Any] | None:
+        """What the upkeep has seen and done; None when the backend is a folder of objects."""
+        answer: dict[str, Any] | None = json.loads(self._call(self._engine.upkeep))
+        return answer
 
     def set_dtl(self, uuid: str, dtl: DtlSpec | None) -> None:
         """Pair an open volume with another DTL node, as the registry says already."""

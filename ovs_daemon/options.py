@@ -181,6 +181,44 @@ ALBA_OPTS = [
         default=GIB,
         help="Bytes that stay free on the disk of each OSD.",
     ),
+    cfg.Opt(
+        "repair_rate",
+        type=Size(),
+        default=64 * MIB,
+        mutable=True,
+        help="Bytes that this node may read and store each second to repair objects.",
+    ),
+    cfg.FloatOpt(
+        "repair_delay",
+        default=900.0,
+        min=0.0,
+        mutable=True,
+        help="Seconds after which an OSD that is out of reach is taken for lost, so that what was "
+        "on it is computed again and stored on others.",
+    ),
+    cfg.FloatOpt(
+        "survey_interval",
+        default=600.0,
+        min=1.0,
+        mutable=True,
+        help="Seconds between two looks at all objects for what has to be repaired; one more when "
+        "an OSD is taken for lost.",
+    ),
+    cfg.Opt(
+        "scrub_rate",
+        type=Size(),
+        default=16 * MIB,
+        mutable=True,
+        help="Bytes that this node may read each second to compare everything with its checksums; "
+        "0: only 'vstorage alba scrub' does it.",
+    ),
+    cfg.FloatOpt(
+        "scrub_interval",
+        default=7 * 86400.0,
+        min=60.0,
+        mutable=True,
+        help="Seconds from the end of one scrub to the beginning of the next.",
+    ),
 ]
 
 OSD_OPTS = [

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ovs_daemon.cli import base
+from ovs_daemon.cli.upkeep import describe_safety
 from ovs_daemon.units import format_size
 
 # What a terminal that does not tell its width is given: nothing is cut in a file or a pipe.
@@ -51,6 +52,9 @@ class Status(base._Answering):
         console.print(f"node {answer['node']}: Edge process {edge}{room}", markup=False)
         if (sealed := answer.get("sealed")) and sealed["plain_bytes"]:
             console.print(_saved(**sealed), markup=False)
+        if (upkeep := answer.get("upkeep")) and upkeep["surveys"]:
+            for line in describe_safety(upkeep):
+                console.print(line, markup=False)
         if len(answer["nodes"]) > 1:
             console.print(_cluster(answer["domains"], answer["nodes"]))
         if answer["volumes"]:

@@ -46,6 +46,7 @@ from werkzeug.wrappers import Request, Response
 from ovs_daemon.control.api_cluster import cluster_routes
 from ovs_daemon.control.api_osds import osd_routes
 from ovs_daemon.control.api_presets import preset_routes
+from ovs_daemon.control.api_upkeep import upkeep_routes
 from ovs_daemon.control.fields import Fields, bad, flag
 from ovs_daemon.control.records import Mode
 from ovs_daemon.control.verbs import Verbs
@@ -125,6 +126,7 @@ class Api:
                 *cluster_routes(verbs.cluster),
                 *preset_routes(verbs.presets),
                 *osd_routes(verbs.osds),
+                *upkeep_routes(verbs.upkeep),
             ],
             strict_slashes=False,
         )

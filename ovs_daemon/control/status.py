@@ -12,6 +12,7 @@ from ovs_daemon.control.outlook import describe_risks
 from ovs_daemon.control.records import LOCAL, Attachment, Mode, Snapshot, State, Volume
 from ovs_daemon.control.remote import served_here
 from ovs_daemon.control.topology import Node
+from ovs_daemon.control.upkeep import upkeep_findings
 from ovs_daemon.control.view import View
 from ovs_daemon.errors import VStorageError
 from ovs_daemon.policy.ranking import rank
@@ -33,6 +34,8 @@ def status(host: Host, edge_connected: bool) -> dict[str, Any]:
     findings = [_named(finding, names) for finding in engine.pop("findings", [])]
     findings += _findings(host, volumes, edge_connected)
     findings += cluster_findings(host, view)
+    upkeep = host.engine.upkeep()
+    findings += upkeep_findings(upkeep)
     return {
         "node": host.settings.node,
         "edge_connected": edge_connected,
@@ -41,6 +44,7 @@ def status(host: Host, edge_connected: bool) -> dict[str, Any]:
         "domains": [describe_domain(view, domain) for domain in view.domains],
         "nodes": [describe_node(view, node) for node in view.nodes],
         "risks": describe_risks(view),
+        "upkeep": upkeep,
         **engine,
     }
 

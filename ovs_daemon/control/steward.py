@@ -30,6 +30,7 @@ from ovs_daemon.control.osds import OsdLink
 from ovs_daemon.control.records import Dtl, State, Volume
 from ovs_daemon.control.remote import served_here
 from ovs_daemon.control.store import put
+from ovs_daemon.control.upkeep import UpkeepLink
 from ovs_daemon.control.view import View
 from ovs_daemon.errors import VStorageError
 from ovs_daemon.policy.drain import plan_drain
@@ -55,6 +56,7 @@ class Steward:
     :param changed: told that something has changed in the registry
     :param clock: seconds that never go back
     :param osds: what has to be done about OSDs; see `osds.py`
+    :param upkeep: told who is alive; see `upkeep.py`
     """
 
     def __init__(
@@ -65,10 +67,12 @@ class Steward:
         changed: Callable[[], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
         osds: OsdLink | None = None,
+        upkeep: UpkeepLink | None = None,
     ) -> None:
         self._host = host
         self._osds = osds
         self._followers = Followers(host)
+        self._upkeep = upkeep
         self._tell = tell or _tell_nobody
         self._changed = changed or _nobody_waits
         self._clock = clock
@@ -118,6 +122,8 @@ class Steward:
             # First: volumes that are opened may need them.
             self._osds.tend()
         view = View.of(self._host.store)
+        if self._upkeep is not None:
+            self._upkeep.tend(view)
         self._lose_patience(view)
         self._leave_to_others(view)
         self._open_own(view)
@@ -151,6 +157,8 @@ class Steward:
         """Whether something is to be tried again although nothing has changed."""
         now = self._clock()
         if self._osds is not None and self._osds.due():
+            return True
+        if self._upkeep is not None and self._upkeep.due():
             return True
         with self._guard:
             return bool(self._stopped) or any(when <= now for _, when in self._patience.values())

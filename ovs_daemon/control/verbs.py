@@ -19,6 +19,7 @@ from ovs_daemon.control.osds import OsdVerbs
 from ovs_daemon.control.presets import PresetVerbs
 from ovs_daemon.control.records import LOCAL, Mode, Volume
 from ovs_daemon.control.status import describe_snapshot, describe_volume, status
+from ovs_daemon.control.upkeep import UpkeepVerbs
 from ovs_daemon.control.volumes import Source
 
 
@@ -37,6 +38,8 @@ class Verbs:
         self.presets = PresetVerbs(host)
         #: verbs on OSDs
         self.osds = OsdVerbs(host)
+        #: verbs on the backend's upkeep
+        self.upkeep = UpkeepVerbs(host)
 
     def status(self) -> dict[str, Any]:
         """The whole picture of this host."""

@@ -114,6 +114,10 @@ class FakeEngine:
         # What OSD servers serve, by address, and what the engine was told of.
         self.servers: dict[str, list[dict[str, str]]] = {}
         self.osds: dict[str, dict[str, str]] = {}
+        #: orders of the upkeep, what was started of it, and its figures; None: no such backend
+        self.orders: dict[str, Any] | None = None
+        self.started: list[str] = []
+        self.figures: dict[str, Any] | None = None
 
     # Pure functions need no twin, but report by the twin's error.
     @staticmethod
@@ -315,6 +319,18 @@ class FakeEngine:
     def set_osds(self, osds_json: str, /) -> None:
         self._maybe_fail("set_osds")
         self.osds |= {one["osd"]: one for one in json.loads(osds_json)}
+
+    def set_upkeep(self, orders_json: str, /) -> None:
+        self._maybe_fail("set_upkeep")
+        self.orders = json.loads(orders_json)
+
+    def start_upkeep(self, kind: str, /) -> None:
+        if self.figures is None:
+            raise FakeEngineError("no_alba", f"{kind} the backend", "it is a directory")
+        self.started.append(kind)
+
+    def upkeep(self) -> str:
+        return json.dumps(self.figures)
 
     def osd_states(self) -> str:
         state = {"reachable": True, "why": None, "total": 10 << 30, "free": 9 << 30}

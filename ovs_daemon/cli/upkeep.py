@@ -1,0 +1,119 @@
+"""`vstorage alba status | repair | scrub`: the upkeep of the erasure-coded backend."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+
+from ovs_daemon.cli import base
+from ovs_daemon.units import format_size
+
+_LOOK_S = 0.2
+
+
+def describe_safety(figures: dict[str, Any]) -> list[str]:
+    """How safe the objects are, least safe first."""
+    by_safety = sorted((int(losses), count) for losses, count in figures["by_safety"].items())
+    lines = [
+        f"{count} objects can bear the loss of {losses} more fragments, whichever they are"
+        for losses, count in by_safety
+    ]
+    if figures["missing"]:
+        lines.append(f"{figures['missing']} fragments of {figures['to_mend']} objects are missing")
+    if figures["unknown"]:
+        lines.append(f"of {figures['unknown']} objects it cannot be told whether they are stored")
+    return lines
+
+
+class Status(base._Answering):
+    """Show how safe the objects are, and what repair and scrub have done on this node."""
+
+    def ask(self, parsed: argparse.Namespace) -> dict[str, Any]:
+        """Ask the daemon."""
+        return self.client.upkeep()
+
+    def take_action(self, parsed_args: argparse.Namespace) -> None:
+        """Ask and show."""
+        print(_told(self.ask(parsed_args)), file=self.app.stdout)
+
+
+class _Work(base.Say):
+    """Work that begins now, and is waited for."""
+
+    kind = ""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """Arguments."""
+        parser = super().get_parser(prog_name)
+        parser.add_argument(
+            "--no-wait", action="store_true", help="return at once: it goes on by itself"
+        )
+        return parser
+
+    def ask(self, parsed: argparse.Namespace) -> dict[str, Any]:
+        """Begin, and wait for the end."""
+        counter = f"{self.kind}s"
+        before = self.client.start_upkeep(self.kind)
+        figures = before
+        # What was under way when this was asked for has seen less.
+        enough = before[counter] + (1 if before["doing"] == "idle" else 2)
+        console = Console(stderr=True)
+        with Progress(console=console, disable=not console.is_terminal) as progress:
+            bars: dict[str, Any] = {}
+            while not parsed.no_wait:
+                figures = self.client.upkeep()
+                idle = figures["doing"] == "idle" and figures[counter] > before[counter]
+                if idle or figures[counter] >= enough:
+                    break
+                doing = figures["doing"]
+                if doing != "idle":
+                    if doing not in bars:
+                        bars[doing] = progress.add_task(doing, total=None)
+                    total = figures["of"] or None
+                    progress.update(bars[doing], completed=figures["done"], total=total)
+                time.sleep(_LOOK_S)
+        return figures
+
+    def sentence(self, answer: Any) -> str:
+        """What is known now."""
+        return _told(answer)
+
+
+class Repair(_Work):
+    """Look at all objects now, and store what is lost of them anew, least safe first."""
+
+    kind = "repair"
+
+
+class Scrub(_Work):
+    """Compare all fragments of this node's Domain with their checksums now; renew damaged ones."""
+
+    kind = "scrub"
+
+
+def _told(figures: dict[str, Any]) -> str:
+    lines = [f"node {figures['node']}: {_doing(figures)}"]
+    lines += describe_safety(figures) if figures["surveys"] else ["no look at the objects yet"]
+    repaired, scrubbed = figures["repaired"], figures["scrubbed"]
+    lines.append(
+        f"repaired since the start: {repaired['fragments']} fragments, "
+        f"{format_size(repaired['bytes'])} moved, "
+        f"{format_size(repaired['bytes_between_domains'])} of it between Domains"
+    )
+    lines.append(
+        f"scrubbed since the start: {format_size(scrubbed['bytes'])}, {scrubbed['damaged']} "
+        "damaged fragments renewed"
+    )
+    if figures["why"]:
+        lines.append(f"the last failure: {figures['why']}")
+    return "\n".join(lines)
+
+
+def _doing(figures: dict[str, Any]) -> str:
+    if figures["doing"] == "idle":
+        return "idle"
+    return f"{figures['doing']}, {figures['done']} of {figures['of']} objects"
