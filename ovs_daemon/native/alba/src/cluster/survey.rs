@@ -11,7 +11,7 @@ use super::Cluster;
 use super::mend::{Terms, object_of};
 
 /// Objects to be mended that are remembered: the others wait for the next look.
-const TODO_MAX: usize = 100_000;
+const MEND_MAX: usize = 100_000;
 
 /// What was seen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -102,7 +102,7 @@ impl Cluster {
         let moves = seen.pieces.iter().zip(&staying).any(|(all, staying)| all & !staying != 0);
         if gone > 0 || moves {
             survey.to_mend += 1;
-            if survey.todo.len() < TODO_MAX {
+            if survey.todo.len() < MEND_MAX {
                 survey.todo.push((worst, name.to_owned()));
             }
         }
