@@ -361,7 +361,10 @@ fn exchanged(cluster: &Cluster) -> BTreeMap<String, Value> {
         sum.received += one.received;
         sum.fragments += one.fragments;
     }
-    let told = |sum: Exchanged| json!({"sent": sum.sent, "received": sum.received, "fragments": sum.fragments});
+    let told = |one: Exchanged| {
+        let (sent, received) = (one.sent, one.received);
+        json!({"sent": sent, "received": received, "fragments": one.fragments})
+    };
     sums.into_iter().map(|(domain, sum)| (domain, told(sum))).collect()
 }
 
