@@ -42,8 +42,10 @@ struct Span {
     lba: u64,
     loc: Loc,
     into: Slice,
-    /// Earlier attempts. The first looks at the write buffer, the others at the backend.
+    /// Earlier attempts.
     tries: u32,
+    /// What the write buffer has of it is damaged: the backend's copy is the better one.
+    damaged: bool,
 }
 
 impl Span {
@@ -189,7 +191,7 @@ impl Volume {
                 into.zero();
                 continue;
             };
-            let span = Span { read, lba: at, loc, into, tries };
+            let span = Span { read, lba: at, loc, into, tries, damaged: false };
             if let Piece::Pending = self.piece(span, ring, out)
                 && let Some(read) = self.reads.reads.get_mut(read)
             {
@@ -220,7 +222,7 @@ impl Volume {
         };
         let shared = if own { None } else { self.shared.get(&log, sco) };
         let file = if own { self.log.get(sco) } else { shared.as_deref() };
-        if let Some(file) = file.filter(|_| span.tries == 0) {
+        if let Some(file) = file.filter(|_| !span.damaged) {
             let (fd, pending) = match read_file(file, &span) {
                 Ok(pending) => (file.file.fd().clone(), pending),
                 Err(why) => return self.give_up(&span, why),
@@ -288,7 +290,7 @@ impl Volume {
         if !same {
             self.stats.checksum_errors += 1;
             // The backend may have it, if the SCO is there already.
-            span.tries = 1;
+            span.damaged = true;
             if let Piece::Pending = self.piece(span, ring, out) {
                 return;
             }

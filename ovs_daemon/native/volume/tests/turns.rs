@@ -11,7 +11,7 @@ use machines::volume::Limits;
 use media::{Event, Ring, Slice, Wait};
 use volume::{
     Control, Job, JobFailure, OpenSpec, Outcome as JobOutcome, Outputs, SharedScos, Tuning, Volume,
-    open,
+    Work, open,
 };
 
 const LOG: [u8; 16] = [7; 16];
@@ -175,6 +175,35 @@ fn a_volume_that_is_to_be_closed_is_not_drained_while_a_read_fills_memory() {
     bench.run_until_idle();
     assert!(bench.drained(2) && bench.answered(id) == Some(&Outcome::Done));
     assert_eq!(into.to_vec(), [3; PAGE]);
+}
+
+#[test]
+fn a_read_that_was_overtaken_finds_what_the_write_buffer_has() {
+    let mut bench = Bench::new("overtaken");
+    bench.write(0, PAGE, 1);
+    bench.volume.control(1, Control::Drain);
+    bench.run_until_idle();
+    assert!(bench.drained(1));
+    std::fs::remove_dir_all(bench.root.join("buffer")).unwrap();
+    bench.reopen();
+    let into = Slice::zeroed(PAGE).unwrap();
+    let id = bench.submit(0, Verb::Read(into.clone()));
+    bench.turn();
+    let Some(Job { work: Work::Fetch { part, log, sco, .. }, .. }) = bench.out.jobs.pop() else {
+        panic!("it has to be read from the backend");
+    };
+    // While the backend takes its time the cluster is written again, and its object deleted.
+    let write = bench.write(0, PAGE, 2);
+    bench.run_until_idle();
+    assert_eq!(bench.answered(write), Some(&Outcome::Done));
+    let why = "there is no such object".to_owned();
+    let (no_space, no_files, not_found, corrupt) = (false, false, true, false);
+    let result = Err(JobFailure { no_space, no_files, not_found, corrupt, why });
+    let gone = JobOutcome::Fetched { part, log, sco, result };
+    bench.volume.on_job(gone, &mut bench.ring, &mut bench.out);
+    bench.run_until_idle();
+    assert_eq!(bench.answered(id), Some(&Outcome::Done));
+    assert_eq!(into.to_vec(), [2; PAGE]);
 }
 
 #[test]
