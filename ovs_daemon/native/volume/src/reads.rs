@@ -324,7 +324,8 @@ impl Volume {
             Err(error) if !error.not_found && !error.corrupt => {
                 self.note("backend", error);
                 self.moves.retry_asked = true;
-                self.reads.stalled.push(span);
+                // Waiting is no attempt: a guest waits for as long as it takes.
+                self.reads.stalled.push(Span { tries: 0, ..span });
                 return;
             }
             Err(error) => {
