@@ -113,7 +113,8 @@ pub fn fetch(
     let folders = Folders::new(buffer_dir, &caller.volume);
     folders.make_room()?;
     let files = receive(&mut stream, &folders.fetched)?;
-    let there = survey(buffer_dir, &folders.fetched_name, &caller.volume)?;
+    let disk = DiskFiles::new(buffer_dir);
+    let there = survey(&disk, &folders.fetched_name, &caller.volume)?;
     let end = there.end();
     let promised = greeted.end.map(|(sequence, crc)| Mark { sequence, crc });
     // A node whose files were all trimmed still knows where the log ended.
@@ -123,7 +124,7 @@ pub fn fetch(
     }
     there.verify(&folders.fetched)?;
     if greeted.suspect {
-        let own = survey(buffer_dir, &folders.name, &caller.volume)?;
+        let own = survey(&disk, &folders.name, &caller.volume)?;
         if own.rank() >= there.rank() {
             Dir::at(&folders.fetched).remove_all()?;
             return Ok(own.summary(true));
@@ -214,12 +215,17 @@ fn close(open: Option<(u32, File, u64)>) -> Result<(), StoreError> {
 }
 
 /// The log that lies in a folder, without what the backend has.
-struct Survey {
-    log: RecoveredLog,
+#[derive(Clone, Debug)]
+pub struct Survey {
+    /// What was found.
+    pub log: RecoveredLog,
 }
 
-fn survey(root: &Path, folder: &str, volume: &Uuid) -> Result<Survey, FetchError> {
-    let files = DiskFiles::new(root);
+/// Looks at the log that lies in `folder` of `files`.
+///
+/// # Errors
+/// [`FetchError::Damaged`] or [`FetchError::Store`].
+pub fn survey(files: &dyn Files, folder: &str, volume: &Uuid) -> Result<Survey, FetchError> {
     let names = files.list(folder)?;
     let Some(first) = names.iter().find_map(|(name, _)| parse_file_name(name)) else {
         return Ok(Survey { log: RecoveredLog::default() });
@@ -231,7 +237,7 @@ fn survey(root: &Path, folder: &str, volume: &Uuid) -> Result<Survey, FetchError
         return Ok(Survey { log: RecoveredLog::default() });
     };
     let end = ChainEnd { sco: first - 1, sequence: link.sequence, crc: link.previous_crc };
-    match recover(&files, folder, volume, end) {
+    match recover(files, folder, volume, end) {
         Ok(log) => Ok(Survey { log }),
         Err(RecoverError::File(error)) => Err(error.into()),
         Err(damaged) => Err(FetchError::Damaged(damaged.to_string())),
@@ -243,7 +249,8 @@ impl Survey {
         self.log.scos.last()
     }
 
-    fn end(&self) -> Option<Mark> {
+    /// Its last batch.
+    pub fn end(&self) -> Option<Mark> {
         let mark = |sco: &RecoveredSco| Mark {
             sequence: sco.index.last_sequence,
             crc: sco.index.last_crc,
@@ -253,7 +260,7 @@ impl Survey {
 
     /// Of two logs of one volume the one with the newer epoch at its end is right; with the same
     /// epoch one is the beginning of the other.
-    fn rank(&self) -> Option<(u64, u64)> {
+    pub fn rank(&self) -> Option<(u64, u64)> {
         self.last().map(|sco| (sco.index.epoch, sco.index.last_sequence))
     }
 

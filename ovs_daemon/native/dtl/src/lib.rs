@@ -20,10 +20,10 @@ mod server;
 mod tasks;
 
 pub use call::{CallError, Caller, Patience, greet, remove};
-pub use fetch::{FetchError, Fetched, Local, fetch};
+pub use fetch::{FetchError, Fetched, Local, Survey, fetch, survey};
 pub use inspect::{Contents, inspect, whole_batches};
 pub use line::{Line, LineEvent};
 pub use outbox::Outbox;
-pub use replica::mark_power_loss;
+pub use replica::{Read, mark_power_loss, read as read_replica, store_fence};
 pub use server::{Guest, Server};
 pub use tasks::{Task, TaskDone};

@@ -55,20 +55,22 @@ pub(crate) struct Loaded {
 
 /// What the files of a folder say.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Read {
-    pub(crate) fence: Fence,
-    pub(crate) held: Held,
+pub struct Read {
+    /// The fence; epoch 0: the volume is not known.
+    pub fence: Fence,
+    /// What is held.
+    pub held: Held,
     /// Files that hold valid batches, and their valid bytes.
-    pub(crate) scos: Vec<(u32, u64)>,
+    pub scos: Vec<(u32, u64)>,
     /// Files that hold nothing of use.
-    pub(crate) remove: Vec<String>,
+    pub remove: Vec<String>,
 }
 
 /// Reads what a folder holds.
 ///
 /// # Errors
 /// When files cannot be read. Damage is no error: what is held is suspect then.
-pub(crate) fn read(files: &dyn Files, volume: &Uuid) -> Result<Read, FileError> {
+pub fn read(files: &dyn Files, volume: &Uuid) -> Result<Read, FileError> {
     let folder = uuid_text(volume);
     let fence = read_fence(files, &folder, volume)?;
     let known = fence.is_some();
@@ -124,7 +126,7 @@ fn read_fence(files: &dyn Files, folder: &str, volume: &Uuid) -> Result<Option<F
 ///
 /// # Errors
 /// The old fence or the new one is in force then.
-pub(crate) fn store_fence(files: &dyn Files, fence: &Fence) -> Result<(), FileError> {
+pub fn store_fence(files: &dyn Files, fence: &Fence) -> Result<(), FileError> {
     let folder = uuid_text(&fence.volume);
     let (new, name) = (format!("{folder}/{FENCE_NEW}"), format!("{folder}/{FENCE_FILE}"));
     match files.create(&new) {

@@ -162,10 +162,10 @@ impl Writer<'_> {
 }
 
 /// Stores a checkpoint and deletes those that nothing refers to any more.
-pub(crate) fn store(
-    backend: &dyn Backend,
-    new: &NewCheckpoint,
-) -> Result<StoredCheckpoint, JobFailure> {
+///
+/// # Errors
+/// See [`JobFailure`]; it may be stored or not.
+pub fn store(backend: &dyn Backend, new: &NewCheckpoint) -> Result<StoredCheckpoint, JobFailure> {
     let mut outcome = None;
     let name = checkpoint_name(&new.log_text, new.number);
     let excess = new.existing.len().saturating_sub(OBJECTS_MAX);

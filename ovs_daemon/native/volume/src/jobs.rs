@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use alba::{Backend, BackendError, Cause, Put, read_clusters, read_header, read_index, sco_name};
-use buffer::{ScoFile, file_name};
+use buffer::{ScoFile, ScoIndex, file_name};
 use dtl::Caller;
 use format::crc32c;
 use format::entry::{Entry, Uuid};
@@ -174,7 +174,7 @@ impl Job {
                 Outcome::Opened { sco, result: open_file(&dir, sco, need, reserve) }
             }
             Work::Upload { log, log_text, sco, file } => {
-                Outcome::Uploaded { sco, result: upload(backend, &log, &log_text, sco, &file) }
+                Outcome::Uploaded { sco, result: store_sco(backend, &log, &log_text, sco, &*file) }
             }
             Work::Unlink { dir, sco } => {
                 let removed = Dir::at(&dir).unlink(&file_name(sco));
@@ -247,17 +247,59 @@ fn fetch(
     Ok(clusters)
 }
 
-/// Packs a closed SCO file into an object, comparing every checksum on the way: what the buffer's
-/// disk has spoilt must not reach the backend.
-fn upload(
+/// Where the clusters of a closed SCO are read from.
+pub trait ScoSource {
+    /// What is known of it.
+    fn index(&self) -> &ScoIndex;
+
+    /// Its name, for people.
+    fn name(&self) -> String;
+
+    /// Reads `count` clusters from `ordinal` on; see [`ScoFile::read_blocking`].
+    ///
+    /// # Errors
+    /// Why they cannot be read.
+    fn read(
+        &self,
+        ordinal: u32,
+        count: u32,
+        into: &mut Vec<u8>,
+    ) -> Result<Vec<(usize, usize)>, String>;
+}
+
+impl ScoSource for ScoFile {
+    fn index(&self) -> &ScoIndex {
+        &self.index
+    }
+
+    fn name(&self) -> String {
+        self.file.path().display().to_string()
+    }
+
+    fn read(
+        &self,
+        ordinal: u32,
+        count: u32,
+        into: &mut Vec<u8>,
+    ) -> Result<Vec<(usize, usize)>, String> {
+        self.read_blocking(ordinal, count, into).map_err(|error| error.to_string())
+    }
+}
+
+/// Packs a closed SCO into an object, comparing every checksum on the way: what the buffer's disk
+/// has spoilt must not reach the backend.
+///
+/// # Errors
+/// See [`JobFailure`]; the object may be stored or not.
+pub fn store_sco(
     backend: &dyn Backend,
     log: &Uuid,
     log_text: &str,
     sco: u32,
-    file: &ScoFile,
+    source: &dyn ScoSource,
 ) -> Result<(), JobFailure> {
     let name = sco_name(log_text, sco);
-    let index = &file.index;
+    let index = source.index();
     let object_index = index.object_index();
     let tail = object_index.encode();
     let header = ObjectHeader {
@@ -277,7 +319,7 @@ fn upload(
         let mut ordinal = 0;
         while ordinal < header.clusters {
             let count = (header.clusters - ordinal).min(BLOCK_CLUSTERS);
-            sink.write(read_checked(file, ordinal, count, &mut block)?)?;
+            sink.write(read_checked(source, ordinal, count, &mut block)?)?;
             ordinal += count;
         }
         sink.write(&tail)
@@ -300,20 +342,19 @@ const BLOCK_CLUSTERS: u32 = 64;
 /// Reads clusters and compares their checksums; they end up next to each other at the front of
 /// `block`.
 fn read_checked<'a>(
-    file: &ScoFile,
+    source: &dyn ScoSource,
     ordinal: u32,
     count: u32,
     block: &'a mut Vec<u8>,
 ) -> alba::Result<&'a [u8]> {
-    let path = file.file.path().display();
     let failed = |cause, why: String| BackendError {
         attempted: "upload from",
-        object: path.to_string(),
+        object: source.name(),
         cause,
         why,
     };
-    let runs = file.read_blocking(ordinal, count, block);
-    let runs = runs.map_err(|e| failed(Cause::Failed, e.to_string()))?;
+    let runs = source.read(ordinal, count, block);
+    let runs = runs.map_err(|why| failed(Cause::Failed, why))?;
     let mut end = 0;
     for (start, pages) in runs {
         block.copy_within(start * PAGE..(start + pages) * PAGE, end);
@@ -322,7 +363,7 @@ fn read_checked<'a>(
     let clusters = &block[..end];
     for (offset, cluster) in clusters.chunks_exact(PAGE).enumerate() {
         let which = ordinal as usize + offset;
-        if crc32c(cluster) != file.index.crcs[which] {
+        if crc32c(cluster) != source.index().crcs[which] {
             let why = format!("the checksum of its cluster {which} differs");
             return Err(failed(Cause::Corrupt, why));
         }

@@ -21,12 +21,15 @@ mod shell;
 mod slab;
 mod warm;
 
-pub use checkpoint::{checkpoint_folder, load as load_checkpoint};
+pub use checkpoint::{
+    NewCheckpoint, StoredCheckpoint, checkpoint_folder, load as load_checkpoint,
+    store as store_checkpoint,
+};
 pub use dtl::{DtlEvent, DtlNews, DtlStatus, Pair};
 pub use feed::{FeedStatus, FollowerAt, Following};
 pub use gate::QosState;
-pub use jobs::{Job, JobDone, JobFailure, Outcome, Work};
-pub use open::{OpenError, OpenSpec, Opened, Start, has_unsaved, open, uuid_text};
+pub use jobs::{Job, JobDone, JobFailure, Outcome, ScoSource, Work, store_sco};
+pub use open::{Found, OpenError, OpenSpec, Opened, Start, find, has_unsaved, open, uuid_text};
 pub use remove::{parent_name, pin, pins_folder, remove};
 pub use shared::SharedScos;
 pub use shell::{Control, ControlDone, Finding, Outputs, Stats, Tuning, Volume};

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use alba::{Backend, BackendError, read_header, read_index, sco_name};
+use buffer::files::Files;
 use buffer::recover::parse_file_name;
 use buffer::{
     ChainEnd, DiskFiles, LogBuffer, RecoverError, RecoveredLog, RecoveredSco, Tail, recover,
@@ -230,9 +231,13 @@ impl Log {
     }
 
     /// And what the write buffer has after that.
-    fn add_buffer(&mut self, dir: &Path, (log, text): &(Uuid, String)) -> Result<(), OpenError> {
+    fn add_buffer(
+        &mut self,
+        files: &dyn Files,
+        (log, text): &(Uuid, String),
+    ) -> Result<(), OpenError> {
         let Place { sco, mark: Mark { sequence, crc } } = self.end();
-        self.found = recover(&DiskFiles::new(dir), text, log, ChainEnd { sco, sequence, crc })?;
+        self.found = recover(files, text, log, ChainEnd { sco, sequence, crc })?;
         for RecoveredSco { sco, index, .. } in &self.found.scos {
             let mark = Mark { sequence: index.last_sequence, crc: index.last_crc };
             self.later.push(Later {
@@ -326,6 +331,29 @@ fn load_cold(
     Ok((content, replayed))
 }
 
+/// What a log holds, found out without changing anything.
+#[derive(Debug)]
+pub struct Found {
+    /// Where the machine starts from.
+    pub recovered: Recovered,
+    /// The end of the log.
+    pub tail: Tail,
+    /// What the write buffer has, and what of it has to be cut and removed before the log goes on.
+    pub buffer: RecoveredLog,
+    /// How much of the log is on the backend.
+    pub saved: Saved,
+    /// Checkpoint objects that exist.
+    pub checkpoints: BTreeSet<u64>,
+    /// Number of the next one.
+    pub next_checkpoint: u64,
+    /// Header CRC at the end of each SCO that a checkpoint may still be taken at.
+    pub last_crcs: BTreeMap<u32, u32>,
+    /// SCOs whose entries were replayed.
+    pub replayed_scos: usize,
+    /// What the map was made from.
+    pub start: Start,
+}
+
 /// Opens a volume. Blocks.
 ///
 /// The log is read and checked in the same way with a follower's map and without; the map is taken
@@ -335,8 +363,40 @@ pub fn open(
     backend: &dyn Backend,
     shared: &Arc<SharedScos>,
 ) -> Result<Opened, OpenError> {
-    let ancestors: Vec<(Uuid, String)> =
-        spec.ancestors.iter().map(|uuid| (*uuid, uuid_text(uuid))).collect();
+    let (limits, epoch, buffer_dir) = (spec.limits, spec.epoch, spec.buffer_dir.clone());
+    let ancestors = with_names(&spec.ancestors);
+    let found = find(spec, backend, &DiskFiles::new(&buffer_dir))?;
+    let log = found.tail.log;
+    let (dir, buffer) = (buffer_dir.join(uuid_text(&log)), &found.buffer);
+    let log_buffer = LogBuffer::open(&dir, found.tail, &buffer.scos, &buffer.remove)?;
+    for (sco, file) in log_buffer.all_closed() {
+        shared.put(log, sco, file.clone());
+    }
+    Ok(Opened {
+        machine: Machine::new(limits, found.recovered),
+        log: log_buffer,
+        epoch,
+        saved: found.saved,
+        next_checkpoint: found.next_checkpoint,
+        checkpoints: found.checkpoints,
+        replayed_scos: found.replayed_scos,
+        last_crcs: found.last_crcs,
+        cut_pages: found.buffer.cut_pages,
+        start: found.start,
+        ancestors,
+    })
+}
+
+fn with_names(logs: &[Uuid]) -> Vec<(Uuid, String)> {
+    logs.iter().map(|uuid| (*uuid, uuid_text(uuid))).collect()
+}
+
+/// Finds out what a log holds. `files`: the folder of all write buffers.
+///
+/// # Errors
+/// See [`OpenError`].
+pub fn find(spec: OpenSpec, backend: &dyn Backend, files: &dyn Files) -> Result<Found, OpenError> {
+    let ancestors = with_names(&spec.ancestors);
     let own = ancestors
         .last()
         .cloned()
@@ -349,7 +409,7 @@ pub fn open(
     let last = checkpoints.last().copied();
     let metadata = last.map(|number| metadata(backend, log, text, number)).transpose()?;
     let mut read = Log::on_backend(backend, &own, metadata.as_ref())?;
-    read.add_buffer(&spec.buffer_dir, &own)?;
+    read.add_buffer(files, &own)?;
     let warmth = spec
         .warm
         .map(|warm| take_warm(warm, &read, own_log, &ancestors, metadata.as_ref()))
@@ -372,14 +432,8 @@ pub fn open(
     let end = read.end();
     let tail =
         Tail { log: *log, epoch: spec.epoch, sequence: end.mark.sequence, crc: end.mark.crc };
-    let found = &read.found;
-    let dir = spec.buffer_dir.join(text);
-    let log_buffer = LogBuffer::open(&dir, tail, &found.scos, &found.remove)?;
-    for (sco, file) in log_buffer.all_closed() {
-        shared.put(*log, sco, file.clone());
-    }
     let last_object = read.objects.last().copied().unwrap_or(0);
-    let greatest = last_object.max(found.greatest_sco).max(read.checkpoint.sco);
+    let greatest = last_object.max(read.found.greatest_sco).max(read.checkpoint.sco);
     let recovered = Recovered {
         own_log,
         map: content.map,
@@ -390,18 +444,16 @@ pub fn open(
         next_sco: greatest + 1,
         checkpoint_position: read.checkpoint.sco,
     };
-    Ok(Opened {
-        machine: Machine::new(spec.limits, recovered),
-        log: log_buffer,
-        epoch: spec.epoch,
+    Ok(Found {
+        recovered,
+        tail,
+        buffer: read.found,
         saved: read.saved,
-        next_checkpoint: first_checkpoint(spec.epoch, last),
         checkpoints,
-        replayed_scos,
+        next_checkpoint: first_checkpoint(spec.epoch, last),
         last_crcs,
-        cut_pages: found.cut_pages,
+        replayed_scos,
         start,
-        ancestors,
     })
 }
 
