@@ -15,6 +15,7 @@ RELEASE := $(CARGO_TARGET_DIR)/release
 # arithmetic checks, and turns a panic into a finding instead of the end of the program.
 SIM := $(CARGO) run --profile verify --quiet --locked $(MANIFEST) --package ovs-sim
 EXPLORE := $(SIM) --features mutants --bin explore --
+SIMULATE := $(SIM) --features mutants --bin simulate --
 # The commands below find this project's programs before any that is installed elsewhere.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
@@ -32,6 +33,7 @@ WHEELS := build/wheel
 .PHONY: help install build verify lint unit native-verify unit-rust exhaust-ci fix test demo \
 	functional conformance crash partitions wheel bench-engine bench-dtl bench-code bench-openstack \
 	bench-takeover bench-alba fuzz exhaust exhaust-policy exhaust-write docs lock clean \
+	sim sim-soak sim-ci sim-mutants sim-write \
 	openstack openstack-stop openstack-wipe openstack-demo openstack-test openstack-tempest \
 	openstack-ci cluster-demo alba-demo
 
@@ -97,7 +99,7 @@ unit: install ## Python unit tests
 	$(BIN)/python -m pytest tests/unit/cinder
 	$(BIN)/python -m pytest tests/unit/nova
 
-native-verify: unit-rust exhaust-ci
+native-verify: unit-rust exhaust-ci sim-ci
 
 unit-rust: $(VENV)/.python ## Rust unit tests
 	@tools/check-rust.sh
@@ -142,6 +144,21 @@ exhaust-policy: install ## exhaustive checks of the policy (POLICY_NODES=n), wri
 
 exhaust-write: install ## the same in the bounds of CI, written into doc/verification.md
 	$(EXPLORE) --check --write doc/verification.md
+
+sim: install ## a whole cluster in one thread from one seed, with its trace (SEED=n)
+	$(SIMULATE) --seed $(or $(SEED),1)
+
+sim-ci: install ## the simulation: all seeds that ever found something, and some more (FIRST=n SEEDS=n)
+	$(SIMULATE) --ci $(NATIVE)/sim/corpus.txt $(if $(FIRST),--first $(FIRST)) $(if $(SEEDS),--seeds $(SEEDS))
+
+sim-soak: install ## the simulation for hours, a line a minute (HOURS=n, FIRST=seed)
+	$(SIMULATE) --soak $(or $(HOURS),8) $(if $(FIRST),--first $(FIRST))
+
+sim-mutants: install ## plants mistakes and demands that the simulation notices each
+	$(SIMULATE) --mutants
+
+sim-write: install ## the simulation with its mutants, written into doc/verification.md
+	$(SIMULATE) --write doc/verification.md --soaks $(NATIVE)/sim/soak.txt
 
 ## Showing
 

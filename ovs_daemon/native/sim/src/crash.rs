@@ -285,7 +285,7 @@ impl Piece {
 type Names = BTreeMap<String, usize>;
 
 /// What is durable, and what is undecided, in order. Files are numbered, apart from their names.
-struct Disk {
+pub(crate) struct Disk {
     /// The durable content of each file.
     files: Vec<Vec<u8>>,
     /// The length of each file that a running process sees.
@@ -293,45 +293,118 @@ struct Disk {
     durable: Names,
     live: Names,
     undecided: Vec<Piece>,
+    /// Of each undecided piece, how many came before it since the beginning.
+    numbers: Vec<u64>,
+    made: u64,
+}
+
+/// A sync that has begun: it covers what was written to the file before.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Syncing {
+    node: usize,
+    before: u64,
 }
 
 impl Disk {
-    fn new(base: &Image) -> Self {
+    pub(crate) fn new(base: &Image) -> Self {
         let files: Vec<Vec<u8>> = base.values().cloned().collect();
         let lens = files.iter().map(Vec::len).collect();
         let durable: Names = base.keys().cloned().zip(0..).collect();
         let live = durable.clone();
-        Disk { files, lens, durable, live, undecided: Vec::new() }
+        Disk { files, lens, durable, live, undecided: Vec::new(), numbers: Vec::new(), made: 0 }
     }
 
-    fn take(&mut self, op: &Op) {
+    fn owe(&mut self, piece: Piece) {
+        self.undecided.push(piece);
+        self.numbers.push(self.made);
+        self.made += 1;
+    }
+
+    /// Begins to sync a file; `None`: there is none of that name.
+    pub(crate) fn begin_sync(&self, path: &str) -> Option<Syncing> {
+        self.live.get(path).map(|node| Syncing { node: *node, before: self.made })
+    }
+
+    /// The sync has succeeded.
+    pub(crate) fn end_sync(&mut self, sync: Syncing) {
+        self.settle(|number, piece| number < sync.before && piece.node() == Some(sync.node));
+    }
+
+    /// The sync has failed: the kernel has forgotten what it should have covered.
+    pub(crate) fn fail_sync(&mut self, sync: Syncing) {
+        let covered =
+            |number: u64, piece: &Piece| number < sync.before && piece.node() == Some(sync.node);
+        let numbers = std::mem::take(&mut self.numbers);
+        for (piece, number) in std::mem::take(&mut self.undecided).into_iter().zip(numbers) {
+            if !covered(number, &piece) {
+                self.undecided.push(piece);
+                self.numbers.push(number);
+            }
+        }
+    }
+
+    /// Drops what was never synced of files that have no name any more: the kernel does not write
+    /// it, and nobody looks for it.
+    pub(crate) fn forget_removed(&mut self) {
+        let live: BTreeSet<usize> = self.live.values().copied().collect();
+        let numbers = std::mem::take(&mut self.numbers);
+        for (piece, number) in std::mem::take(&mut self.undecided).into_iter().zip(numbers) {
+            if piece.node().is_none_or(|node| live.contains(&node)) {
+                self.undecided.push(piece);
+                self.numbers.push(number);
+            }
+        }
+        let durable: BTreeSet<usize> = self.durable.values().copied().collect();
+        for (node, file) in self.files.iter_mut().enumerate() {
+            if !live.contains(&node) && !durable.contains(&node) {
+                *file = Vec::new();
+            }
+        }
+    }
+
+    /// What loss of power leaves, of all that is possible.
+    pub(crate) fn lose_power(&self, random: &mut Random) -> Image {
+        let share = random.below(9);
+        let mut fate = |_: &Piece| match random.chance(share, 8) {
+            true => Fate::Present,
+            false => Fate::Absent,
+        };
+        let mut fates: Vec<Fate> = self.undecided.iter().map(&mut fate).collect();
+        if random.chance(1, 2) {
+            tear_some(self, random, &mut fates);
+        }
+        let gaps = [Gap::Short, Gap::Zeros, Gap::Garbage];
+        self.image(&fates, gaps[random.index(3)], random.bits())
+    }
+
+    pub(crate) fn take(&mut self, op: &Op) {
         match op {
             Op::Create { path } => {
                 let node = self.files.len();
                 self.files.push(Vec::new());
                 self.lens.push(0);
                 self.live.insert(path.clone(), node);
-                self.undecided.push(Piece::Name { path: path.clone(), node });
+                self.owe(Piece::Name { path: path.clone(), node });
             }
             Op::Write { path, offset, bytes } => self.write(self.live[path], *offset, bytes),
             Op::Truncate { path, len } => {
                 let node = self.live[path];
                 self.lens[node] = *len as usize;
-                self.undecided.push(Piece::Resize { node, len: *len });
+                self.owe(Piece::Resize { node, len: *len });
             }
             Op::Rename { from, to } => {
                 rename(&mut self.live, from, to);
-                self.undecided.push(Piece::Rename { from: from.clone(), to: to.clone() });
+                self.owe(Piece::Rename { from: from.clone(), to: to.clone() });
             }
             Op::Unlink { path } => {
                 self.live.remove(path);
-                self.undecided.push(Piece::Removal { path: path.clone() });
+                self.owe(Piece::Removal { path: path.clone() });
             }
             Op::Sync { path } => {
                 let node = self.live[path];
-                self.settle(|piece| piece.node() == Some(node));
+                self.settle(|_, piece| piece.node() == Some(node));
             }
-            Op::SyncDir { dir } => self.settle(|piece| piece.is_in(dir)),
+            Op::SyncDir { dir } => self.settle(|_, piece| piece.is_in(dir)),
             Op::Mark(_) => {}
         }
     }
@@ -342,19 +415,22 @@ impl Disk {
         while !rest.is_empty() {
             let room = SECTOR - (at as usize % SECTOR);
             let (now, later) = rest.split_at(room.min(rest.len()));
-            self.undecided.push(Piece::Data { node, offset: at, bytes: now.to_vec() });
+            self.owe(Piece::Data { node, offset: at, bytes: now.to_vec() });
             at += now.len() as u64;
             rest = later;
         }
     }
 
     /// Makes the pieces durable that `which` selects.
-    fn settle(&mut self, which: impl Fn(&Piece) -> bool) {
-        let pieces = std::mem::take(&mut self.undecided);
-        let (settled, rest): (Vec<_>, Vec<_>) = pieces.into_iter().partition(which);
-        self.undecided = rest;
-        for piece in settled {
-            apply(&piece, Fate::Present, &mut self.durable, &mut self.files);
+    fn settle(&mut self, which: impl Fn(u64, &Piece) -> bool) {
+        let numbers = std::mem::take(&mut self.numbers);
+        for (piece, number) in std::mem::take(&mut self.undecided).into_iter().zip(numbers) {
+            if which(number, &piece) {
+                apply(&piece, Fate::Present, &mut self.durable, &mut self.files);
+            } else {
+                self.undecided.push(piece);
+                self.numbers.push(number);
+            }
         }
     }
 

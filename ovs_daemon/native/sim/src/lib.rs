@@ -3,6 +3,7 @@
 //!
 //! Nothing here reads a clock or touches a disk; the same call gives the same answer.
 
+pub mod cluster;
 pub mod crash;
 pub mod explore;
 pub mod faulty;
