@@ -8,6 +8,7 @@ import random
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -161,10 +162,14 @@ def test_an_emptied_disk_and_flipped_bits_are_made_good(house: House) -> None:
         fragment.write_bytes(contents)
         flipped += 1
     assert flipped > 0
+
+    def scrubbed(times: int) -> bool:
+        return bool(house.figures(2)["scrubs"] == times)
+
     for scrubs in (1, 2):
         # The second one finds nothing that is damaged any more.
         house.menders[2].start_upkeep("scrub")
-        house.until(client, lambda scrubs=scrubs: house.figures(2)["scrubs"] == scrubs)
+        house.until(client, partial(scrubbed, scrubs))
         assert house.figures(2)["scrubbed"]["damaged"] == flipped
 
     emptied = house.osds[2, 1]
