@@ -60,6 +60,8 @@ pub(super) struct Owner {
     pub(super) reads: BTreeMap<u64, Read>,
     pub(super) dtl: Option<Box<Dtl>>,
     pub(super) stopped: Option<Reason>,
+    /// It is being closed: nothing is begun any more (`volume::Volume::halt`).
+    pub(super) halted: bool,
     /// It is handed over: it takes no request any more.
     pub(super) quiesced: bool,
     pub(super) door: Door,
@@ -92,6 +94,7 @@ impl Owner {
             reads: BTreeMap::new(),
             dtl: None,
             stopped: None,
+            halted: false,
             quiesced: false,
             door,
             sessions: BTreeMap::new(),
@@ -102,6 +105,11 @@ impl Owner {
             moving: None,
             drained: false,
         }
+    }
+
+    /// It begins nothing and answers nobody any more.
+    fn is_over(&self) -> bool {
+        self.halted || self.stopped.is_some()
     }
 
     /// The data of the batch in flight.
@@ -141,7 +149,7 @@ impl Cluster<'_> {
     /// Gives the machine a message and does what follows from it, to the end.
     pub(super) fn run(&mut self, node: Host, message: Message) {
         let Some(owner) = self.owner(node) else { return };
-        if owner.stopped.is_some() {
+        if owner.is_over() {
             return;
         }
         let mut actions = Vec::new();
@@ -330,7 +338,7 @@ impl Cluster<'_> {
 
     /// A worker thread has done a job.
     pub(super) fn worked(&mut self, node: Host, outcome: Outcome) {
-        if self.owner(node).is_none_or(|owner| owner.stopped.is_some()) {
+        if self.owner(node).is_none_or(|owner| owner.is_over()) {
             return;
         }
         let message = match outcome {

@@ -126,7 +126,9 @@ impl Cluster<'_> {
     }
 
     fn close_for_move(&mut self, node: Host) {
-        let Some(serial) = self.owner(node).map(|owner| owner.serial) else { return };
+        let Some(owner) = self.owner(node) else { return };
+        owner.halted = true;
+        let serial = owner.serial;
         self.close_sessions(node);
         self.leave_dtl(node);
         if self.nodes[node].jobs.get(&serial).is_some_and(|jobs| *jobs > 0) {
