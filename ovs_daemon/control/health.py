@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ovs_daemon.control.findings import finding
 from ovs_daemon.control.host import Host
 from ovs_daemon.control.outlook import why_stopped
 from ovs_daemon.control.records import Volume
@@ -27,11 +28,6 @@ def cluster_findings(host: Host, view: View) -> list[dict[str, Any]]:
             found.append(_waiting(node))
     found += _without_log(view)
     return found + _dtl_findings(view) + _silent_guests(view) + _differing(host)
-
-
-def finding(code: str, severity: str, subject: str, why: str, fix: str) -> dict[str, Any]:
-    """One finding, in the shape that `status.py` describes."""
-    return {"code": code, "severity": severity, "object": subject, "why": why, "fix": fix}
 
 
 def _dead(node: Node) -> dict[str, Any]:

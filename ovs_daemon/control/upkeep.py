@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ovs_daemon.control.health import finding
+from ovs_daemon.control.findings import finding
 from ovs_daemon.control.host import Host
 from ovs_daemon.control.view import View
 from ovs_daemon.engine import Orders
