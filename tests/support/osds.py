@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from tests.support.process import Process, find_program
+from tests.support.sockets import free_port
 
 _LISTENS = re.compile(r"listens on (\S+)$", re.MULTILINE)
 CLUSTER = "cccccccc-0000-4000-8000-000000000001"
@@ -28,7 +29,7 @@ class OsdServer:
         self.reserve = 0
         self._key = key
         self._process: Process | None = None
-        self.address = "127.0.0.1:0"
+        self.address = f"127.0.0.1:{free_port()}"
         place = ["--cluster", cluster, "--domain", domain, "--node", node]
         claimed = subprocess.run(
             [find_program("vstorage-osd"), "claim", *place, str(self.folder)],
