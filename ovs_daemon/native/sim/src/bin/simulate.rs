@@ -4,7 +4,7 @@
 //! simulate --seed N             one seed, with its trace
 //! simulate --soak HOURS [--first N]   seeds from N on until the time is over; a line a minute
 //! simulate --ci FILE [--first N] [--seeds N]  the seeds of the corpus, then N more, always the same
-//! simulate --mutants            plants each fault and demands that it is noticed
+//! simulate --mutants [--only TEXT]    plants each fault (named so) and demands that it is noticed
 //! simulate --write FILE --soaks FILE  all of it, into the generated part of doc/verification.md
 //! ```
 //!
@@ -156,7 +156,8 @@ fn ci(path: &str, first: u64, seeds: u64) -> Result<bool, String> {
 /// A row for each mutant; false: one survived.
 fn mutants(list: &[Named], rows: &mut String) -> bool {
     let mut good = true;
-    for (name, planted) in list {
+    let only = value("--only").unwrap_or_default();
+    for (name, planted) in list.iter().filter(|(name, _)| name.contains(&only)) {
         let (seeds, outcome) = hunt(*planted);
         let by = outcome.and_then(|outcome| outcome.violation);
         good &= by.is_some();

@@ -23,19 +23,13 @@ pub const SHELL: [Named; 6] = [
 ];
 
 /// Mistakes in the machines.
-pub const MACHINES: [Named; 28] = [
+pub const MACHINES: [Named; 20] = [
     ("degraded is not recorded before a write is acknowledged", dtl(Dtl::AcknowledgeAlone)),
-    ("writes are acknowledged once degraded is proposed", dtl(Dtl::AcknowledgeWhileDegrading)),
-    ("a refused swap is taken for an accepted one", dtl(Dtl::IgnoreRefusedSwap)),
     ("the DTL node is wiped while the registry says in_sync", dtl(Dtl::WipeWhileInSync)),
     ("in_sync is proposed when copying begins", dtl(Dtl::InSyncTooEarly)),
-    ("writes wait for the DTL node only once in_sync is accepted", dtl(Dtl::GateTooLate)),
     ("whatever the DTL node holds is taken for the end of the log", dtl(Dtl::BelieveAnyEnd)),
     ("the link ignores the end of the lease", dtl(Dtl::ServeWithoutLease)),
     ("a SCO that is not on the backend is trimmed", dtl(Dtl::TrimUnsaved)),
-    ("the DTL node takes batches of any epoch", dtl(Dtl::AcceptOlderEpochs)),
-    ("the DTL node answers before its fence is durable", dtl(Dtl::AnswerBeforeFence)),
-    ("the DTL node acknowledges what it could not write", dtl(Dtl::AcknowledgeUnwritten)),
     ("a flush completes at once", volume(Volume::FlushWithoutSync)),
     ("a write completes before it is appended", volume(Volume::CompleteBeforeAppend)),
     ("a sync covers what was appended while it ran", volume(Volume::SyncCoversTooMuch)),
@@ -47,9 +41,7 @@ pub const MACHINES: [Named; 28] = [
     ("a trim does not reach the map", volume(Volume::ForgetTrim)),
     ("a write with FUA completes like any other", volume(Volume::FuaWithoutSync)),
     ("an append that failed is forgotten", volume(Volume::ForgetFailedAppend)),
-    ("an Edge replays out of order", edge(Edge::ReplayBackwards)),
     ("an Edge replays nothing", edge(Edge::NoReplay)),
-    ("an Edge sends overlapping writes together", edge(Edge::NoGate)),
     ("an earlier connection goes on beside a later one", edge(Edge::NoDoor)),
     ("what an earlier connection had sent is not waited for", edge(Edge::DoorWithoutWait)),
 ];
