@@ -3,19 +3,20 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, ErrorKind, Read};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
+use std::thread::{JoinHandle, sleep};
+use std::time::Duration;
 
 use alba::codec::decode_request;
 use alba::folder::FolderOsd;
 use alba::wire::{Received, WireError};
 use format::osd::wire::{Frame, Kind, NONCE};
 use media::{Event, Fd, Ring, Wait};
-use net::{ClusterKey, Signals, listen_tcp, tune_peer};
+use net::{ClusterKey, ListenError, Signals, listen_tcp, tune_peer};
 
 use crate::disk::{Disk, Job, Outbox};
 use crate::session::{Connection, House};
@@ -26,6 +27,8 @@ const WRITE: u64 = 3 << 48;
 const BELL: u64 = 4 << 48;
 const SIGNAL: u64 = 5 << 48;
 const KIND: u64 = 0xff << 48;
+const LISTEN_TRIES: u32 = 100;
+const LISTEN_PAUSE: Duration = Duration::from_millis(50);
 
 /// What a server is started with.
 #[derive(Clone, Debug)]
@@ -84,6 +87,18 @@ fn nonce() -> io::Result<[u8; NONCE]> {
     Ok(bytes)
 }
 
+/// Listens, and waits for an address that is taken: the kernel lets go of the ring of a server that
+/// was killed, and of its listener, some time after the process has ended.
+fn listen(address: SocketAddr) -> Result<(Fd, SocketAddr), ListenError> {
+    for _ in 0..LISTEN_TRIES {
+        match listen_tcp(address) {
+            Err(error) if error.source.kind() == ErrorKind::AddrInUse => sleep(LISTEN_PAUSE),
+            done => return done,
+        }
+    }
+    listen_tcp(address)
+}
+
 impl Server {
     /// Opens the disks and listens. A folder that cannot be used is told of and left out, unless
     /// none is left. `log` gets one line at a time.
@@ -116,7 +131,7 @@ impl Server {
             let fix = "claim folders with 'vstorage-osd claim', and mount their disks";
             return Err(Fatal::new("serve any OSD", why, fix));
         }
-        let (listener, address) = listen_tcp(setup.listen).map_err(|e| {
+        let (listener, address) = listen(setup.listen).map_err(|e| {
             Fatal::new("listen", e, "choose an address of this host and a port that is free")
         })?;
         ring.accept(&listener, ACCEPT);
