@@ -17,6 +17,7 @@ KIB = 1 << 10
 MIB = 1 << 20
 CLUSTER_BYTES = 4096
 SEED = 11
+ANSWER_MS_MAX = 60_000
 
 Fresh = Callable[[int], Export]
 
@@ -40,7 +41,7 @@ def allow_any_alignment(handle: Any) -> None:
 def wait_for(handle: Any, cookie: int) -> None:
     """Poll ``handle`` until the command is complete; its error raises nbd.Error."""
     while not handle.aio_command_completed(cookie):
-        handle.poll(-1)
+        assert handle.poll(ANSWER_MS_MAX), f"no answer within {ANSWER_MS_MAX} ms"
 
 
 @pytest.fixture

@@ -96,18 +96,20 @@ def test_a_process_killed_while_others_attach(node: Node, victim: str) -> None:
                 mine.connect_volume(data)
                 mine.disconnect_volume(data)
 
-    workers = [threading.Thread(target=hammer, args=(data,)) for data in every]
+    workers = [threading.Thread(target=hammer, args=(data,), daemon=True) for data in every]
     for worker in workers:
         worker.start()
-    for _ in range(3):
-        if victim == "daemon":
-            node.restart_daemon()
-        else:
-            node.kill9_edge()
-            node.start_edge()
-    stop.set()
-    for worker in workers:
-        worker.join()
+    try:
+        for _ in range(3):
+            if victim == "daemon":
+                node.restart_daemon()
+            else:
+                node.kill9_edge()
+                node.start_edge()
+    finally:
+        stop.set()
+        for worker in workers:
+            worker.join()
     for data in every:
         mine = make(holder="nova-compute@h1", attach_as="nbd")
         mine.connect_volume(data)

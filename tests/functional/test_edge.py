@@ -44,7 +44,7 @@ def test_a_guest_outlives_its_engine(node: Node) -> None:
         client.pwrite(b"b" * 4096, 4096)
         written.set()
 
-    guest = threading.Thread(target=write)
+    guest = threading.Thread(target=write, daemon=True)
     guest.start()
     node.start_daemon()
     assert written.wait(60)

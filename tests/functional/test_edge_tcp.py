@@ -56,7 +56,7 @@ class Guest:
         self._count = 0
         self._moved = threading.Condition()
         self._failure: Exception | None = None
-        self._thread = threading.Thread(target=self._run)
+        self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
@@ -139,7 +139,7 @@ class Cable:
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._whole = True
         self._ends = False
-        self._thread = threading.Thread(target=self._run)
+        self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def cut(self) -> None:

@@ -126,7 +126,7 @@ def test_writers_outlive_their_engine(node: Node) -> None:
         os.fsync(file)
         ended.set()
 
-    writer = threading.Thread(target=write)
+    writer = threading.Thread(target=write, daemon=True)
     writer.start()
     assert started.wait(60)
     for _ in range(3):

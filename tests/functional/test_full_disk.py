@@ -13,6 +13,7 @@ from typing import Any
 from tests.support import libnbd
 from tests.support.disk import disk
 from tests.support.node import Node
+from tests.support.waiting import wait_until
 
 nbd = libnbd.load()
 MIB = 1 << 20
@@ -53,10 +54,10 @@ class Writer(threading.Thread):
 
     def wait_for_standstill(self) -> int:
         """Returns when nothing was written for 2 s: how much was."""
-        while True:
+        before = self.done
+        while self.wait_for(before + 1, 2.0):
             before = self.done
-            if not self.wait_for(before + 1, 2.0):
-                return before
+        return before
 
 
 def fill_and_mend(node: Node, code: str, mend: Callable[[], None]) -> None:
@@ -66,9 +67,9 @@ def fill_and_mend(node: Node, code: str, mend: Callable[[], None]) -> None:
     client = connect(node)
     writer = Writer(client, 200)
     writer.start()
+    wait_until(lambda: code in findings(node), f"finding {code}", lambda: node.cli("status"))
     written = writer.wait_for_standstill()
     assert 0 < written < 200, "the disk was not filled"
-    assert code in findings(node)
     reader = connect(node)
     for mib in range(written):
         assert reader.pread(MIB, mib * MIB) == content(mib), f"MiB {mib} while writes wait"

@@ -6,7 +6,7 @@ import json
 import random
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from tests.crash.journal import SECTOR_BYTES, Journal
 from tests.functional.test_alba import VOLUME, check, fill
 from tests.support.node import CliError, Node
 from tests.support.osds import CLUSTER, Osds
+from tests.support.waiting import wait_until
 
 SIZE = 64 << 20
 JOURNALLED = 8 << 20
@@ -96,6 +97,11 @@ def journalled(lab: Lab) -> Client:
     return client
 
 
+def until_back(lab: Lab, meanwhile: Callable[[], object]) -> None:
+    """Go on until the engine reaches all OSDs."""
+    wait_until(lambda: not lab.away(), "engine that reaches all OSDs", lab.away, meanwhile)
+
+
 def verified(lab: Lab, client: Client) -> None:
     """What was acknowledged is there: now, and from the OSDs alone."""
     client.verify()
@@ -116,8 +122,7 @@ def test_servers_are_killed_while_volumes_write(lab: Lab) -> None:
         victim.kill9()
         client.run(ANSWERS)
         victim.start()
-    while lab.away():
-        client.run(1)
+    until_back(lab, lambda: client.run(1))
     verified(lab, client)
 
 
@@ -127,13 +132,12 @@ def test_a_domain_is_cut_off_and_comes_back(lab: Lab) -> None:
     for server in lab.osds.domain(1):
         server.kill9()
     client.run(4 * ANSWERS)
-    assert len(lab.away()) == 3
+    wait_until(lambda: len(lab.away()) == 3, "loss that is seen", lab.away, lambda: client.run(1))
     client.settle()
     client.verify()
     for server in lab.osds.domain(1):
         server.start()
-    while lab.away():
-        client.run(1)
+    until_back(lab, lambda: client.run(1))
     verified(lab, client)
 
 
@@ -149,8 +153,7 @@ def test_a_server_that_hangs_is_read_around(lab: Lab) -> None:
         check(socket, content)
     finally:
         hanging.resume()
-    while lab.away():
-        check(socket, content)
+    until_back(lab, lambda: check(socket, content))
     check(socket, content)
 
 
@@ -235,7 +238,11 @@ def test_nodes_share_the_osds_of_the_registry(base: Path) -> None:
             listed = second.cli("osd", "list")
             known = [server.uuid for server in osds.servers.values()]
             assert [one["uuid"] for one in listed] == known
-            assert all(one["reachable"] for one in listed)
+            wait_until(
+                lambda: all(one["reachable"] for one in second.cli("osd", "list")),
+                "node that reaches all OSDs",
+                lambda: second.cli("osd", "list"),
+            )
             second.cli("volume", "create", "vol", str(JOURNALLED))
             socket, export = second.attach("vol", direct=True)
             client = Client(Journal(JOURNALLED // SECTOR_BYTES), seed=2)
@@ -310,6 +317,7 @@ def test_a_daemon_registers_what_its_server_serves(base: Path) -> None:
             server = {"server": osds[0, 0].address}
             with member(base, "b", osd=server) as second:
                 second.start_daemon()
+                wait_until(lambda: second.cli("osd", "list"), "registered OSD", second.tails)
                 (found,) = second.cli("osd", "list")
         assert (found["uuid"], found["registered_by"]) == (osds[0, 0].uuid, "b")
         assert found["address"] == osds[0, 0].address

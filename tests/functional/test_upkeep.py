@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -20,7 +21,9 @@ from tests.crash.journal import SECTOR_BYTES, Journal
 from tests.functional.test_osd_servers import ANSWERS, JOURNALLED, Lab
 from tests.support.node import Node
 from tests.support.osds import CLUSTER, Osds
+from tests.support.waiting import wait_until
 
+SCO = 1 << 20
 ORDERS = {
     "leaving": [],
     "repair_bytes_per_s": 1 << 30,
@@ -29,8 +32,8 @@ ORDERS = {
     "every_s": 0.5,
     "scrub_every_s": 86400.0,
 }
-FRAGMENT = 4 << 20
-TURNS_MAX = 400
+# The whole volume is written once: so many SCOs are closed then, and all of them are needed.
+OBJECTS = JOURNALLED // SCO - 1
 
 
 class House(Lab):
@@ -52,7 +55,7 @@ class House(Lab):
             "buffer_dir": str(folder / "buffer"),
             "alba": {"osds": self.osds.specs(), "preset": "default", "reserve": 0},
             "run_dir": str(folder / "r"),
-            "sco_size": 1 << 20,
+            "sco_size": SCO,
             "reserve": 0,
             "cluster": CLUSTER,
             "cluster_key_file": str(self.osds.key),
@@ -78,21 +81,26 @@ class House(Lab):
         wire = self.figures(domain)["wire"]
         return sum(its["fragments"] for name, its in wire.items() if name != f"dc{domain}")
 
-    def until(self, client: Client, holds: Callable[[], bool]) -> None:
+    def until(self, client: Client, what: str, holds: Callable[[], bool]) -> None:
         """The client reads and compares everything until something holds that the engines bring
         about. It writes nothing: what it overwrites would be stored anew, and need no repair."""
-        client.settle()
-        for _ in range(TURNS_MAX):
-            client.verify()
-            if holds():
-                return
-        raise AssertionError([self.figures(), *map(self.figures, self.menders)])
+
+        def state() -> object:
+            return [self.figures(), *map(self.figures, self.menders)]
+
+        client.verify()
+        wait_until(holds, what, state, client.verify)
 
     def is_whole(self) -> bool:
-        """Whether a look that began after the last change found nothing to repair."""
+        """Whether the last look found many objects and nothing to repair."""
         figures = self.figures()
         wrong: int = figures["missing"] + figures["unknown"]
-        return bool(figures["objects"]) and wrong == 0
+        return figures["objects"] >= OBJECTS and wrong == 0
+
+    def until_as_before(self, client: Client, safety: int) -> None:
+        """Until everything is there, and as safe as it was."""
+        what = f"state in which all objects are whole and can lose {safety} fragments"
+        self.until(client, what, lambda: self.is_whole() and self.safest() == safety)
 
     def close(self) -> None:
         """End all engines."""
@@ -116,8 +124,9 @@ def begin(house: House) -> tuple[Client, int]:
     house.create(JOURNALLED)
     client = Client(Journal(JOURNALLED // SECTOR_BYTES), seed=1)
     client.connect(house.open(JOURNALLED), "aaaaaaaa-0000-4000-8000-000000000001")
-    client.run(2 * ANSWERS)
-    house.until(client, house.is_whole)
+    client.write_all()
+    client.run(ANSWERS)
+    house.until(client, "look at all objects that finds them whole", house.is_whole)
     return client, house.safest()
 
 
@@ -136,13 +145,13 @@ def verified(house: House, client: Client) -> None:
 def test_a_server_that_is_lost_for_good_is_replaced_inside_its_domain(house: House) -> None:
     client, whole = begin(house)
     house.start_mender(1)
-    victim = house.osds[1, 2]
+    victim = house.osds.by_fragments(1)[0]
     victim.kill9()
     shutil.rmtree(victim.folder)
-    house.until(client, lambda: house.safest() < whole)
-    house.until(client, lambda: house.figures(1)["repaired"]["fragments"] > 0)
+    house.until(client, "loss that is seen", lambda: house.safest() < whole)
+    house.until(client, "repair in dc1", lambda: house.figures(1)["repaired"]["fragments"] > 0)
     client.run(ANSWERS)
-    house.until(client, lambda: house.is_whole() and house.safest() == whole)
+    house.until_as_before(client, whole)
     done = house.figures(1)
     assert done["repaired"]["bytes_between_domains"] == 0
     assert house.between(1) == 0, "the sockets saw nothing else"
@@ -154,9 +163,9 @@ def test_an_emptied_disk_and_flipped_bits_are_made_good(house: House) -> None:
     client, whole = begin(house)
     client.settle()
     house.start_mender(2)
-    damaged = house.osds[2, 0]
+    damaged, emptied, *_ = house.osds.by_fragments(2)
     flipped = 0
-    for fragment in sorted(damaged.folder.rglob("*.obj/*"))[:4]:
+    for fragment in damaged.fragments()[:4]:
         contents = bytearray(fragment.read_bytes())
         contents[4096 + random.Random(flipped).randrange(len(contents) - 4096)] ^= 8
         fragment.write_bytes(contents)
@@ -169,15 +178,14 @@ def test_an_emptied_disk_and_flipped_bits_are_made_good(house: House) -> None:
     for scrubs in (1, 2):
         # The second one finds nothing that is damaged any more.
         house.menders[2].start_upkeep("scrub")
-        house.until(client, partial(scrubbed, scrubs))
+        house.until(client, f"end of scrub {scrubs}", partial(scrubbed, scrubs))
         assert house.figures(2)["scrubbed"]["damaged"] == flipped
 
-    emptied = house.osds[2, 1]
     for folder in emptied.folder.iterdir():
         if folder.is_dir() and folder.name != "uses":
             shutil.rmtree(folder)
-    house.until(client, lambda: house.figures(2)["repaired"]["fragments"] > 0)
-    house.until(client, lambda: house.is_whole() and house.safest() == whole)
+    house.until(client, "repair in dc2", lambda: house.figures(2)["repaired"]["fragments"] > 0)
+    house.until_as_before(client, whole)
     assert house.between(2) == 0
     verified(house, client)
 
@@ -187,36 +195,51 @@ def test_a_domain_that_comes_back_is_given_what_it_missed(house: House) -> None:
     house.start_mender(1)
     for server in house.osds.domain(1):
         server.kill9()
-    house.until(client, lambda: house.safest() < whole)
+    house.until(client, "loss that is seen", lambda: house.safest() < whole)
     client.run(2 * ANSWERS)
     for server in house.osds.domain(1):
         server.start()
-    house.until(client, lambda: house.is_whole() and house.safest() == whole)
+    house.until_as_before(client, whole)
     verified(house, client)
 
 
 def test_with_full_disks_a_repair_waits_for_room(house: House) -> None:
     client, whole = begin(house)
     house.start_mender(1)
-    full = house.osds.domain(1)[1:]
+    lost, *full = house.osds.by_fragments(1)
     for server in full:
         server.kill9()
         server.reserve = 1 << 60
         server.start()
-    lost = house.osds[1, 0]
     lost.kill9()
     shutil.rmtree(lost.folder)
-    house.until(client, lambda: house.figures(1)["to_mend"] > 0)
+    house.until(client, "loss that is seen", lambda: house.figures(1)["to_mend"] > 0)
     seen = house.figures(1)["repairs"]
-    house.until(client, lambda: house.figures(1)["repairs"] > seen + 1)
+    house.until(client, "two repairs more", lambda: house.figures(1)["repairs"] > seen + 1)
     assert house.figures(1)["repaired"]["fragments"] == 0
     client.verify()
     for server in full:
         server.kill9()
         server.reserve = 0
         server.start()
-    house.until(client, lambda: house.is_whole() and house.safest() == whole)
+    house.until_as_before(client, whole)
     verified(house, client)
+
+
+def tends_only(node: Node, domain: str) -> bool:
+    """Whether a daemon repairs this Domain and no other, as its log has it."""
+    told = re.findall("this node repairs the fragments of (.*)", node.log())
+    return told[-1:] == [domain]
+
+
+def least_safe(node: Node) -> int:
+    """How many more fragments the least safe object can lose."""
+    return min(map(int, node.cli("alba", "repair")["by_safety"]))
+
+
+def found(node: Node) -> set[str]:
+    """What is wrong, as a daemon has it."""
+    return {one["code"] for one in node.cli("status")["findings"]}
 
 
 def test_daemons_share_the_work_and_one_that_is_killed_is_carried_on(tmp_path: Path) -> None:
@@ -226,6 +249,7 @@ def test_daemons_share_the_work_and_one_that_is_killed_is_carried_on(tmp_path: P
 
     def node(number: int) -> Node:
         return Node(
+            engine={"sco_size": str(SCO)},
             options={
                 "DEFAULT": {
                     "cluster_key_file": str(key),
@@ -239,7 +263,7 @@ def test_daemons_share_the_work_and_one_that_is_killed_is_carried_on(tmp_path: P
                     "survey_interval": "1",
                     "repair_rate": "1MiB",
                 },
-            }
+            },
         )
 
     with node(0) as first, node(1) as second, node(2) as third:
@@ -256,26 +280,39 @@ def test_daemons_share_the_work_and_one_that_is_killed_is_carried_on(tmp_path: P
             socket, export = first.attach("vol", direct=True)
             client = Client(Journal(JOURNALLED // SECTOR_BYTES), seed=3)
             client.connect(socket, export)
-            client.run(2 * ANSWERS)
-            client.settle()
-            whole = first.cli("alba", "repair")["by_safety"]
-            lost = osds[1, 1]
+
+            def state() -> str:
+                nodes = (first, second, third)
+                return "\n".join(f"{one.cli('alba', 'status')}\n{one.tails()}" for one in nodes)
+
+            def until(what: str, holds: Callable[[], object]) -> None:
+                client.verify()
+                wait_until(holds, what, state, client.verify)
+
+            for number, one in enumerate((first, second, third)):
+                domain = f"dc{number}"
+                until(f"node that repairs {domain} only", partial(tends_only, one, domain))
+            client.write_all()
+            until(
+                "number of objects on the OSDs",
+                lambda: first.cli("alba", "repair")["objects"] >= OBJECTS,
+            )
+            whole = least_safe(first)
+            # Not any: with more disks than fragments some may have none of the objects.
+            lost = osds.by_fragments(1)[0]
             lost.kill9()
             shutil.rmtree(lost.folder)
-            while not second.cli("alba", "status")["repaired"]["fragments"]:
-                client.verify()
+            until(
+                "repair by the node of dc1",
+                lambda: second.cli("alba", "status")["repaired"]["fragments"],
+            )
             second.kill9_daemon()
             second.start_daemon()
             client.run(ANSWERS)
-            client.settle()
-            while first.cli("alba", "repair")["missing"]:
-                client.verify()
-            client.verify()
+            until("end of the repair", lambda: not first.cli("alba", "repair")["missing"])
+            until("safety as before", lambda: least_safe(first) >= whole)
+            until("end of the finding", lambda: "objects_to_mend" not in found(first))
             client.disconnect()
-            figures = first.cli("alba", "status")
-            assert min(map(int, figures["by_safety"])) >= min(map(int, whole))
-            told = {one["code"] for one in first.cli("status")["findings"]}
-            assert "objects_to_mend" not in told
             for one in (first, second, third):
                 assert one.cli("alba", "status")["repaired"]["bytes_between_domains"] == 0
                 one.stop()

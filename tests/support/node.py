@@ -201,6 +201,10 @@ class Node:
         answer = self.cli("volume", "attach", name, *(["--direct"] if direct else []))
         return parse_nbd_uri(answer["uri"])
 
+    def log(self) -> str:
+        """All that its daemons have logged."""
+        return (self.root / "daemon.log").read_text(errors="replace")
+
     def tails(self) -> str:
         """Return the ends of both logs, for messages about failures."""
         parts = [

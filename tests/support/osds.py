@@ -67,6 +67,10 @@ class OsdServer:
         if self._process is not None:
             self._process.kill9()
 
+    def fragments(self) -> list[Path]:
+        """The files of all fragments of SCOs that it has."""
+        return sorted(self.folder.rglob("sco/*.obj/*"))
+
     def pause(self) -> None:
         """Have it answer nobody, with all connections open."""
         assert self._process is not None
@@ -123,6 +127,15 @@ class Osds:
     def domain(self, number: int) -> list[OsdServer]:
         """The servers of a Domain."""
         return [server for (domain, _), server in self.servers.items() if domain == number]
+
+    def by_fragments(self, number: int) -> list[OsdServer]:
+        """The servers of a Domain, the one with the most fragments of SCOs first: with more disks
+        than an object has fragments there, any of them may have none of it."""
+
+        def fragments(server: OsdServer) -> int:
+            return len(server.fragments())
+
+        return sorted(self.domain(number), key=fragments, reverse=True)
 
     def specs(self) -> list[dict[str, Any]]:
         """How an engine is told of all."""

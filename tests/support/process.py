@@ -8,14 +8,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-START_SECONDS_MAX = 60.0
-POLL_SECONDS = 0.01
+from tests.support.waiting import NeverHappened, wait_until
+
 LOG_TAIL_LINES = 40
 
 
@@ -122,19 +121,24 @@ class Process:
 
     def wait_until(self, ready: Callable[[], bool], what: str) -> None:
         """Wait until ``ready()``; raise ProcessError if the child ends or time runs out."""
-        deadline = time.monotonic() + START_SECONDS_MAX
-        while not ready():
+
+        def look() -> bool:
+            if ready():
+                return True
             if not self.running():
                 raise ProcessError(
                     f"{self.name} ended with status {self._child.returncode} before {what}; its "
                     f"log {self.log} ends with\n{self.tail()}"
                 )
-            if time.monotonic() > deadline:
-                raise ProcessError(
-                    f"{self.name} runs, but within {START_SECONDS_MAX} s there was no {what}; its "
-                    f"log {self.log} ends with\n{self.tail()}"
-                )
-            time.sleep(POLL_SECONDS)
+            return False
+
+        def tail() -> str:
+            return f"{self.name} runs; its log {self.log} ends with\n{self.tail()}"
+
+        try:
+            wait_until(look, what, tail)
+        except NeverHappened as never:
+            raise ProcessError(str(never)) from None
 
 
 def accepts(path: Path) -> bool:

@@ -156,7 +156,7 @@ class Guest:
         self._failure: BaseException | None = None
         #: the longest time without an answer so far, in seconds
         self.pause_s = 0.0
-        self._thread = threading.Thread(target=self._run, name="guest")
+        self._thread = threading.Thread(target=self._run, name="guest", daemon=True)
         self._thread.start()
 
     def __enter__(self) -> Guest:

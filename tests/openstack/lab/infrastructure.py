@@ -171,7 +171,7 @@ class Infrastructure:
 
     def flush_memcached(self) -> None:
         """Forget all that is cached: after a wipe, cached ids name nothing any more."""
-        with socket.create_connection(("127.0.0.1", int(Port.MEMCACHED))) as connection:
+        with socket.create_connection(("127.0.0.1", int(Port.MEMCACHED)), 60) as connection:
             connection.sendall(b"flush_all\r\nquit\r\n")
             with suppress(ConnectionResetError):
                 while connection.recv(4096):
