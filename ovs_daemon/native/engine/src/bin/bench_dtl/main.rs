@@ -44,15 +44,22 @@ impl Process {
         Ok(Self { child, said: said.trim().to_owned() })
     }
 
-    /// CPU time of all its threads, in microseconds.
-    fn cpu_us(&self) -> f64 {
+    /// CPU time of all its threads, and of those that bring SCOs to the backend and remove what is
+    /// no longer needed, which no write waits for; in microseconds.
+    fn cpu_us(&self) -> [f64; 2] {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id()));
-        let tasks = tasks.into_iter().flatten().flatten();
-        let time = |task: std::fs::DirEntry| {
-            let text = std::fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
-            text.split_whitespace().next().and_then(|word| word.parse::<f64>().ok()).unwrap_or(0.0)
-        };
-        tasks.map(time).sum::<f64>() / 1000.0
+        let (mut all, mut background) = (0.0, 0.0);
+        for task in tasks.into_iter().flatten().flatten() {
+            let read = |name| std::fs::read_to_string(task.path().join(name)).unwrap_or_default();
+            let text = read("schedstat");
+            let word = text.split_whitespace().next().and_then(|word| word.parse::<f64>().ok());
+            let us = word.unwrap_or(0.0) / 1000.0;
+            all += us;
+            if read("comm").trim() == "vs-background" {
+                background += us;
+            }
+        }
+        [all, background]
     }
 }
 
@@ -112,6 +119,14 @@ struct Figures {
     iops: f64,
     p50_us: f64,
     us_per_op: f64,
+    /// The part of it that no write waits for.
+    background_us_per_op: f64,
+}
+
+/// CPU time of both servers; see [`Process::cpu_us`].
+fn cpu_us(servers: [&Process; 2]) -> [f64; 2] {
+    let [a, b] = servers.map(Process::cpu_us);
+    [a[0] + b[0], a[1] + b[1]]
 }
 
 fn measure(
@@ -122,18 +137,23 @@ fn measure(
     pinned: bool,
     servers: [&Process; 2],
 ) -> Outcome<Figures> {
-    let before: f64 = servers.iter().map(|server| server.cpu_us()).sum();
+    let before = cpu_us(servers);
     let client = Process::start(&[what, target, depth, seconds], pinned)?;
-    let after: f64 = servers.iter().map(|server| server.cpu_us()).sum();
+    let after = cpu_us(servers);
     let said: Value = serde_json::from_str(&client.said)
         .map_err(|e| format!("the client of {target} said {:?}: {e}", client.said))?;
     let number = |key: &str| said[key].as_f64().unwrap_or(f64::NAN);
-    let us_per_op = (after - before + number("cpu_us")) / number("ops");
-    let figures = Figures { iops: number("iops"), p50_us: number("p50_us"), us_per_op };
+    let figures = Figures {
+        iops: number("iops"),
+        p50_us: number("p50_us"),
+        us_per_op: (after[0] - before[0] + number("cpu_us")) / number("ops"),
+        background_us_per_op: (after[1] - before[1]) / number("ops"),
+    };
     let place = if pinned { "one core" } else { "all cores" };
     println!(
-        "{what:13} QD {depth:>2}, {place:9}: {:8.0}/s  p50 {:7.1} us  {:6.2} CPU us each",
-        figures.iops, figures.p50_us, figures.us_per_op
+        "{what:13} QD {depth:>2}, {place:9}: {:8.0}/s  p50 {:7.1} us  {:6.2} CPU us each, {:.2} of \
+         them in the background",
+        figures.iops, figures.p50_us, figures.us_per_op, figures.background_us_per_op
     );
     Ok(figures)
 }
@@ -205,6 +225,7 @@ fn bench(seconds: &str, shm: &Path, disk: &Path) -> Outcome<()> {
     let round = |value: f64| (value * 100.0).round() / 100.0;
     let result = json!({
         "dtl_w32_us_per_op": round(wide.us_per_op),
+        "dtl_w32_background_us_per_op": round(wide.background_us_per_op),
         "limit_w32_us_per_op": round(limit_wide.us_per_op),
         "dtl_w1_p50_us": round(single.p50_us),
         "limit_w1_p50_us": round(limit_single.p50_us),
