@@ -1,8 +1,12 @@
 //! Taking over: fences the DTL node, copies what it holds into this node's write buffer.
 //!
 //! The copy is made beside the buffer's folder, checked against every checksum and synced; then it
-//! takes the folder's place. A crash in between leaves the old folder, the new one, or none: the
-//! DTL node still has everything, and the registry still says in_sync, so it is done again.
+//! takes the folder's place, in one step. A crash in between leaves the old folder or the new one:
+//! the registry still says in_sync, so it is done again.
+//!
+//! A DTL node that lost power may have lost the end of what it held, and also files at its beginning
+//! or between: it does not sync their names. So its log takes the place of this node's own only
+//! when it goes on from what the backend has, and goes further than the own one does.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -57,8 +61,12 @@ pub enum FetchError {
     Suspect,
     /// What it sent is damaged.
     Damaged(String),
+    /// What this node's own write buffer has is damaged.
+    OwnDamaged(String),
     /// This node's disk.
     Store(String),
+    /// What the backend has of the log could not be found out.
+    Backend(String),
 }
 
 impl fmt::Display for FetchError {
@@ -71,7 +79,9 @@ impl fmt::Display for FetchError {
                  was acknowledged"
             ),
             FetchError::Damaged(why) => write!(f, "what it holds is damaged: {why}"),
-            FetchError::Store(why) => f.write_str(why),
+            FetchError::OwnDamaged(why) | FetchError::Store(why) | FetchError::Backend(why) => {
+                f.write_str(why)
+            }
         }
     }
 }
@@ -96,7 +106,11 @@ impl From<FileError> for FetchError {
     }
 }
 
+/// Finds out where the backend's part of the log ends.
+pub type Saved<'a> = &'a dyn Fn() -> Result<ChainEnd, String>;
+
 /// Fences the DTL node with the caller's epoch and puts what it holds into `<buffer_dir>/<uuid>`.
+/// `saved` is asked when the DTL node lost power.
 ///
 /// # Errors
 /// See [`FetchError`]; the folder is as it was. The fence may be up: repeat it.
@@ -104,6 +118,7 @@ pub fn fetch(
     caller: &Caller,
     buffer_dir: &Path,
     local: Local,
+    saved: Saved<'_>,
     patience: Patience,
 ) -> Result<Fetched, FetchError> {
     let (mut stream, greeted) = caller.call(Role::Successor, patience)?;
@@ -114,22 +129,19 @@ pub fn fetch(
     folders.make_room()?;
     let files = receive(&mut stream, &folders.fetched)?;
     let disk = DiskFiles::new(buffer_dir);
-    let there = survey(&disk, &folders.fetched_name, &caller.volume)?;
-    let end = there.end();
-    let promised = greeted.end.map(|(sequence, crc)| Mark { sequence, crc });
-    // A node whose files were all trimmed still knows where the log ended.
-    if files > 0 && promised != end {
-        let text = format!("its log ends at {end:?}, it said {promised:?}");
-        return Err(FetchError::Damaged(text));
-    }
-    there.verify(&folders.fetched)?;
+    let there = folders.check(&disk, &caller.volume, greeted.end, files);
     if greeted.suspect {
-        let own = survey(&disk, &folders.name, &caller.volume)?;
-        if own.rank() >= there.rank() {
+        let whole = match &there {
+            Err(FetchError::Damaged(_)) => None,
+            _ => Some(folders.fetched_name.as_str()),
+        };
+        let end = saved().map_err(FetchError::Backend)?;
+        if let Some(own) = keep_own(&disk, &folders.name, whole, &caller.volume, end)? {
             Dir::at(&folders.fetched).remove_all()?;
             return Ok(own.summary(true));
         }
     }
+    let there = there?;
     folders.replace()?;
     Ok(there.summary(false))
 }
@@ -141,7 +153,6 @@ struct Folders {
     fetched_name: String,
     own: PathBuf,
     fetched: PathBuf,
-    replaced: PathBuf,
 }
 
 impl Folders {
@@ -152,7 +163,6 @@ impl Folders {
             root: Dir::at(buffer_dir),
             own: buffer_dir.join(&name),
             fetched: buffer_dir.join(&fetched_name),
-            replaced: buffer_dir.join(format!("{name}.replaced")),
             name,
             fetched_name,
         }
@@ -160,19 +170,38 @@ impl Folders {
 
     fn make_room(&self) -> Result<(), StoreError> {
         Dir::at(&self.fetched).remove_all()?;
-        Dir::at(&self.replaced).remove_all()?;
         Dir::create(&self.fetched).map(|_| ())
     }
 
+    /// Compares what was fetched with every checksum, and with what the DTL node said.
+    fn check(
+        &self,
+        disk: &DiskFiles,
+        volume: &Uuid,
+        promised: Option<(u64, u32)>,
+        files: u32,
+    ) -> Result<Survey, FetchError> {
+        let there = survey(disk, &self.fetched_name, volume)?;
+        let end = there.end();
+        let promised = promised.map(|(sequence, crc)| Mark { sequence, crc });
+        // A node whose files were all trimmed still knows where the log ended.
+        if files > 0 && promised != end {
+            let text = format!("its log ends at {end:?}, it said {promised:?}");
+            return Err(FetchError::Damaged(text));
+        }
+        there.verify(&self.fetched)?;
+        Ok(there)
+    }
+
+    /// In one step: a power loss leaves the old folder or the new one, never none.
     fn replace(&self) -> Result<(), StoreError> {
         Dir::at(&self.fetched).sync()?;
-        match media::rename(&self.own, &self.replaced) {
-            Err(error) if !error.is_not_found() => return Err(error),
-            _ => {}
+        match media::exchange(&self.fetched, &self.own) {
+            Err(error) if error.is_not_found() => media::rename(&self.fetched, &self.own)?,
+            done => done?,
         }
-        media::rename(&self.fetched, &self.own)?;
         self.root.sync()?;
-        Dir::at(&self.replaced).remove_all()
+        Dir::at(&self.fetched).remove_all()
     }
 }
 
@@ -237,11 +266,48 @@ pub fn survey(files: &dyn Files, folder: &str, volume: &Uuid) -> Result<Survey, 
         return Ok(Survey { log: RecoveredLog::default() });
     };
     let end = ChainEnd { sco: first - 1, sequence: link.sequence, crc: link.previous_crc };
+    survey_after(files, folder, volume, end)
+}
+
+/// The same, of a log that goes on after `end`.
+fn survey_after(
+    files: &dyn Files,
+    folder: &str,
+    volume: &Uuid,
+    end: ChainEnd,
+) -> Result<Survey, FetchError> {
     match recover(files, folder, volume, end) {
         Ok(log) => Ok(Survey { log }),
         Err(RecoverError::File(error)) => Err(error.into()),
         Err(damaged) => Err(FetchError::Damaged(damaged.to_string())),
     }
+}
+
+/// Which log goes on when the DTL node lost power. `Some`: the one in the folder `own`, since what
+/// was fetched does not go further, or is not whole. Both have to continue what the backend has, up
+/// to `saved`: a later end is worth nothing behind a hole.
+///
+/// # Errors
+/// [`FetchError::OwnDamaged`] or [`FetchError::Store`].
+pub fn keep_own(
+    files: &dyn Files,
+    own: &str,
+    fetched: Option<&str>,
+    volume: &Uuid,
+    saved: ChainEnd,
+) -> Result<Option<Survey>, FetchError> {
+    let there = fetched.map(|folder| survey_after(files, folder, volume, saved)).transpose();
+    let there = match there {
+        // It does not promise anything any more.
+        Err(FetchError::Damaged(_)) => None,
+        other => other?,
+    };
+    let own = survey_after(files, own, volume, saved).map_err(|error| match error {
+        FetchError::Damaged(why) => FetchError::OwnDamaged(why),
+        other => other,
+    })?;
+    let rank = there.and_then(|there| there.rank());
+    Ok((own.rank() >= rank).then_some(own))
 }
 
 impl Survey {
@@ -297,5 +363,77 @@ impl Survey {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use buffer::{NewBatch, ScoIndex, Tail};
+    use format::entry::Entry;
+    use sim::memory::MemoryFiles;
+
+    use super::*;
+
+    const VOLUME: Uuid = [0x44; 16];
+    const OK: &str = "the memory twin has room and no faults";
+
+    /// Where the log ends before SCO 1, 2, ..., and their files, of one batch each.
+    fn log(durable: u64) -> Vec<(ChainEnd, Vec<u8>)> {
+        let mut tail = Tail { log: VOLUME, epoch: 1, sequence: 0, crc: 0 };
+        let mut out = Vec::new();
+        for sco in 1..=5 {
+            let end = ChainEnd { sco: sco - 1, sequence: tail.sequence, crc: tail.crc };
+            let cluster = [sco as u8; PAGE];
+            let new = NewBatch {
+                sco,
+                sequence: u64::from(sco),
+                durable_sequence: durable.min(tail.sequence),
+                entries: &[Entry::Data { lba: 7, clusters: 1 }],
+                crcs: &[crc32c(&cluster)],
+            };
+            let (mut bytes, mut scratch) = (Vec::new(), Vec::new());
+            tail = tail.encode(&new, &ScoIndex::default(), &mut bytes, &mut scratch);
+            bytes.extend_from_slice(&cluster);
+            out.push((end, bytes));
+        }
+        out
+    }
+
+    /// What goes on from SCO `saved`; `None`: what was fetched.
+    fn kept(durable: u64, saved: u32, own: &[u32], there: &[u32]) -> Result<Option<u64>, String> {
+        let (files, log) = (MemoryFiles::new(), log(durable));
+        for (folder, scos) in [("own", own), ("there", there)] {
+            for sco in scos {
+                let path = format!("{folder}/{}", file_name(*sco));
+                files.create(&path).expect(OK);
+                files.write_at(&path, 0, &[&log[*sco as usize - 1].1]).expect(OK);
+            }
+        }
+        let fetched = (!there.is_empty()).then_some("there");
+        keep_own(&files, "own", fetched, &VOLUME, log[saved as usize].0)
+            .map(|own| own.map(|own| own.end().map_or(0, |mark| mark.sequence)))
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn after_a_power_loss_the_log_goes_on_that_goes_further_without_a_hole() {
+        for durable in [0, 9] {
+            assert_eq!(kept(durable, 0, &[1, 2, 3], &[1, 2]), Ok(Some(3)));
+            assert_eq!(kept(durable, 0, &[1, 2, 3], &[1, 2, 3]), Ok(Some(3)));
+            assert_eq!(kept(durable, 0, &[1, 2, 3], &[1, 2, 3, 4]), Ok(None));
+            assert_eq!(kept(durable, 0, &[1, 2, 3], &[]), Ok(Some(3)), "it was not whole");
+            assert_eq!(kept(durable, 0, &[1, 2, 3], &[4, 5]), Ok(Some(3)), "its beginning is gone");
+            assert_eq!(kept(durable, 2, &[3], &[4, 5]), Ok(Some(3)));
+            assert_eq!(kept(durable, 2, &[], &[4]), Ok(Some(0)), "all is on the backend");
+            assert_eq!(kept(durable, 2, &[], &[3]), Ok(None));
+            assert_eq!(kept(durable, 2, &[3], &[1, 3, 4]), Ok(None), "a dropped file came back");
+            assert_eq!(kept(durable, 2, &[1, 3], &[4]), Ok(Some(3)), "and here");
+        }
+    }
+
+    #[test]
+    fn a_damaged_write_buffer_is_left_as_it_is() {
+        let error = kept(9, 0, &[1, 3], &[1, 2]).expect_err("its second SCO was durable");
+        assert!(error.contains("00000003.sco"), "{error}");
     }
 }

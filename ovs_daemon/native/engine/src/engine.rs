@@ -62,7 +62,7 @@ struct Threads {
 /// A running engine.
 pub struct Engine {
     pub(crate) config: Config,
-    backend: Arc<dyn Backend>,
+    pub(crate) backend: Arc<dyn Backend>,
     /// The backend, when it is one that knows presets.
     pub(crate) sealed: Option<Arc<Sealed>>,
     pub(crate) mailboxes: Vec<Arc<Mailbox>>,

@@ -161,7 +161,9 @@ impl Engine {
         let caller = self.caller(&request)?;
         let _claim = self.claim(&what, caller.volume)?;
         let local = if request.keep_local { Local::Newest } else { Local::Stale };
-        let fetched = fetch(&caller, &self.config.buffer_dir, local, Patience::default());
+        let saved =
+            || volume::saved_end(&*self.backend, &caller.volume).map_err(|error| error.to_string());
+        let fetched = fetch(&caller, &self.config.buffer_dir, local, &saved, Patience::default());
         let fetched = fetched.map_err(|error| match &error {
             FetchError::Call(call) => call_failed(&what, &request, call),
             FetchError::Suspect => {
@@ -175,9 +177,17 @@ impl Engine {
                 let why = format!("the DTL node at {}: {error}", request.address);
                 Error::new("DTL_DAMAGED", &what, why, fix)
             }
+            FetchError::OwnDamaged(_) => {
+                let fix = "repair what is named; the volume stays closed and nothing was changed";
+                Error::new("DAMAGED", &what, error.to_string(), fix)
+            }
             FetchError::Store(_) => {
                 let fix = "check the write buffer's disk and try again";
                 Error::new("STORE", &what, error.to_string(), fix)
+            }
+            FetchError::Backend(_) => {
+                let fix = "check the backend and try again";
+                Error::new("BACKEND", &what, error.to_string(), fix)
             }
         })?;
         self.fetched().insert(caller.volume, request.epoch);

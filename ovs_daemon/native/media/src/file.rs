@@ -420,6 +420,21 @@ pub fn rename(from: &Path, to: &Path) -> Result<(), StoreError> {
     std::fs::rename(from, to).map_err(|e| StoreError::new("rename", from, e))
 }
 
+/// Exchanges the names of two files or folders of one file system, in one step: at any time, and
+/// after loss of power, both names are there.
+pub fn exchange(one: &Path, other: &Path) -> Result<(), StoreError> {
+    let failed = |e| StoreError::new("exchange the names of", one, e);
+    let name = |path: &Path| CString::new(path.as_os_str().as_bytes()).map_err(io::Error::from);
+    let from = name(one).map_err(failed)?;
+    let to = name(other).map_err(failed)?;
+    // SAFETY: both are strings that end with a zero, and live until the call has returned.
+    let done = unsafe {
+        let here = libc::AT_FDCWD;
+        libc::renameat2(here, from.as_ptr(), here, to.as_ptr(), libc::RENAME_EXCHANGE)
+    };
+    if done == 0 { Ok(()) } else { Err(failed(io::Error::last_os_error())) }
+}
+
 /// Fills `into` from `offset` of an open file, only if all of it can be had without waiting for a
 /// device; false: it cannot, or it ends before.
 pub fn read_cached_at(file: &std::fs::File, offset: u64, into: &mut [u8]) -> bool {
@@ -464,6 +479,21 @@ mod tests {
         assert!(file.read_cached(8 + 4 * 1400, &back).unwrap());
         assert_eq!(back.to_vec(), 1400u32.to_le_bytes());
         assert!(!file.read_cached(6006, &Slice::zeroed(8).unwrap()).unwrap(), "past the end");
+        dir.remove_all().unwrap();
+    }
+
+    #[test]
+    fn folders_exchange_their_names() {
+        let dir = scratch("exchange");
+        let (one, other) = (dir.join("one"), dir.join("other"));
+        Dir::create(&one).unwrap();
+        assert!(exchange(&one, &other).unwrap_err().is_not_found());
+        Dir::create(&other).unwrap();
+        File::create_new(&one.join("a")).unwrap();
+        File::create_new(&other.join("b")).unwrap();
+        exchange(&one, &other).unwrap();
+        assert_eq!(Dir::at(&one).list().unwrap(), ["b"]);
+        assert_eq!(Dir::at(&other).list().unwrap(), ["a"]);
         dir.remove_all().unwrap();
     }
 

@@ -16,6 +16,8 @@ mod file;
 mod memory;
 mod ring;
 
-pub use file::{Dir, File, FileLock, FsSpace, StoreError, file_len, read_cached_at, rename};
+pub use file::{
+    Dir, File, FileLock, FsSpace, StoreError, exchange, file_len, read_cached_at, rename,
+};
 pub use memory::{Arena, Slice};
 pub use ring::{Event, Fd, Ring, Wait};

@@ -29,7 +29,9 @@ pub use dtl::{DtlEvent, DtlNews, DtlStatus, Pair};
 pub use feed::{FeedStatus, FollowerAt, Following};
 pub use gate::QosState;
 pub use jobs::{Job, JobDone, JobFailure, Outcome, ScoSource, Work, store_sco};
-pub use open::{Found, OpenError, OpenSpec, Opened, Start, find, has_unsaved, open, uuid_text};
+pub use open::{
+    Found, OpenError, OpenSpec, Opened, Start, find, has_unsaved, open, saved_end, uuid_text,
+};
 pub use remove::{parent_name, pin, pins_folder, remove};
 pub use shared::SharedScos;
 pub use shell::{Control, ControlDone, Finding, Outputs, Stats, Tuning, Volume};

@@ -236,8 +236,7 @@ impl Log {
         files: &dyn Files,
         (log, text): &(Uuid, String),
     ) -> Result<(), OpenError> {
-        let Place { sco, mark: Mark { sequence, crc } } = self.end();
-        self.found = recover(files, text, log, ChainEnd { sco, sequence, crc })?;
+        self.found = recover(files, text, log, chain_end(self.end()))?;
         for RecoveredSco { sco, index, .. } in &self.found.scos {
             let mark = Mark { sequence: index.last_sequence, crc: index.last_crc };
             self.later.push(Later {
@@ -329,6 +328,21 @@ fn load_cold(
     check_missing(&content, &log.scos, &log.objects, own_log, log.checkpoint.sco)?;
     let replayed = log.replay(log.checkpoint.sco, own_log, &mut content)?;
     Ok((content, replayed))
+}
+
+/// Where the backend's part of a log ends.
+///
+/// # Errors
+/// See [`OpenError`].
+pub fn saved_end(backend: &dyn Backend, log: &Uuid) -> Result<ChainEnd, OpenError> {
+    let own = (*log, uuid_text(log));
+    let last = checkpoint_numbers(backend, &own.1)?.last().copied();
+    let metadata = last.map(|number| metadata(backend, log, &own.1, number)).transpose()?;
+    Ok(chain_end(Log::on_backend(backend, &own, metadata.as_ref())?.end()))
+}
+
+fn chain_end(Place { sco, mark: Mark { sequence, crc } }: Place) -> ChainEnd {
+    ChainEnd { sco, sequence, crc }
 }
 
 /// What a log holds, found out without changing anything.

@@ -7,18 +7,19 @@ use std::path::PathBuf;
 
 use buffer::files::{FileError, Files};
 use buffer::{RecoveredSco, file_name};
-use dtl::{FetchError, survey};
+use dtl::{FetchError, keep_own, survey};
 use format::crc32c;
 use format::log::PAGE;
 use machines::dtl::link::Mode;
 use machines::dtl::{Held, Mark};
 use machines::edge::Door;
 use machines::volume::Volume as Machine;
-use volume::OpenSpec;
+use volume::{OpenSpec, saved_end};
 
 use super::disk::Folder;
 use super::event::Event;
 use super::net::Packet;
+use super::objects::Objects;
 use super::owner::Owner;
 use super::policy::{Fetch, Record};
 use super::steward::Task;
@@ -90,7 +91,7 @@ impl Cluster<'_> {
             return Some(Fetch::Insufficient);
         }
         let files = Folder { disk: &self.nodes[node].disk, name: "buffer" };
-        match put_in_place(&files, held, tail) {
+        match put_in_place(&files, &self.objects, held, tail) {
             Ok(local) => {
                 self.say(format_args!("node {node}: has the log, its own: {local}"));
                 Some(Fetch::Done)
@@ -179,7 +180,12 @@ fn settle(
 }
 
 /// Puts a fetched tail in the place of the write buffer; true: what is here is better.
-fn put_in_place(files: &Folder<'_>, held: Held, tail: &Files1) -> Result<bool, FetchError> {
+fn put_in_place(
+    files: &Folder<'_>,
+    backend: &Objects,
+    held: Held,
+    tail: &Files1,
+) -> Result<bool, FetchError> {
     clear(files, FETCHED)?;
     for (sco, bytes) in tail {
         let path = format!("{FETCHED}/{}", file_name(*sco));
@@ -187,20 +193,19 @@ fn put_in_place(files: &Folder<'_>, held: Held, tail: &Files1) -> Result<bool, F
         files.write_at(&path, 0, &[bytes])?;
         files.sync(&path)?;
     }
-    let there = survey(files, FETCHED, &LOG)?;
-    let promised: Option<Mark> = held.end;
-    if !tail.is_empty() && promised != there.end() {
-        let text = format!("its log ends at {:?}, it said {promised:?}", there.end());
-        return Err(FetchError::Damaged(text));
-    }
-    verify(files, &there.log.scos)?;
+    let there = check(files, held, tail);
     if held.suspect {
-        let own = survey(files, NAME, &LOG)?;
-        if own.rank() >= there.rank() {
+        let whole = match &there {
+            Err(FetchError::Damaged(_)) => None,
+            _ => Some(FETCHED),
+        };
+        let end = saved_end(backend, &LOG).map_err(|e| FetchError::Backend(e.to_string()))?;
+        if keep_own(files, NAME, whole, &LOG, end)?.is_some() {
             clear(files, FETCHED)?;
             return Ok(true);
         }
     }
+    there?;
     files.sync_dir(FETCHED)?;
     clear(files, NAME)?;
     files.sync_dir(NAME)?;
@@ -211,6 +216,17 @@ fn put_in_place(files: &Folder<'_>, held: Held, tail: &Files1) -> Result<bool, F
     files.sync_dir(NAME)?;
     files.sync_dir("")?;
     Ok(false)
+}
+
+/// Compares what was fetched with every checksum, and with what the DTL node said.
+fn check(files: &Folder<'_>, held: Held, tail: &Files1) -> Result<(), FetchError> {
+    let there = survey(files, FETCHED, &LOG)?;
+    let promised: Option<Mark> = held.end;
+    if !tail.is_empty() && promised != there.end() {
+        let text = format!("its log ends at {:?}, it said {promised:?}", there.end());
+        return Err(FetchError::Damaged(text));
+    }
+    verify(files, &there.log.scos)
 }
 
 fn clear(files: &Folder<'_>, folder: &str) -> Result<(), FileError> {

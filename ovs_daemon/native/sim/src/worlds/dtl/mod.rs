@@ -47,6 +47,8 @@ pub enum Shell {
     TrustAfterPowerLoss,
     /// A node that was the last owner prefers its own log.
     PreferLocal,
+    /// What lost power is compared by its end alone.
+    TakeBehindHole,
 }
 
 /// A planted fault.
@@ -154,8 +156,9 @@ pub enum Move {
     HangUp(usize),
     /// The DTL node gives up a connection.
     KeeperHangsUp(usize),
-    /// Everything loses power; the DTL node's disk has so many batches.
-    Blackout(usize),
+    /// Everything loses power; of the batches that the DTL node held, its disk has those from the
+    /// first number on, and below the second.
+    Blackout(usize, usize),
 }
 
 /// The bounds are the same in all states of a world: nothing to compare.
@@ -415,7 +418,11 @@ impl World for DtlWorld {
             }
         }
         if left.blackouts > 0 {
-            out.extend((0..=self.tail.batches.len()).map(Move::Blackout));
+            let held = self.tail.batches.len();
+            out.push(Move::Blackout(0, 0));
+            for from in 0..held {
+                out.extend((from + 1..=held).map(|to| Move::Blackout(from, to)));
+            }
         }
     }
 

@@ -31,6 +31,10 @@ fn name_of(fault: Fault) -> &'static str {
         Fault::Shell(Shell::WipeAtRestart) => "the DTL node starts with an empty folder",
         Fault::Shell(Shell::TrustAfterPowerLoss) => "what lost power is not known to be suspect",
         Fault::Shell(Shell::PreferLocal) => "a node prefers what it has to what the DTL node has",
+        Fault::Shell(Shell::TakeBehindHole) => {
+            "a log that power loss left without its beginning \
+             takes the place of a whole one"
+        }
         Fault::Machine(mutant) => name_of_mutant(mutant),
     }
 }
@@ -273,6 +277,7 @@ fn power(more: u8) -> Scenario {
     };
     let faults = [
         (Fault::Shell(Shell::TrustAfterPowerLoss), KEPT),
+        (Fault::Shell(Shell::TakeBehindHole), KEPT),
         (Fault::Machine(Mutant::WipeWhileInSync), KEPT),
     ];
     scenario("dtl-power", &[POWER], bounds, &faults)

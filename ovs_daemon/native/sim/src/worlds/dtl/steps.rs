@@ -5,7 +5,7 @@ use machines::dtl::keeper::{Action as KeeperAction, Message as KeeperMessage, Pi
 use machines::dtl::link::{Action, Message, Saved};
 
 use super::parts::{Ask, Batch, Frame, Pipe, Reply, end_of, value_of};
-use super::{ALONE, DtlWorld, LOST, Move, ONE, SAVED, Shell};
+use super::{ALONE, DtlWorld, KEPT, LOST, Move, ONE, SAVED, Shell};
 use crate::explore::Violation;
 
 impl DtlWorld {
@@ -76,8 +76,8 @@ impl DtlWorld {
                 self.close_at_keeper(connection);
                 self.hear(KeeperMessage::Gone { connection }, None, false)
             }
-            Move::Blackout(kept) => {
-                self.blackout(kept);
+            Move::Blackout(from, to) => {
+                self.blackout(from, to);
                 Ok(())
             }
         }
@@ -197,9 +197,11 @@ impl DtlWorld {
         log.extend(tail.into_iter().filter(|batch| usize::from(batch.sequence) > saved));
         let keep_local = self.nodes[node].process.as_ref().is_some_and(|p| p.keep_local);
         let rank = |log: &[Batch]| log.last().map(|batch| (batch.epoch, batch.sequence));
+        let longer = rank(&log) > rank(&self.nodes[node].log);
+        let better = longer && (is_dense(&log) || self.shell(Shell::TakeBehindHole));
         let local = &self.nodes[node].log;
         let prefer = self.shell(Shell::PreferLocal) && local.len() > log.len();
-        if (suspect && keep_local && rank(local) >= rank(&log)) || prefer {
+        if (suspect && keep_local && !better) || prefer {
             log = local.clone();
         } else if suspect && !keep_local {
             // The one who served last has to do it.
@@ -207,9 +209,9 @@ impl DtlWorld {
             (self.registry.owner, self.registry.state) = (self.registry.served, State::Degraded);
             return Ok(());
         }
-        let dense = log.iter().enumerate().all(|(at, b)| usize::from(b.sequence) == at + 1);
-        if !dense {
-            return Err(Violation::new(LOST, format!("the tail has a hole: {log:?}")));
+        if !is_dense(&log) {
+            let name = if self.dark { KEPT } else { LOST };
+            return Err(Violation::new(name, format!("the tail has a hole: {log:?}")));
         }
         self.nodes[node].log = log;
         self.took_over |= self.registry.served != node;
@@ -349,7 +351,7 @@ impl DtlWorld {
         }
     }
 
-    fn blackout(&mut self, kept: usize) {
+    fn blackout(&mut self, from: usize, to: usize) {
         self.left.blackouts -= 1;
         self.dark = true;
         self.end_keeper();
@@ -358,7 +360,9 @@ impl DtlWorld {
             node.process = None;
             node.log.truncate(node.synced);
         }
-        self.tail.batches.truncate(kept);
+        // Each batch is a file, and its name is not synced.
+        self.tail.batches.truncate(to);
+        self.tail.batches.drain(..from);
         self.tail.suspect = true;
         self.oracle.blackout();
     }
@@ -532,4 +536,9 @@ impl DtlWorld {
         }
         Ok(None)
     }
+}
+
+/// Nothing is missing before its end.
+fn is_dense(log: &[Batch]) -> bool {
+    log.iter().enumerate().all(|(at, batch)| usize::from(batch.sequence) == at + 1)
 }
