@@ -17,13 +17,13 @@ from cinder.volume import driver, volume_utils
 from oslo_config import cfg
 from oslo_log import log as logging
 
-from ovs_cinder import connections, image_volumes, images, options, specs, stats
+from ovs_cinder import connections, image_volumes, images, luks, options, specs, stats
 from ovs_cinder.api import DomainApi, transport_of
 from ovs_cinder.attach import AttachVerbs
 from ovs_cinder.failures import reported
 from ovs_cinder.groups import GroupVerbs
 from ovs_cinder.manage import ManageVerbs
-from ovs_daemon.errors import VStorageError
+from ovs_daemon.errors import Code, VStorageError
 from ovs_nova import daemons, registration
 
 LOG = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class OVSVolumeDriver(ManageVerbs, GroupVerbs, AttachVerbs, driver.VolumeDriver)
     .. code-block:: none
 
         1.0.0 - First version: volumes, snapshots, clones, groups, manage, retype, QoS,
-                images over NBD, multi-attach, active-active.
+                images over NBD, multi-attach, active-active, encryption by QEMU.
     """
 
     VERSION = "1.0.0"
@@ -98,6 +98,65 @@ class OVSVolumeDriver(ManageVerbs, GroupVerbs, AttachVerbs, driver.VolumeDriver)
         volume_utils.get_max_over_subscription_ratio(
             self.configuration.max_over_subscription_ratio, supports_auto=True
         )
+
+    # Encryption
+
+    def create_volume(self, volume: Any) -> None:
+        """Create an empty volume; one of an encrypted type has its LUKS header."""
+        if not volume.encryption_key_id:
+            super().create_volume(volume)
+            return
+        wanted = luks.luks_of(volume.obj_context, volume)
+        super().create_volume(volume)
+        try:
+            with reported(), self._served(volume.name, read_only=False) as uri:
+                if uri is None:
+                    raise _nobody_serves_here(volume.name)
+                luks.write_header(wanted, uri)
+        except BaseException:
+            # It was made a moment ago, and nobody knows of it yet.
+            try:
+                self._delete_own(volume.name)
+            except VStorageError as failure:
+                LOG.warning("volume %s is left without a LUKS header: %s", volume.name, failure)
+            raise
+
+    def copy_image_to_encrypted_volume(
+        self,
+        context: Any,
+        volume: Any,
+        image_service: Any,
+        image_id: str,
+        disable_sparse: bool = False,
+    ) -> None:
+        """Write an image, by the LUKS header that the volume has since it was made."""
+        wanted = luks.luks_of(context, volume)
+        with reported(), self._served(volume.name, read_only=False) as uri:
+            if uri is None:
+                raise _nobody_serves_here(volume.name)
+            images.fill_from_image(
+                context,
+                image_service,
+                image_id,
+                uri,
+                volume.size,
+                zeroed=False,
+                sparse=not disable_sparse,
+                luks=wanted,
+            )
+
+    def before_volume_copy(
+        self, context: Any, src_vol: Any, dest_vol: Any, remote: str | None = None
+    ) -> None:
+        """Refuse to copy a volume into one of ours that is smaller by a LUKS header."""
+        pool = volume_utils.extract_host(dest_vol.host, "pool")
+        here = pool in (self._domain_name, *self.api.others)
+        if here and dest_vol.encryption_key_id and not src_vol.encryption_key_id:
+            raise exception.InvalidVolume(
+                reason=f"volume {src_vol.id} cannot become an encrypted one of the same size: the "
+                "LUKS header takes 2 MiB of it; upload it as an image, and make a larger "
+                "encrypted volume of that"
+            )
 
     # Images
 
@@ -244,3 +303,13 @@ class OVSVolumeDriver(ManageVerbs, GroupVerbs, AttachVerbs, driver.VolumeDriver)
             "string",
         )
         return properties, specs.VENDOR
+
+
+def _nobody_serves_here(name: str) -> VStorageError:
+    return VStorageError(
+        Code.NOT_HERE,
+        f"encrypt volume {name!r} on this host",
+        "no daemon of its cluster runs here",
+        "start a vstorage-daemon and a vstorage-edge on the host of cinder-volume, and see that "
+        "run_dirs in section [ovs] names its run directory",
+    )

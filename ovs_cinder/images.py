@@ -12,12 +12,17 @@ from collections.abc import Iterator
 from typing import Any
 
 from cinder import exception
-from cinder import utils as cinder_utils
 from cinder.image import accelerator, image_utils
 from oslo_concurrency import processutils
 from oslo_config import cfg
 
+from ovs_cinder import luks as volume_luks
+from ovs_cinder import qemu_img
+from ovs_cinder.luks import Luks
+
 CONF = cfg.CONF
+
+_GIB = 1 << 30
 
 # Requests that qemu-img keeps under way; 16 is the most that it takes.
 _COROUTINES = "16"
@@ -31,6 +36,7 @@ def fill_from_image(
     size_gb: int,
     zeroed: bool,
     sparse: bool,
+    luks: Luks | None = None,
 ) -> None:
     """Write an image from Glance to a volume.
 
@@ -38,6 +44,7 @@ def fill_from_image(
     :param size_gb: of the volume
     :param zeroed: the volume reads as zeroes now, so that zeroes need not be written
     :param sparse: False writes zeroes as data, too
+    :param luks: write through it; the volume has its header
     :raises ImageUnacceptable: the image is none that we may read, or too large
     """
     image = image_service.show(context, image_id)
@@ -45,17 +52,24 @@ def fill_from_image(
     with _fetched(context, image_service, image) as path:
         data = image_utils.qemu_img_info(path, run_as_root=False)
         image_utils.check_virtual_size(data.virtual_size, size_gb, image_id)
+        if luks is not None:
+            _check_room_beside_header(data.virtual_size, size_gb, image_id)
         source_format = image_utils.fixup_disk_format(image["disk_format"])
         # Nobody's image may name other files of this host.
         image_utils.check_image_format(path, source_format, image_id, data, False)
-        options = ["-n", "-O", "raw", "-W", "-m", _COROUTINES, "-t", "writeback"]
+        options = ["-n", "-W", "-m", _COROUTINES, "-t", "writeback"]
         if zeroed and sparse:
             options.append("--target-is-zero")
         if not sparse:
             options += ["-S", "0"]
         if source_format not in ("", "ami"):
             options += ["-f", source_format]
-        _convert(uri, [*options, path, uri])
+        if luks is None:
+            _convert(uri, [*options, "-O", "raw", path, uri])
+            return
+        with volume_luks.secret(luks) as secret:
+            target = ["--target-image-opts", path, volume_luks.opened(uri)]
+            _convert(uri, [*options, *secret, *target])
 
 
 def upload_as_image(
@@ -89,6 +103,15 @@ def upload_as_image(
                 store_id=store_id or None,
                 base_image_ref=base,
             )
+
+
+def _check_room_beside_header(image_bytes: int, size_gb: int, image_id: str) -> None:
+    if image_bytes > size_gb * _GIB - volume_luks.HEADER_BYTES_MAX:
+        raise exception.ImageUnacceptable(
+            image_id=image_id,
+            reason=f"it has {image_bytes} bytes, which leaves no room for the LUKS header in a "
+            f"volume of {size_gb} GiB: make the volume larger by 1 GiB",
+        )
 
 
 def is_local(socket: str) -> bool:
@@ -128,12 +151,8 @@ def _decompress(image_id: str, path: str) -> None:
 
 
 def _convert(uri: str, arguments: list[str]) -> None:
-    socket = uri.partition("socket=")[2]
-    # The daemon gives guests' sockets to the hypervisor's user; who is not in its group asks
-    # rootwrap, whose filters for cinder-volume allow qemu-img.
-    as_root = not os.access(socket, os.R_OK | os.W_OK)
     try:
-        cinder_utils.execute("qemu-img", "convert", *arguments, run_as_root=as_root)
+        qemu_img.run(uri, "convert", *arguments)
     except processutils.ProcessExecutionError as failure:
         if "No space left" in (failure.stderr or ""):
             raise exception.ImageCopyFailure(

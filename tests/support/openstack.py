@@ -29,6 +29,7 @@ class Makers:
             "volume_attachment": objects.VolumeAttachmentList(objects=[]),
             "glance_metadata": {},
             "volume_type": None,
+            "encryption_key_id": None,
         }
         return objects.Volume(self._context, **(values | more))
 

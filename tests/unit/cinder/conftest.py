@@ -7,14 +7,20 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import shutil
+import subprocess
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 from cinder import context as cinder_context
 from cinder import objects
+from cinder import utils as cinder_utils
 from cinder.common import config as cinder_config
+from cinder.privsep import sys_admin_pctxt
 from cinder.volume import configuration
 from cinder.volume import driver as base_driver
 from oslo_config import cfg
@@ -24,6 +30,7 @@ from ovs_daemon.control.verbs import Verbs
 from ovs_daemon.rpc.server import RpcServer, make_transport
 from tests.support.house import House
 from tests.support.openstack import Makers
+from tests.unit.cinder.served import MIB, Served
 
 _domains = (f"domain{number}" for number in itertools.count())
 
@@ -97,3 +104,35 @@ def cloud(domain: str) -> Iterator[Cloud]:
         driver.set_initialized()
         yield Cloud(house, domain, driver, Makers(context, domain), context, server)
     house.check()
+
+
+@pytest.fixture
+def served(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+    for tool in ("qemu-img", "qemu-nbd"):
+        assert shutil.which(tool), f"{tool} is not installed: apt install qemu-utils"
+    # What Cinder does as root, it does as we are.
+    monkeypatch.setattr(cinder_utils, "get_root_helper", lambda: "env")
+    monkeypatch.setattr(sys_admin_pctxt, "client_mode", False)
+    with tempfile.TemporaryDirectory(prefix="ovs-") as name:
+        folder = Path(name)
+        (folder / "direct").mkdir()
+        cfg.CONF.set_override("image_conversion_dir", str(folder))
+        monkeypatch.setattr(cloud.house.engine, "_run_dir", name)
+        made = Served(cloud, folder)
+        try:
+            yield made
+        finally:
+            cfg.CONF.clear_override("image_conversion_dir")
+            made.stop()
+
+
+@pytest.fixture
+def image(served: Served) -> Path:
+    """A qcow2 image of 300 MiB of which 3 MiB are data."""
+    raw, image = served.folder / "image.raw", served.folder / "image.qcow2"
+    with raw.open("wb") as file:
+        for offset in (0, 123 * MIB, 299 * MIB):
+            file.seek(offset)
+            file.write(b"data" * (MIB // 4))
+    subprocess.run(["qemu-img", "convert", "-O", "qcow2", raw, image], check=True)
+    return image
