@@ -8,6 +8,8 @@ Without it they would fail, so the server is paused for these few milliseconds.
 
 The request is QEMU's own (`qemu-io` on its monitor), for which libvirt marks the domain as
 "tainted: custom-monitor" in its log.
+
+The server's disk is smaller than the volume where QEMU decrypts it, by the LUKS header.
 """
 
 from __future__ import annotations
@@ -53,15 +55,17 @@ class Qemu:
         self.resume = resume
 
 
-def grow(qemu: Qemu, socket: str, size: int, waits: bool, reconnect: Callable[[], None]) -> None:
+def grow(qemu: Qemu, socket: str, size: int, waits: bool, reconnect: Callable[[], None]) -> int:
     """Have QEMU take a new size of the disk that it has on a socket.
 
-    :param size: bytes
+    :param size: of the volume, bytes
     :param waits: requests wait for a connection, so that the server need not be paused
     :param reconnect: closes the disk's connections
+    :returns: the size of the server's disk, bytes
     :raises CannotGrow: the disk is not there, or does not take the size in time
     """
-    top, storage = _nodes(qemu, socket)
+    top, storage, header = _nodes(qemu, socket)
+    size -= header
     with _paused(qemu, waits):
         reconnect()
         began = reconnected = time.monotonic()
@@ -71,7 +75,7 @@ def grow(qemu: Qemu, socket: str, size: int, waits: bool, reconnect: Callable[[]
             qemu.command("human-monitor-command", {"command-line": line})
             try:
                 qemu.command("block_resize", {"node-name": top, "size": size})
-                return
+                return size
             except CannotGrow:
                 now = time.monotonic()
                 if now > began + _PATIENCE_S:
@@ -94,14 +98,31 @@ def _paused(qemu: Qemu, waits: bool) -> Iterator[None]:
         qemu.resume()
 
 
-def _nodes(qemu: Qemu, socket: str) -> tuple[str, str]:
-    """The names of a disk's nodes in QEMU: what its device uses, and the NBD client below."""
+def _nodes(qemu: Qemu, socket: str) -> tuple[str, str, int]:
+    """A disk's nodes in QEMU: what its device uses, and the NBD client below; and the bytes of the
+    volume before those that the device has."""
+    named = {
+        str(node["node-name"]): node
+        for node in qemu.command("query-named-block-nodes", {"flat": True})
+    }
+    storage = next(
+        (
+            name
+            for name, node in named.items()
+            if node["drv"] == "nbd" and f"socket={socket}" in node["file"]
+        ),
+        None,
+    )
     for device in qemu.command("query-block", {}):
         inserted = device.get("inserted")
-        if inserted is None or f"socket={socket}" not in json.dumps(inserted):
-            continue
-        top = str(inserted["node-name"])
-        for node in qemu.command("query-named-block-nodes", {"flat": True}):
-            if node["drv"] == "nbd" and f"socket={socket}" in node["file"]:
-                return top, str(node["node-name"])
+        # How QEMU writes down where the disk is depends on what is in between.
+        if inserted is not None and storage is not None and socket in json.dumps(inserted):
+            top = str(inserted["node-name"])
+            return top, storage, _header_bytes(named[top])
     raise CannotGrow(f"no disk of this server is on {socket}")
+
+
+def _header_bytes(node: dict[str, Any]) -> int:
+    if node["drv"] != "luks":
+        return 0
+    return int(node["image"]["format-specific"]["data"]["payload-offset"])

@@ -9,7 +9,7 @@ from typing import Any
 import nova.conf
 import pytest
 from lxml import etree
-from nova import context, exception, objects
+from nova import context, objects
 from nova.compute import power_state
 from nova.virt.libvirt import config
 from os_brick import exception as os_brick_exception
@@ -169,8 +169,9 @@ def test_other_disks_are_as_they_were(compute: Compute) -> None:
 class Monitor:
     """QEMU as far as growing goes: a connection takes ``slow`` requests to come back."""
 
-    def __init__(self, slow: int, running: bool = True) -> None:
+    def __init__(self, slow: int, running: bool = True, header: int = 0) -> None:
         self.slow = slow
+        self.header = header
         self.running = running
         self.size = GIB
         self.seen: list[str] = []
@@ -185,15 +186,23 @@ class Monitor:
         self.away = self.slow
 
     def command(self, name: str, arguments: dict[str, Any]) -> Any:
-        name_of = {"file": "nbd+unix://?socket=/x.sock"}
+        storage = {
+            "drv": "nbd",
+            "node-name": "libvirt-1-storage",
+            "file": "nbd+unix://?socket=/x.sock",
+            "image": {},
+        }
+        top = storage | {"drv": "raw", "node-name": "libvirt-1-format"}
+        if self.header:
+            top |= {
+                "drv": "luks",
+                "file": 'json:{"driver": "luks", "file": {"server.path": "/x.sock"}}',
+                "image": {"format-specific": {"data": {"payload-offset": self.header}}},
+            }
         if name == "query-block":
-            disk = {"inserted": {"node-name": "libvirt-1-format", **name_of}}
-            return [{"device": "cd"}, disk]
+            return [{"device": "cd"}, {"inserted": top}]
         if name == "query-named-block-nodes":
-            return [
-                {"drv": "raw", "node-name": "libvirt-1-format", **name_of},
-                {"drv": "nbd", "node-name": "libvirt-1-storage", **name_of},
-            ]
+            return [top, storage]
         if name == "query-status":
             return {"running": self.running}
         if name == "human-monitor-command":
@@ -209,9 +218,15 @@ class Monitor:
 
 def test_a_server_is_paused_while_its_connection_is_away() -> None:
     monitor = Monitor(slow=3)
-    grow(monitor.qemu, "/x.sock", 2 * GIB, waits=False, reconnect=monitor.reconnect)
+    assert grow(monitor.qemu, "/x.sock", 2 * GIB, False, monitor.reconnect) == 2 * GIB
     assert monitor.seen == ["suspend", "reconnect", "resume"]
     assert monitor.size == 2 * GIB
+
+
+def test_a_disk_that_qemu_decrypts_is_smaller_than_its_volume() -> None:
+    monitor = Monitor(slow=1, header=4096)
+    assert grow(monitor.qemu, "/x.sock", 2 * GIB, True, monitor.reconnect) == 2 * GIB - 4096
+    assert monitor.size == 2 * GIB - 4096
 
 
 @pytest.mark.parametrize(("waits", "running"), [(True, True), (False, False)])
@@ -253,7 +268,4 @@ def test_a_server_that_is_off_grows_when_it_starts(
     nova_driver.connect_volume(connection, SERVER)
     volumes.resize_volume(compute.house.host, "v", 2 * GIB)
     assert nova_driver.extend_volume(connection, None, 0) == 2 * GIB
-    connection["data"]["encrypted"] = True
-    with pytest.raises(exception.VolumeExtendFailed, match="attach_as = file"):
-        nova_driver.extend_volume(connection, None, 0)
     nova_driver.disconnect_volume(connection, SERVER)
