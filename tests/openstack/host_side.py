@@ -28,11 +28,11 @@ class HostSide:
 
     @contextmanager
     def attached(self, volume: str) -> Iterator[Path]:
-        """The path of a volume while it is attached."""
+        """The path of a volume while it is attached; of an encrypted one as it is stored."""
         storage = self._user.cloud.block_storage
         attachment = storage.create_attachment(volume, connector=self._properties)
         try:
-            data = dict(attachment.connection_info)
+            data = dict(attachment.connection_info) | {"encrypted": False}
             connector = brick.InitiatorConnector.factory(data["driver_volume_type"], "sudo")
             device = connector.connect_volume(data)
             try:

@@ -12,7 +12,7 @@ from pathlib import Path
 from string import Template
 
 from tests.openstack.lab import layout
-from tests.openstack.lab.layout import ZONES, Layout, Port, Zone
+from tests.openstack.lab.layout import SECTIONS, ZONES, Layout, Port, Zone
 
 TEMPLATES = Path(__file__).parent / "etc"
 #: where pip puts the files of services that belong into /etc
@@ -69,9 +69,10 @@ class Configuration:
             "cluster_key": lab.state / "cluster.key",
             "backend": lab.backend,
             "password": layout.PASSWORD,
+            "encryption_key": layout.ENCRYPTION_KEY,
             "region": layout.REGION,
             "first_zone": ZONES[0].name,
-            "backends": ",".join(f"ovs-{zone.name}" for zone in ZONES),
+            "backends": ",".join(section.name for section in SECTIONS),
             **{port.name.lower(): int(port) for port in Port if port is not Port.RABBITMQ},
         }
 
@@ -154,8 +155,12 @@ class Configuration:
     def _cinder(self) -> None:
         self._write("cinder.conf", self._lab.etc / "cinder/cinder.conf", "cinder")
         with (self._lab.etc / "cinder/cinder.conf").open("a") as file:
-            for zone in ZONES:
-                values = self._common | {"zone": zone.name}
+            for section in SECTIONS:
+                values = {
+                    "section": section.name,
+                    "backend_name": section.backend_name,
+                    "zone": section.zone.name,
+                }
                 file.write("\n" + render("cinder-backend.conf", values))
 
     def _hypervisor(self, zone: Zone, cross_az_attach: bool) -> None:

@@ -15,6 +15,8 @@ from ovs_nova.options import RUN_DIRS_VARIABLE
 PROJECT = Path(__file__).resolve().parents[3]
 #: a secret that is none: all listens on loopback, and the lab is thrown away
 PASSWORD = "secret"
+#: of encrypted volumes, likewise: 256 bits in hex
+ENCRYPTION_KEY = hashlib.sha256(PASSWORD.encode()).hexdigest()
 REGION = "RegionOne"
 #: the longest name below the run directory: `compute-az1/volumes/<uuid>.sock`, and what QEMU and
 #: libvirt add
@@ -69,6 +71,28 @@ class Zone:
 
 
 ZONES = (Zone("az1", 16510, 49300, 16640, 16740), Zone("az2", 16511, 49400, 16641, 16741))
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section of cinder.conf: a backend.
+
+    :param name: of the section
+    :param backend_name: what volume types ask for
+    :param zone: whose Domain's volumes it offers
+    """
+
+    name: str
+    backend_name: str
+    zone: Zone
+
+
+#: one name for both zones, so that one volume type serves them; and a second name, as clouds have
+#: it that offer several kinds of storage
+SECTIONS = (
+    *(Section(f"ovs-{zone.name}", "ovs", zone) for zone in ZONES),
+    Section("second-az1", "second", ZONES[0]),
+)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from tests.openstack.lab.processes import LabError, Processes
 
 _LAB = "namespace"
 _READY = "ready"
+_BRICK_LINKS = Path("/dev/disk/by-id")
 _LIBVIRT_FOLDERS = {
     "etc": "/etc/libvirt",
     "lib": "/var/lib/libvirt",
@@ -44,6 +45,8 @@ class Namespaces:
         """Make the lab's namespace and those of hypervisors, if they are not there."""
         if os.geteuid() != 0:
             raise LabError("the lab makes mount namespaces and bridges: run it as root")
+        # os-brick keeps its links to encrypted volumes there; udev makes it, where there is one.
+        _BRICK_LINKS.mkdir(parents=True, exist_ok=True)
         self._ensure(_LAB, [], "private", "mount --make-rshared /")
         for zone in zones:
             if not self._processes.running(holder_name(zone)):

@@ -9,7 +9,7 @@ from typing import Any
 import openstack
 
 from tests.openstack.lab import layout
-from tests.openstack.lab.layout import ZONES, Layout, Port
+from tests.openstack.lab.layout import SECTIONS, ZONES, Layout, Port
 from tests.openstack.lab.processes import wait_until
 
 VOLUME_TYPE = "ovs"
@@ -108,14 +108,15 @@ class Registration:
         self._cloud.set_volume_quotas("admin", **dict.fromkeys(names, -1))
 
     def wait_for_backends(self) -> None:
-        """Wait until the scheduler knows a working pool of every zone, to make volumes in."""
+        """Wait until the scheduler knows a working pool of every section, to make volumes in."""
 
         def known() -> bool:
             pools = self._cloud.block_storage.backend_pools()
             working = [one for one in pools if one.capabilities.get("backend_state") == "up"]
-            return sum(1 for pool in working if "ovs-" in pool.name) >= len(ZONES)
+            serving = {one.name.partition("@")[2].partition("#")[0] for one in working}
+            return serving >= {section.name for section in SECTIONS}
 
-        wait_until(known, "a Cinder pool that works in every zone", _SERVICE_SECONDS_MAX)
+        wait_until(known, "a Cinder pool that works in every section", _SERVICE_SECONDS_MAX)
 
     def zones(self) -> None:
         """Nova's availability zones: an aggregate each."""
