@@ -56,12 +56,17 @@ class Put:
         return list(range(first, first + self.local))
 
 
-Files = dict[Put, dict[int, dict[int, Path]]]
+# By put, piece and number; several OSDs may have the same fragment, each a copy of its own.
+Files = dict[Put, dict[int, dict[int, list[Path]]]]
+
+
+def _no_files() -> Files:
+    return defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
 
 
 def scan(folders: Iterable[Path]) -> dict[str, Files]:
     """All objects of which fragments are in the folders: by put, piece and number their files."""
-    objects: dict[str, Files] = defaultdict(lambda: defaultdict(lambda: defaultdict(dict)))
+    objects: dict[str, Files] = defaultdict(_no_files)
     for folder in folders:
         for path in sorted(folder.rglob(f"*{_OBJECT}/*")):
             match = _NAME.fullmatch(path.name)
@@ -72,18 +77,21 @@ def scan(folders: Iterable[Path]) -> dict[str, Files]:
             )
             put = Put(generation, pieces, data, parity, acknowledge, domains, local)
             name = str(path.parent.relative_to(folder))[: -len(_OBJECT)]
-            objects[name][put][piece][fragment] = path
+            objects[name][put][piece][fragment].append(path)
     return dict(sorted(objects.items()))
 
 
 def recover(name: str, files: Files, keys: Keys | None = None) -> Iterator[bytes]:
-    """The bytes of an object, piece by piece, of its latest put that can be decoded.
+    """The bytes of an object, piece by piece.
+
+    They are of the put that was acknowledged, as far as can be seen, or else of the latest one that
+    can be decoded.
 
     :param keys: 64 hexadecimal digits by name, for objects that are encrypted
     :raises VStorageError: none of its puts can be
     """
     reasons = []
-    for put in sorted(files, reverse=True):
+    for put in sorted(files, key=lambda put: (_is_complete(put, files[put]), put), reverse=True):
         try:
             pieces = [_piece(put, files[put].get(piece, {})) for piece in range(put.pieces)]
             if _is_sealed(files[put]):
@@ -103,9 +111,21 @@ class _Lost(Exception):
     """Too few fragments are left."""
 
 
-def _piece(put: Put, files: dict[int, Path]) -> bytes:
-    fragments = {number: _read(path) for number, path in files.items()}
-    sound = {number: one for number, one in fragments.items() if one is not None}
+def _is_complete(put: Put, files: dict[int, dict[int, list[Path]]]) -> bool:
+    """Whether as many fragments of each piece are there as an acknowledgement asks for."""
+    counts = (
+        sum(number < put.data + put.parity for number in files.get(piece, {}))
+        for piece in range(put.pieces)
+    )
+    return all(count >= put.acknowledge for count in counts)
+
+
+def _piece(put: Put, files: dict[int, list[Path]]) -> bytes:
+    sound: dict[int, bytes] = {}
+    for number, copies in files.items():
+        one = next(filter(None, map(_read, copies)), None)
+        if one is not None:
+            sound[number] = one
     whole = {number: one for number, one in sound.items() if number < put.data + put.parity}
     if len(whole) < put.data and put.local:
         for group in range(put.domains):
@@ -116,9 +136,9 @@ def _piece(put: Put, files: dict[int, Path]) -> bytes:
     return decoded
 
 
-def _is_sealed(pieces: dict[int, dict[int, Path]]) -> bool:
+def _is_sealed(pieces: dict[int, dict[int, list[Path]]]) -> bool:
     """Whether the header pages of most fragments say that the object is sealed."""
-    paths = [path for files in pieces.values() for path in files.values()]
+    paths = [path for files in pieces.values() for copies in files.values() for path in copies]
     marks = []
     for path in paths:
         with path.open("rb") as file:
