@@ -209,7 +209,8 @@ fn get_answer(request: &Request, mut data: Vec<u8>, len: u32) -> Result<Answer> 
         return Err(request.error(Cause::Failed, "the OSD sent another number of bytes"));
     }
     if crate::folder::first_damaged(&data, len).is_some() {
-        return Err(request.error(Cause::Corrupt, "it was damaged on its way from the OSD"));
+        // The OSD has compared it: what is stored there is whole, and needs no mending.
+        return Err(request.error(Cause::Failed, "it was damaged on its way from the OSD"));
     }
     data.truncate(len);
     Ok(Answer::Bytes(data))
@@ -307,7 +308,8 @@ mod tests {
         };
         assert_eq!(heard(sent.clone()), Ok(Answer::Bytes(payload)));
         sent[5] ^= 1;
-        assert_eq!(heard(sent.clone()).unwrap_err().cause, Cause::Corrupt);
+        let error = heard(sent.clone()).unwrap_err();
+        assert!(error.cause == Cause::Failed && error.why.contains("on its way"), "{error}");
         sent.pop();
         assert_eq!(heard(sent).unwrap_err().cause, Cause::Failed);
     }

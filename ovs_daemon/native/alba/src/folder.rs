@@ -24,6 +24,7 @@ use crate::{Backend, BackendError, Cause, Directory, Put, Result};
 
 /// Name of the file that the process which uses the folder holds locked.
 const LOCK_NAME: &str = "osd.lock";
+const GONE: &str = "its claim is gone or another one";
 
 /// See the top of the file.
 #[derive(Debug)]
@@ -172,7 +173,7 @@ impl FolderOsd {
                 }
                 // What is seen on a disk that was taken away meanwhile tells nothing.
                 if names.is_empty() && !self.reachable() {
-                    return Err(request.error(Cause::Failed, "its claim is gone or another one"));
+                    return Err(request.error(Cause::Failed, GONE));
                 }
                 Ok(Answer::Names(names))
             }
@@ -184,7 +185,9 @@ impl FolderOsd {
             Request::Space => self.space().map(|(total, free)| Answer::Space { total, free }),
             Request::PutRecord { name, text } => {
                 let path = format!("{USES}/{name}");
-                self.store.put(&path, &mut |sink| sink.write(text)).map(Answer::Put)
+                let put = self.store.put(&path, &mut |sink| sink.write(text))?;
+                let here = self.reachable();
+                here.then_some(Answer::Put(put)).ok_or_else(|| request.error(Cause::Failed, GONE))
             }
             Request::Record { name } => {
                 let path = format!("{USES}/{name}");
@@ -248,7 +251,15 @@ impl FolderOsd {
             Some(error) => Err(error),
             None => outcomes.next().unwrap_or_else(lost),
         };
-        refused.into_iter().map(outcome).collect()
+        let outcomes: Vec<Result<Put>> = refused.into_iter().map(outcome).collect();
+        if outcomes.iter().any(Result::is_ok) && !self.reachable() {
+            // Its disk was taken away: they are on what lies below.
+            let gone = |(path, _): &(String, Parts)| {
+                Err(failed("store", path, Cause::Failed, GONE.to_owned()))
+            };
+            return puts.iter().map(gone).collect();
+        }
+        outcomes
     }
 
     /// The same as [`Self::get`] gives, if that needs no device; `None`: ask for it there, which also

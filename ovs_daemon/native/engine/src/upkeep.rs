@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use alba::cluster::{Mended, Survey, Terms};
+use alba::cluster::{Mended, PARTIAL_AGE, Survey, Terms};
 use alba::osd::{Exchanged, disk_id};
 use alba::{Cluster, Sealed};
 use serde::Deserialize;
@@ -19,8 +19,6 @@ use crate::spec::{parse, uuid};
 
 /// How often it is looked whether there is something to do.
 const TICK: Duration = Duration::from_millis(500);
-/// Fragments of a put that is older than this, in nanoseconds, are not of one that is under way.
-const PARTIAL_AGE: u64 = 3600 * 1_000_000_000;
 /// Of the time that looking at an object takes, the same again is left to others.
 const REST: u32 = 1;
 
@@ -252,7 +250,7 @@ impl<'a> Worker<'a> {
 
     fn look_and_mend(&self, terms: &Terms, orders: &Orders) {
         let Some(survey) = self.look(terms) else { return };
-        let before = now_ns().saturating_sub(PARTIAL_AGE);
+        let before = now_ns().saturating_sub(PARTIAL_AGE.as_nanos() as u64);
         for name in &survey.partial {
             // What fails is tried again at the next look.
             let collected = self.cluster.collect(name, before).unwrap_or(0);

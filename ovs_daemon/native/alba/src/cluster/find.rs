@@ -26,6 +26,8 @@ pub(super) struct Reach {
     away: Vec<usize>,
     /// Whether those could hold a whole acknowledged object.
     hides: bool,
+    /// Records of use were read for it: it knows what others have told the disks until then.
+    learned: bool,
 }
 
 impl Reach {
@@ -96,13 +98,29 @@ fn put_of(name: &FragmentName) -> FragmentName {
 
 impl Cluster {
     pub(super) fn reach(&self) -> Reach {
-        let osds = self.osds();
-        let here: Vec<usize> = (0..osds.len()).filter(|osd| osds[*osd].reachable()).collect();
+        let here = self.here();
         let unread = here.iter().any(|osd| !lock(&self.read).contains(osd));
         if here.len() < self.size() || unread {
             // Others may have put objects on fewer disks since, while some were away.
-            self.learn_uses();
+            return self.reach_anew();
         }
+        self.reach_among(here, false)
+    }
+
+    /// The same, after all have been asked of what they have been told: others may store objects on
+    /// disks of which nobody has told this process yet.
+    fn reach_anew(&self) -> Reach {
+        self.learn_uses();
+        self.reach_among(self.here(), true)
+    }
+
+    fn here(&self) -> Vec<usize> {
+        let osds = self.osds();
+        (0..osds.len()).filter(|osd| osds[*osd].reachable()).collect()
+    }
+
+    fn reach_among(&self, here: Vec<usize>, learned: bool) -> Reach {
+        let osds = self.osds();
         let read = lock(&self.read).clone();
         let up: Vec<usize> = here.into_iter().filter(|osd| read.contains(osd)).collect();
         let ids: BTreeSet<u64> = up.iter().map(|osd| osds[*osd].id()).collect();
@@ -114,7 +132,7 @@ impl Cluster {
         }
         let away = away.into_values().collect();
         drop(uses);
-        Reach { away, hides: self.hides(&up), up }
+        Reach { away, hides: self.hides(&up), up, learned }
     }
 
     /// Whether the disks that are not among these could hold a whole acknowledged object of which
@@ -187,7 +205,21 @@ impl Cluster {
 
     /// The verdict on an object and what it was judged by.
     pub(super) fn judge(&self, name: &str) -> (Verdict, Sighting, Reach) {
-        let mut reach = self.reach();
+        let reach = self.reach();
+        let (known, learned) = (lock(&self.uses).len(), reach.learned);
+        let judged = self.judge_within(name, reach);
+        let sure = matches!(&judged.0, Verdict::Stored(seen) if seen.enough());
+        if sure || learned {
+            return judged;
+        }
+        let reach = self.reach_anew();
+        match lock(&self.uses).len() > known {
+            true => self.judge_within(name, reach),
+            false => judged,
+        }
+    }
+
+    fn judge_within(&self, name: &str, mut reach: Reach) -> (Verdict, Sighting, Reach) {
         let before = reach.up.len();
         let sighting = self.look(name, &mut reach);
         if reach.up.len() < before {
@@ -265,7 +297,8 @@ impl Cluster {
     }
 
     pub(super) fn list_objects(&self, folder: &str) -> Result<Vec<String>> {
-        let reach = self.reach();
+        // What lies on unknown disks only has no name here that could be judged.
+        let reach = self.reach_anew();
         if reach.hides {
             return Err(unknown("list", folder));
         }

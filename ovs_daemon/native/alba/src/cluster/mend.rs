@@ -4,15 +4,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::channel;
 
+use format::fragment::crc32;
 use machines::alba::{Mending, Next, Policy, Set, Verdict, due, refill, safety};
 
 use crate::osd::{Answer, OBJECT, Request, fragment_path};
 use crate::pieces::{Fragment, Label};
-use crate::{Cause, Put, Result};
+use crate::{BackendError, Cause, Put, Result};
 
-use super::Cluster;
 use super::find::Found;
 use super::read::Range;
+use super::{Cluster, failed};
 
 /// What is mended, and what is waited for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -203,7 +204,7 @@ impl Cluster {
         let range = Range { piece, start: 0, len: found.cut.fragment_len() as usize };
         self.start_read(name, found, range, fragment, &sender);
         drop(sender);
-        let stopped = || super::failed("read", name, "the OSD's client was stopped");
+        let stopped = || failed("read", name, "the OSD's client was stopped");
         hear.recv().map_err(|_| stopped()).and_then(|(_, bytes)| bytes)
     }
 
@@ -350,7 +351,8 @@ impl Cluster {
         false
     }
 
-    /// Stores a damaged fragment anew. It is computed before it is deleted.
+    /// Stores a damaged fragment anew. It is computed before it is deleted, and compared with what its
+    /// header says of it, as long as that is sound.
     fn renew(
         &self,
         name: &str,
@@ -363,7 +365,16 @@ impl Cluster {
         let mut have = self.gather(name, found, range, 1 << one, false)?;
         let payload = have[one].take().unwrap_or_default();
         done.bytes += range.len as u64 * have.iter().flatten().count() as u64;
-        let path = fragment_path(name, &found.name(piece, one));
+        let file = found.name(piece, one);
+        let header = self.osd(osd).header(name, &file);
+        if header.is_ok_and(|header| header.erasure.crc != crc32(&payload)) {
+            let why = format!(
+                "its fragment {one} of piece {piece} is damaged, and what others give instead is not \
+                 what was stored: one of them was wrong before its checksums were made"
+            );
+            return Err(BackendError { cause: Cause::Corrupt, ..failed("mend", name, why) });
+        }
+        let path = fragment_path(name, &file);
         self.osd(osd).call(Request::Delete { path })?;
         self.forget(name);
         // What was there of it counts no more when it is looked whether all the rest is.
@@ -372,21 +383,6 @@ impl Cluster {
         let payloads = BTreeMap::from([(one, payload)]);
         self.store_mended(name, &rest, piece, &targets, payloads, done);
         Ok(())
-    }
-
-    /// Removes fragments of puts that were cut off before this time (nanoseconds since 1970): of an
-    /// object that is not stored, those of its puts that are so old. How many.
-    pub fn collect(&self, name: &str, before: u64) -> Result<u64> {
-        let (verdict, sighting, _) = self.judge(name);
-        if verdict != Verdict::Absent {
-            return Ok(0);
-        }
-        let old = sighting.into_iter().filter(|(one, _)| one.generation < before);
-        let delete = |(one, osd)| (osd, Request::Delete { path: fragment_path(name, &one) });
-        let jobs: Vec<_> = old.map(delete).collect();
-        let count = jobs.len() as u64;
-        self.ask_all(jobs).into_iter().try_for_each(|answer| answer.map(|_| ()))?;
-        Ok(count)
     }
 }
 

@@ -2,12 +2,15 @@
 
 use std::fs;
 
+use format::crc32c;
+use format::fragment::{crc32, payload_crcs};
 use format::osd::Claim;
 
 use super::tests::{Lab, content, get, put};
 use super::{Terms, random_id};
 use crate::Backend;
 use crate::folder::{FolderOsd, read_claim};
+use crate::pieces::Fragment;
 
 fn replace(lab: &Lab, domain: usize, disk: usize) {
     let disk = lab.disk(domain, disk);
@@ -74,4 +77,42 @@ fn fragments_of_puts_that_were_cut_off_go_when_they_are_old() {
     assert_eq!(cluster.collect("x/sco/1", generation + 1).unwrap(), 2);
     assert_eq!(lab.files("x/sco/1").len(), 0);
     assert_eq!(get(&cluster, "x/sco/2").unwrap(), content(2, 1000));
+}
+
+/// A fragment that was computed wrongly, say by a host with bad memory: its checksums are right.
+fn falsify(bytes: &[u8]) -> Vec<u8> {
+    let mut fragment = Fragment::decode(bytes).unwrap();
+    fragment.payload[9] ^= 1;
+    fragment.crcs = payload_crcs(&fragment.payload);
+    fragment.header.crcs_crc = crc32c(&fragment.crcs);
+    fragment.header.erasure.crc = crc32(&fragment.payload);
+    fragment.encode()
+}
+
+#[test]
+fn a_scrub_puts_nothing_wrong_in_the_place_of_what_is_damaged() {
+    let lab = Lab::new("falsified");
+    let cluster = lab.open();
+    put(&cluster, "a", &content(1, 200_000)).unwrap();
+    let found = cluster.find("a").unwrap().unwrap();
+    // Both are of the group of Domain 0, by which each is computed.
+    let [source, damaged] = [0, found.layout.domains()].map(|one| {
+        let name = found.name(0, one).to_string();
+        lab.files("a").into_iter().find(|file| file.ends_with(&name)).unwrap()
+    });
+    let (right, whole) = (fs::read(&source).unwrap(), fs::read(&damaged).unwrap());
+    let mut flipped = whole.clone();
+    flipped[5000] ^= 1;
+    fs::write(&damaged, &flipped).unwrap();
+    fs::write(&source, falsify(&right)).unwrap();
+    cluster.distrust("a");
+    let scrub = || cluster.scrub("a", &Terms::default(), &mut |_| true);
+    let error = scrub().unwrap_err().to_string();
+    assert!(error.contains("not what was stored"), "{error}");
+    assert_eq!(fs::read(&damaged).unwrap(), flipped, "it is left as it is");
+
+    fs::write(&source, &right).unwrap();
+    cluster.distrust("a");
+    assert_eq!(scrub().unwrap().damaged, 1);
+    assert_eq!(fs::read(&damaged).unwrap(), whole);
 }

@@ -6,6 +6,7 @@
 //! was acknowledged is never taken for absent.
 
 mod find;
+mod leftovers;
 mod mend;
 #[cfg(test)]
 mod mend_tests;
@@ -18,6 +19,8 @@ mod survey;
 #[cfg(test)]
 mod tests;
 mod uses;
+#[cfg(test)]
+mod views_tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -34,6 +37,7 @@ use crate::preset::Preset;
 use crate::remote::Link;
 use crate::{Backend, BackendError, Cause, Put, Result, Sink, Space};
 use find::Found;
+pub use leftovers::PARTIAL_AGE;
 pub use mend::{Mended, Spend, Terms};
 pub use places::{OsdAddress, OsdPlace, Place};
 use places::{Remotes, open_folders};
@@ -54,6 +58,9 @@ pub struct Cluster {
     codecs: Mutex<BTreeMap<Layout, Arc<Codec>>>,
     found: Mutex<BTreeMap<String, Arc<Found>>>,
     uses: Mutex<BTreeSet<Use>>,
+    /// Those that this process has told all of their disks of: one that was only read may have been
+    /// told to one disk by somebody who died then.
+    told: Mutex<BTreeSet<Use>>,
     /// The OSDs (by number) whose records of use are known.
     read: Mutex<BTreeSet<usize>>,
     /// The folders that could not be opened, and why.
@@ -124,6 +131,7 @@ impl Cluster {
             codecs: Mutex::default(),
             found: Mutex::default(),
             uses: Mutex::default(),
+            told: Mutex::default(),
             read: Mutex::default(),
             missing,
             remotes: Mutex::new(Remotes::new(link)?),
@@ -280,9 +288,7 @@ impl Backend for Cluster {
     fn sweep(&self, folder: &str) -> Result<()> {
         for name in self.every_name(folder, &self.reach())? {
             if let Some(object) = name.strip_suffix(OBJECT) {
-                let object = format!("{folder}/{object}");
-                self.everywhere(&Request::Sweep { folder: format!("{object}{OBJECT}") })?;
-                self.remove_leftovers(&object)?;
+                self.tidy(&format!("{folder}/{object}"))?;
             }
         }
         Ok(())

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::sync::mpsc::channel;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use format::fragment::{FragmentName, NAME_MAX};
+use format::fragment::NAME_MAX;
 use machines::alba::{Cut, Policy, Verdict, mix, place};
 
 use crate::osd::{Answer, Request, fragment_path};
@@ -13,6 +13,7 @@ use crate::preset::Preset;
 use crate::{BackendError, Cause, Put, Result, Sink};
 
 use super::find::unknown;
+use super::leftovers::{in_time, now};
 use super::uses::Use;
 use super::{Cluster, failed, lock};
 
@@ -42,8 +43,7 @@ fn number_of(name: &str, piece: u32) -> u64 {
 
 /// Later puts have higher numbers: the clock, or one more than what is seen.
 fn next_generation(seen: u64) -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64);
-    now.max(seen + 1)
+    now().max(seen + 1)
 }
 
 impl Cluster {
@@ -63,7 +63,7 @@ impl Cluster {
             Verdict::Unknown => return Err(unknown("store", name)),
             Verdict::Absent => {}
         }
-        self.remove_leftovers(name)?;
+        let began = Instant::now();
         let latest = sighting.iter().map(|(fragment, _)| fragment.generation).max();
         let generation = next_generation(latest.unwrap_or(0));
         let mut object = Memory(Vec::new());
@@ -78,9 +78,9 @@ impl Cluster {
             sealed,
         };
         let stored = self.store(&label, &object.0, &cut, &policy, &osds);
+        let stored = stored.and_then(|()| in_time(name, generation, began));
         if stored.is_err() {
-            // What stays behind on an OSD that fails is never taken for the object.
-            let _ = self.delete_everywhere(name);
+            self.take_back(name, generation);
         }
         self.forget(name);
         stored.map(|()| Put::Created)
@@ -101,19 +101,6 @@ impl Cluster {
         Err(failed("store", name, "it is there, but on too few OSDs; bring more into reach"))
     }
 
-    /// Removes fragments of puts that were cut off, if the object is not stored.
-    pub(super) fn remove_leftovers(&self, name: &str) -> Result<()> {
-        let (verdict, sighting, _) = self.judge(name);
-        if verdict == Verdict::Absent {
-            let delete = |(fragment, osd): (FragmentName, usize)| {
-                (osd, Request::Delete { path: fragment_path(name, &fragment) })
-            };
-            let jobs = sighting.into_iter().map(delete).collect();
-            self.ask_all(jobs).into_iter().try_for_each(|answer| answer.map(|_| ()))?;
-        }
-        Ok(())
-    }
-
     /// The policy for an object of so many bytes and the OSDs that may take it, which have been told
     /// of each other.
     fn prepare(&self, name: &str, bytes: u64, preset: &Preset) -> Result<(Policy, Vec<usize>)> {
@@ -130,7 +117,7 @@ impl Cluster {
             };
             let osds = self.osds();
             let used = Use::of(&policy, up.iter().map(|osd| &osds[*osd]));
-            if lock(&self.uses).contains(&used) {
+            if lock(&self.told).contains(&used) {
                 return Ok((policy, roomy));
             }
             let before = up.len();
@@ -140,7 +127,8 @@ impl Cluster {
                 return Err(unknown("store", name));
             }
             if up.len() == before {
-                lock(&self.uses).insert(used);
+                lock(&self.uses).insert(used.clone());
+                lock(&self.told).insert(used);
                 return Ok((policy, roomy));
             }
         }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use format::fragment::FragmentName;
 use machines::alba::{Set, Verdict, safety};
 
 use crate::Result;
@@ -26,7 +27,7 @@ pub struct Survey {
     pub missing: u64,
     /// To be mended: how safe it is, and its name; worst first.
     pub todo: Vec<(usize, String)>,
-    /// Objects of which only a part was ever stored.
+    /// Objects of which puts that were cut off have left something.
     pub partial: Vec<String>,
     /// How many objects are to be mended.
     pub to_mend: u64,
@@ -80,6 +81,10 @@ impl Cluster {
                 return;
             }
         };
+        let other = |(one, _): &(FragmentName, usize)| one.generation != seen.generation;
+        if seen.enough() && sighting.iter().any(other) {
+            survey.partial.push(name.to_owned());
+        }
         let layout = seen.layout;
         // Stored is what can be computed.
         let worst = seen.pieces.iter().filter_map(|piece| safety(&layout, *piece)).min();

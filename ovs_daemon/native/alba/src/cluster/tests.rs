@@ -200,6 +200,7 @@ fn a_put_that_was_cut_off_is_no_object() {
         } else {
             assert_eq!((again, &stored), (Put::Exists, &first), "{kept:b}");
         }
+        cluster.collect("a/b", u64::MAX).unwrap();
         let names = lab.files("a/b");
         let name = |file: &PathBuf| file.file_name().unwrap().to_string_lossy().into_owned();
         let parsed = names.iter().map(|file| FragmentName::parse(&name(file)).unwrap());

@@ -37,7 +37,8 @@ impl Seen {
         self.fewest() >= self.acknowledge
     }
 
-    fn may_be_acknowledged(&self) -> bool {
+    /// Whether as many may be stored, with those on disks out of reach.
+    pub fn may_be_acknowledged(&self) -> bool {
         self.fewest() + self.out_of_reach >= self.acknowledge
     }
 

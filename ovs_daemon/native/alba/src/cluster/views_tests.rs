@@ -1,0 +1,198 @@
+//! Several processes that use one cluster, none of which knows what the others do.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use format::osd::Claim;
+
+use super::leftovers::{in_time, now};
+use super::tests::{Lab, content, get, put};
+use super::{Cluster, Terms};
+use crate::osd::{Osd, Reply, Request};
+use crate::{Backend, Cause, Put, Sink};
+
+/// An OSD that stores no fragment for this process.
+#[derive(Debug)]
+struct Refusing(Arc<dyn Osd>);
+
+impl Osd for Refusing {
+    fn claim(&self) -> &Claim {
+        self.0.claim()
+    }
+
+    fn name(&self) -> String {
+        self.0.name()
+    }
+
+    fn reachable(&self) -> bool {
+        self.0.reachable()
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.0.trouble()
+    }
+
+    fn late_after(&self) -> Duration {
+        self.0.late_after()
+    }
+
+    fn start(&self, request: Request, reply: Reply) {
+        match request {
+            Request::Put { .. } => reply(Err(request.error(Cause::Failed, "on purpose"))),
+            _ => self.0.start(request, reply),
+        }
+    }
+}
+
+/// Another process with these OSDs.
+fn view(cluster: &Cluster, osds: Vec<Arc<dyn Osd>>) -> Cluster {
+    let other = Cluster::connect(&[], cluster.preset.clone(), 0, None).unwrap();
+    *other.osds.write().unwrap() = osds;
+    other.learn_uses();
+    other
+}
+
+/// One that stores fragments on none but the first so many OSDs.
+fn refused(cluster: &Cluster, but: usize) -> Cluster {
+    let refuse = |(number, osd): (usize, Arc<dyn Osd>)| match number < but {
+        true => osd,
+        false => Arc::new(Refusing(osd)) as Arc<dyn Osd>,
+    };
+    view(cluster, cluster.osds().into_iter().enumerate().map(refuse).collect())
+}
+
+/// A former owner of a volume puts a SCO that the new one has put meanwhile.
+#[test]
+fn a_put_that_fails_takes_back_its_own_fragments_only() {
+    let lab = Lab::new("zombie");
+    let cluster = lab.open();
+    let former = refused(&cluster, 3);
+    let bytes = content(1, 200_000);
+    let mut fill = |sink: &mut dyn Sink| {
+        assert_eq!(put(&cluster, "a/b", &bytes), Ok(Put::Created));
+        sink.write(&bytes)
+    };
+    former.put("a/b", &mut fill).unwrap_err();
+    cluster.forget("a/b");
+    assert_eq!(get(&cluster, "a/b").unwrap(), bytes);
+    assert!(lab.files("a/b").len() >= 9);
+}
+
+#[test]
+fn a_put_that_fails_alone_leaves_no_fragment() {
+    let lab = Lab::new("alone");
+    let cluster = lab.open();
+    put(&refused(&cluster, 3), "a/b", &content(1, 50_000)).unwrap_err();
+    assert_eq!(lab.files("a/b"), Vec::<PathBuf>::new());
+}
+
+/// What is seen of a put that is under way may be acknowledged a moment later.
+#[test]
+fn a_put_leaves_young_fragments_of_others_alone() {
+    let lab = Lab::new("young");
+    let cluster = lab.open();
+    put(&cluster, "a/b", &content(1, 50_000)).unwrap();
+    lab.files("a/b").iter().skip(3).for_each(|file| fs::remove_file(file).unwrap());
+    let (young, began) = (lab.files("a/b"), now());
+    let later = view(&cluster, cluster.osds());
+    assert_eq!(put(&later, "a/b", &content(2, 50_000)), Ok(Put::Created));
+    young.iter().for_each(|file| assert!(file.exists(), "{}", file.display()));
+    assert_eq!(get(&later, "a/b").unwrap(), content(2, 50_000));
+
+    let survey = later.survey(&Terms::default(), &mut |_| true).unwrap();
+    assert_eq!((survey.objects, &survey.partial[..]), (1, &["a/b".to_owned()][..]));
+    assert_eq!(later.collect("a/b", began).unwrap(), 3);
+    assert_eq!(lab.files("a/b").len(), 9);
+    assert_eq!(get(&later, "a/b").unwrap(), content(2, 50_000));
+}
+
+/// One node has heard of three OSDs only, another one of nine, which it uses.
+#[test]
+fn what_lies_on_unknown_disks_is_not_taken_for_absent() {
+    let lab = Lab::new("stale");
+    let cluster = lab.open();
+    let known = cluster.osds().into_iter().step_by(3).collect();
+    let stale = view(&cluster, known);
+    let bytes = content(3, 300_000);
+    put(&cluster, "log/sco/1", &bytes).unwrap();
+    let all = lab.files("log/sco/1").len();
+    for error in [
+        stale.len("log/sco/1").unwrap_err(),
+        stale.list("log/sco").unwrap_err(),
+        put(&stale, "log/sco/1", b"other").unwrap_err(),
+    ] {
+        assert!(error.to_string().contains("out of reach"), "{error}");
+    }
+    stale.sweep("log/sco").unwrap();
+    assert_eq!(stale.collect("log/sco/1", u64::MAX), Ok(0));
+    assert_eq!(lab.files("log/sco/1").len(), all);
+    assert_eq!(get(&cluster, "log/sco/1").unwrap(), bytes);
+}
+
+/// Who was to tell all disks of each other died when one had been told.
+#[test]
+fn a_record_of_use_that_was_only_read_is_told_to_all_again() {
+    let lab = Lab::new("told");
+    put(&lab.open(), "a", b"first").unwrap();
+    let records = |number: usize| {
+        let folder = lab.disk(number / 3, number % 3).join("uses");
+        fs::read_dir(folder).map_or(0, Iterator::count)
+    };
+    for number in 1..9 {
+        fs::remove_dir_all(lab.disk(number / 3, number % 3).join("uses")).unwrap();
+    }
+    put(&lab.open(), "b", b"second").unwrap();
+    let told: BTreeSet<usize> = (0..9).filter(|disk| records(*disk) > 0).collect();
+    assert_eq!(told, (0..9).collect());
+}
+
+/// As many fragments as make it readable, and too few to be acknowledged: who opens the volume takes
+/// the SCO for stored, and lets go of what the write buffer has of it.
+#[test]
+fn an_object_that_was_cut_off_is_completed_before_anybody_relies_on_it() {
+    let lab = Lab::new("complete");
+    let cluster = lab.open();
+    let bytes = content(4, 100_000);
+    put(&cluster, "log/sco/1", &bytes).unwrap();
+    let found = cluster.find("log/sco/1").unwrap().unwrap();
+    for fragment in found.layout.data()..found.layout.fragments() {
+        cluster
+            .osd(found.osd(0, fragment).unwrap())
+            .delete("log/sco/1", &found.name(0, fragment))
+            .unwrap();
+    }
+    let next = view(&cluster, cluster.osds());
+    next.sweep("log/sco").unwrap();
+    assert_eq!(next.list("log/sco").unwrap(), ["1"]);
+    assert_eq!(lab.files("log/sco/1").len(), 9);
+    assert_eq!(get(&next, "log/sco/1").unwrap(), bytes);
+}
+
+#[test]
+fn a_put_that_took_too_long_is_not_acknowledged() {
+    assert_eq!(in_time("a", now(), Instant::now()), Ok(()));
+    let hour = 3600 * 1_000_000_000;
+    let error = in_time("a", now() - hour, Instant::now()).unwrap_err();
+    assert!(error.to_string().contains("took so long"), "{error}");
+}
+
+/// As after a lazy umount: the folder is an empty one of the file system below.
+#[test]
+fn what_is_stored_where_the_disk_was_is_not_acknowledged() {
+    let lab = Lab::new("umount");
+    let cluster = lab.open();
+    put(&cluster, "a", &content(1, 5000)).unwrap();
+    let found = cluster.find("a").unwrap().unwrap();
+    let (osd, file) = (found.osd(0, 0).unwrap(), found.name(0, 0));
+    let path = lab.disk(osd / 3, osd % 3);
+    let bytes = fs::read(path.join(format!("a.obj/{file}"))).unwrap();
+    fs::rename(&path, path.with_extension("away")).unwrap();
+    fs::create_dir_all(&path).unwrap();
+    let outcome = cluster.osd(osd).put("a", &file, Arc::new(vec![bytes]));
+    assert!(outcome.unwrap_err().to_string().contains("claim is gone"));
+    let record = Request::PutRecord { name: "record".to_owned(), text: b"{}".to_vec() };
+    cluster.osd(osd).call(record).unwrap_err();
+}
