@@ -440,15 +440,22 @@ impl Engine {
         Ok(())
     }
 
-    /// A snapshot that the registry does not know was being deleted when the engine died.
+    /// A snapshot that the registry does not know was being deleted when the engine died. One that a
+    /// clone starts from was not: the registry is wrong then, and the clone needs it.
     fn forget_unlisted(&self, shard: usize, volume: VolumeId, spec: &OpenVolume) -> Result<()> {
         let Some(listed) = &spec.snapshots else { return Ok(()) };
         let listed = listed.iter().map(|text| uuid(text)).collect::<Result<Vec<_>>>()?;
         for id in self.snapshot_ids(shard, volume)? {
-            if !listed.contains(&id) {
-                let control = Control::DeleteSnapshot(id);
-                self.ask(shard, |reply| Command::Control { volume, control, reply })?;
+            if listed.contains(&id) {
+                continue;
             }
+            let (log, snapshot) = (uuid_text(&uuid(&spec.uuid)?), uuid_text(&id));
+            match self.check_unused("cannot forget a snapshot", &log, &snapshot) {
+                Err(error) if error.code == "HAS_CLONES" => continue,
+                checked => checked?,
+            }
+            let control = Control::DeleteSnapshot(id);
+            self.ask(shard, |reply| Command::Control { volume, control, reply })?;
         }
         Ok(())
     }

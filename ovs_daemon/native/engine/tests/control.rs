@@ -68,6 +68,27 @@ fn what_clones_use_can_not_be_deleted() {
     engine.shutdown(true).unwrap();
 }
 
+/// The registry was put back to an older state, say.
+#[test]
+fn a_snapshot_that_a_clone_uses_stays_even_if_the_registry_does_not_know_it() {
+    const OTHER: &str = "dddddddd-0000-4000-8000-000000000004";
+    let place = Place::new("unlisted");
+    let engine = place.engine();
+    create(&engine, A, None).unwrap();
+    open(&engine, A, None).unwrap();
+    engine.create_snapshot(A, SNAPSHOT).unwrap();
+    engine.create_snapshot(A, OTHER).unwrap();
+    create(&engine, B, Some((A, SNAPSHOT))).unwrap();
+    engine.close_volume(A, None).unwrap();
+    let spec = json!({
+        "uuid": A, "size": 1u64 << 30, "epoch": 2, "ancestors": [A], "parent": null, "snapshots": [],
+    });
+    engine.open_volume(&spec.to_string()).unwrap();
+    open(&engine, B, Some((A, SNAPSHOT))).unwrap();
+    assert_eq!(engine.diff_snapshots(A, None, Some(OTHER)).unwrap_err().code, "NO_SNAPSHOT");
+    engine.shutdown(true).unwrap();
+}
+
 #[test]
 fn bad_input_is_refused_with_what_why_and_fix() {
     let place = Place::new("refusals");
