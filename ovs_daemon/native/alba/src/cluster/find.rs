@@ -120,19 +120,25 @@ impl Cluster {
     }
 
     fn reach_among(&self, here: Vec<usize>, learned: bool) -> Reach {
-        let osds = self.osds();
         let read = lock(&self.read).clone();
         let up: Vec<usize> = here.into_iter().filter(|osd| read.contains(osd)).collect();
+        let away = self.away(&up, &[]);
+        Reach { away, hides: self.hides(&up), up, learned }
+    }
+
+    /// How many disks of each Domain are not among these: of those that records of use name, and of
+    /// these `late` ones.
+    fn away(&self, up: &[usize], late: &[usize]) -> Vec<usize> {
+        let osds = self.osds();
         let ids: BTreeSet<u64> = up.iter().map(|osd| osds[*osd].id()).collect();
-        let mut away: BTreeMap<&str, usize> = BTreeMap::new();
         let uses = lock(&self.uses);
-        let known: BTreeMap<u64, &str> = uses.iter().flat_map(|one| one.disks()).collect();
+        let mut known: BTreeMap<u64, &str> = uses.iter().flat_map(Use::disks).collect();
+        known.extend(late.iter().map(|osd| (osds[*osd].id(), &*osds[*osd].claim().domain)));
+        let mut away: BTreeMap<&str, usize> = BTreeMap::new();
         for (id, domain) in &known {
             *away.entry(domain).or_default() += usize::from(!ids.contains(id));
         }
-        let away = away.into_values().collect();
-        drop(uses);
-        Reach { away, hides: self.hides(&up), up, learned }
+        away.into_values().collect()
     }
 
     /// Whether the disks that are not among these could hold a whole acknowledged object of which
@@ -174,10 +180,10 @@ impl Cluster {
                 seen.insert(osd, names);
             }
         }
-        let before = reach.up.len();
-        reach.up.retain(|osd| seen.contains_key(osd));
-        // In a Domain of its own, which is where it hides the most.
-        reach.away.extend(std::iter::repeat_n(1, before - reach.up.len()));
+        let late: Vec<usize> = reach.up.extract_if(.., |osd| !seen.contains_key(osd)).collect();
+        if !late.is_empty() {
+            reach.away = self.away(&reach.up, &late);
+        }
         let each = |(osd, names): (usize, Vec<FragmentName>)| {
             names.into_iter().map(move |name| (name, osd))
         };

@@ -15,7 +15,7 @@ use crate::{BackendError, Cause, Put, Result, Sink};
 use super::find::unknown;
 use super::leftovers::{in_time, now};
 use super::uses::Use;
-use super::{Cluster, failed, lock};
+use super::{Cluster, failed, lock, random_id};
 
 /// How long slow OSDs may take at least, after an object is stored without them.
 const STRAGGLERS_MIN: Duration = Duration::from_millis(100);
@@ -41,9 +41,14 @@ fn number_of(name: &str, piece: u32) -> u64 {
     name.bytes().fold(mix(u64::from(piece) + 1), |hash, byte| mix(hash ^ u64::from(byte)))
 }
 
-/// Later puts have higher numbers: the clock, or one more than what is seen.
-fn next_generation(seen: u64) -> u64 {
-    now().max(seen + 1)
+/// Later puts have higher numbers: the clock, or one more than what is seen. In front of what a clock
+/// that was ahead has left two who put the object now would have the same number, and fragments of
+/// both would be mixed: so it is drawn.
+fn next_generation(seen: u64, drawn: u32) -> u64 {
+    match now() {
+        now if now > seen => now,
+        _ => seen.saturating_add(1 + u64::from(drawn)),
+    }
 }
 
 impl Cluster {
@@ -65,7 +70,9 @@ impl Cluster {
         }
         let began = Instant::now();
         let latest = sighting.iter().map(|(fragment, _)| fragment.generation).max();
-        let generation = next_generation(latest.unwrap_or(0));
+        let [a, b, c, d, ..] = random_id().map_err(|e| failed("store", name, e.to_string()))?;
+        let drawn = u32::from_le_bytes([a, b, c, d]);
+        let generation = next_generation(latest.unwrap_or(0), drawn);
         let mut object = Memory(Vec::new());
         fill(&mut object)?;
         let (policy, osds) = self.prepare(name, object.0.len() as u64, preset)?;

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use format::osd::Claim;
+use machines::alba::{Layout, Policy};
 
 use super::leftovers::{in_time, now};
 use super::tests::{Lab, content, get, put};
 use super::{Cluster, Terms};
-use crate::osd::{Osd, Reply, Request};
+use crate::osd::{OBJECT, Osd, Reply, Request};
 use crate::{Backend, Cause, Put, Sink};
 
 /// An OSD that stores no fragment for this process.
@@ -42,6 +43,41 @@ impl Osd for Refusing {
     fn start(&self, request: Request, reply: Reply) {
         match request {
             Request::Put { .. } => reply(Err(request.error(Cause::Failed, "on purpose"))),
+            _ => self.0.start(request, reply),
+        }
+    }
+}
+
+/// An OSD that does not say what it has of an object, as one that is too busy to answer in time.
+#[derive(Debug)]
+struct Silent(Arc<dyn Osd>);
+
+impl Osd for Silent {
+    fn claim(&self) -> &Claim {
+        self.0.claim()
+    }
+
+    fn name(&self) -> String {
+        self.0.name()
+    }
+
+    fn reachable(&self) -> bool {
+        self.0.reachable()
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.0.trouble()
+    }
+
+    fn late_after(&self) -> Duration {
+        self.0.late_after()
+    }
+
+    fn start(&self, request: Request, reply: Reply) {
+        match &request {
+            Request::Names { folder } if folder.ends_with(OBJECT) => {
+                reply(Err(request.error(Cause::Failed, "on purpose")));
+            }
             _ => self.0.start(request, reply),
         }
     }
@@ -107,6 +143,61 @@ fn a_put_leaves_young_fragments_of_others_alone() {
     assert_eq!(later.collect("a/b", began).unwrap(), 3);
     assert_eq!(lab.files("a/b").len(), 9);
     assert_eq!(get(&later, "a/b").unwrap(), content(2, 50_000));
+}
+
+/// A node whose clock was ahead has left fragments.
+#[test]
+fn two_puts_behind_a_later_one_never_have_the_same_number() {
+    const AHEAD: u64 = 9 << 60;
+    let lab = Lab::new("ahead");
+    let cluster = lab.open();
+    let mut numbers = BTreeSet::new();
+    for round in 0..2 {
+        put(&cluster, "a/b", &content(round, 50_000)).unwrap();
+        let generation = cluster.find("a/b").unwrap().unwrap().seen.generation;
+        for (number, file) in lab.files("a/b").into_iter().enumerate() {
+            let name = file.file_name().unwrap().to_str().unwrap();
+            let later = name.replace(&format!("{generation:016x}"), &format!("{AHEAD:016x}"));
+            match number < 2 {
+                true => fs::rename(&file, file.with_file_name(later)).unwrap(),
+                false => fs::remove_file(&file).unwrap(),
+            }
+        }
+        cluster.forget("a/b");
+        put(&cluster, "a/b", &content(round, 50_000)).unwrap();
+        let number = cluster.find("a/b").unwrap().unwrap().seen.generation;
+        assert!(number > AHEAD && numbers.insert(number), "{number:x}");
+        cluster.delete("a/b").unwrap();
+    }
+}
+
+/// Two of the three disks that have an object are busy at this moment; all are in one Domain.
+#[test]
+fn what_lies_on_busy_disks_of_one_domain_is_not_taken_for_absent() {
+    let lab = Lab::new("busy");
+    let mut cluster = lab.open();
+    let layout = Layout::new(2, 1, 1, 0).unwrap();
+    cluster.preset.policies = vec![Policy::new(layout, 3, 1).unwrap()];
+    let bytes = content(5, 100_000);
+    put(&cluster, "log/sco/1", &bytes).unwrap();
+    let found = cluster.find("log/sco/1").unwrap().unwrap();
+    let busy = [0, 1].map(|fragment| found.osd(0, fragment).unwrap());
+    let silence = |(number, osd): (usize, Arc<dyn Osd>)| match busy.contains(&number) {
+        true => Arc::new(Silent(osd)) as Arc<dyn Osd>,
+        false => osd,
+    };
+    let other = view(&cluster, cluster.osds().into_iter().enumerate().map(silence).collect());
+    for error in [
+        other.len("log/sco/1").unwrap_err(),
+        other.list("log/sco").unwrap_err(),
+        put(&other, "log/sco/1", b"other").unwrap_err(),
+    ] {
+        assert!(error.to_string().contains("out of reach"), "{error}");
+    }
+    other.sweep("log/sco").unwrap();
+    assert_eq!(other.collect("log/sco/1", u64::MAX), Ok(0));
+    assert_eq!(lab.files("log/sco/1").len(), 3);
+    assert_eq!(get(&cluster, "log/sco/1").unwrap(), bytes);
 }
 
 /// One node has heard of three OSDs only, another one of nine, which it uses.
