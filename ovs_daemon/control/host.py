@@ -163,7 +163,7 @@ class Host:
             opened = self._open.get(volume.uuid)
         if opened is not None and volume.node == self.settings.node:
             if opened == volume.read_only:
-                return volume
+                return self.finish_revert(volume)
             self.close(volume.uuid)
         return self.acquire(volume)
 
@@ -190,7 +190,29 @@ class Host:
             current.epoch,
             answer.get("recovered"),
         )
-        return current
+        return self.finish_revert(current)
+
+    def finish_revert(self, volume: Volume) -> Volume:
+        """Finish a revert that was begun, before anybody can write to the volume; later it would
+        take what was written since. The caller holds its lock, and it is open.
+
+        :raises VStorageError: an engine code, or the registry could not be told; it is to be
+            finished still
+        """
+        if volume.reverting is None:
+            return volume
+        what = f"revert volume {volume.name!r}"
+        if volume.attachments:
+            # Nobody can attach it before this is done, but in releases that did not look.
+            LOG.warning("volume %s is in use: a revert that was begun is given up", volume.name)
+        else:
+            try:
+                self.engine.revert_volume(volume.uuid, volume.reverting)
+            except VStorageError as failure:
+                if failure.code != "no_snapshot":
+                    raise
+                LOG.warning("a revert of volume %s is given up: %s", volume.name, failure)
+        return self.update(what, volume, reverting=None)
 
     def is_open(self, uuid: str) -> bool:
         """Whether the engine has the volume open."""

@@ -58,9 +58,6 @@ def _undo_half_made(host: Host) -> None:
 def _open(host: Host, volume: Volume) -> None:
     with host.locks.holding(volume.uuid):
         opened = host.open(volume)
-        if opened.reverting is not None:
-            host.engine.revert_volume(opened.uuid, opened.reverting)
-            opened = host.update(f"revert volume {opened.name!r}", opened, reverting=None)
         # The Edge is told by `EdgeLink`, as soon as it can be reached.
         if any(one.mode is Mode.DIRECT for one in opened.attachments):
             serve(host, opened)

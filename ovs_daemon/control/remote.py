@@ -42,6 +42,9 @@ def require_reachable(host: Host, what: str, volume: Volume, mode: Mode) -> Volu
     if volume.state is not State.AVAILABLE:
         fix = "wait until its owner has finished"
         raise VStorageError(Code.BUSY, what, f"the volume is {volume.state.value}", fix)
+    if volume.reverting is not None:
+        fix = "try again when its owner has finished, which it does by itself"
+        raise VStorageError(Code.BUSY, what, "the volume is being reverted to a snapshot", fix)
     missing, fix = None, ""
     if mode is Mode.DIRECT:
         missing = "only its owner can serve it from its own process"

@@ -205,7 +205,8 @@ class Steward:
 
     def _is_missing(self, volume: Volume) -> bool:
         there = volume.state in (State.AVAILABLE, State.HIDDEN)
-        return there and not self._host.is_open(volume.uuid)
+        # One whose revert could not be finished is opened for that.
+        return there and (volume.reverting is not None or not self._host.is_open(volume.uuid))
 
     def _open(self, volume: Volume) -> None:
         # Read again under its lock: it may be about to be deleted by now.

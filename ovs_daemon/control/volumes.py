@@ -154,18 +154,36 @@ def revert_volume(host: Host, reference: str, snapshot: str) -> Volume:
     """
     what = f"revert volume {reference!r} to {snapshot!r}"
     found = host.require(what, reference)
-    with host.locks.holding(found.uuid):
+
+    def begin() -> Volume:
         volume = require_available(host, what, host.again(what, found))
         refuse_template(what, volume)
         refuse_attached(what, volume)
-        target = require_snapshot(host, what, volume, snapshot)
-        begun = host.update(what, volume, reverting=target.uuid)
+        begun = replace(volume, reverting=require_snapshot(host, what, volume, snapshot).uuid)
+        # Nobody may attach it on another node in between.
+        return replace(begun, version=host.store.commit(put(begun)))
+
+    with host.locks.holding(found.uuid):
+        begun = retry(what, begin)
         try:
-            host.engine.revert_volume(volume.uuid, target.uuid)
-        except VStorageError:
-            host.update(what, begun, reverting=None)
+            return host.finish_revert(begun)
+        except VStorageError as failure:
+            _give_up_revert(host, what, begun, failure)
             raise
-        return host.update(what, begun, reverting=None)
+
+
+def _give_up_revert(host: Host, what: str, begun: Volume, failure: VStorageError) -> None:
+    """The engine refused, or the registry could not hear that it is done."""
+    try:
+        host.update(what, begun, reverting=None)
+    except VStorageError as silence:
+        raise VStorageError(
+            Code.REGISTRY,
+            what,
+            f"{failure.why}; and the registry cannot be told that it is over ({silence.why}): it "
+            "is done once more before the volume is used",
+            "see that the registry answers, then look at the volume again",
+        ) from failure
 
 
 def set_template(host: Host, reference: str, template: bool) -> Volume:
