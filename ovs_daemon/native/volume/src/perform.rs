@@ -19,6 +19,8 @@ use crate::shell::{Outputs, SyncState, Volume};
 /// Kind of a ring token: bits 48..56. The rest: class (top byte) and volume number (16 bits above
 /// the low 32, which are the kind's own).
 pub(crate) const TOKEN_SYNC: u64 = 1 << 52;
+/// All kinds; the token of a read has none.
+const KINDS: u64 = 0xff << 48;
 
 /// Nanoseconds until something that failed is tried again.
 const RETRY_NS: u64 = 300_000_000;
@@ -248,7 +250,7 @@ impl Volume {
     /// An operation on the ring has completed.
     pub fn on_event(&mut self, event: Event, ring: &mut Ring, out: &mut Outputs) {
         if self.is_over() {
-            if event.token & (TOKEN_DTL_RECEIVE | TOKEN_DTL_SEND | TOKEN_SYNC) == 0 {
+            if event.token & KINDS == 0 {
                 self.reads.drop_part(event.token as u32);
             }
             return;

@@ -1,6 +1,7 @@
 //! One volume, turn by turn: when it wants a turn, and what it does before it calls itself drained.
 #![allow(clippy::disallowed_methods)]
 
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -10,8 +11,8 @@ use format::log::PAGE;
 use machines::volume::Limits;
 use media::{Event, Ring, Slice, Wait};
 use volume::{
-    Control, Job, JobFailure, OpenSpec, Outcome as JobOutcome, Outputs, SharedScos, Tuning, Volume,
-    Work, open,
+    Control, FollowerAt, Following, Job, JobFailure, OpenSpec, Outcome as JobOutcome, Outputs,
+    SharedScos, Tuning, Volume, Work, open,
 };
 
 const LOG: [u8; 16] = [7; 16];
@@ -284,4 +285,41 @@ fn a_volume_that_was_let_go_of_still_reads_until_its_last_read_has_ended() {
     assert_eq!(into.to_vec()[0], 3);
     assert!(!bench.volume.is_reading());
     assert!(bench.answered(id).is_none() && bench.answered(late).is_none());
+}
+
+/// A connection to a follower has a number, and so has a read; they are often the same.
+#[test]
+fn what_followers_say_ends_no_read_of_a_volume_that_was_let_go_of() {
+    let mut bench = Bench::new("halted-feed");
+    for at in 0..64 {
+        bench.write(at * PAGE, PAGE, 3);
+        bench.run_until_idle();
+    }
+    bench.volume.control(1, Control::Drain);
+    bench.run_until_idle();
+    std::fs::remove_dir_all(bench.root.join("buffer")).unwrap();
+    bench.reopen();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let followers = vec![FollowerAt { node: "node2".to_owned(), address }];
+    bench.volume.follow(Following { cluster: [1; 16], base: None, followers }, &mut bench.ring);
+    bench.turn();
+    let dialing = std::mem::take(&mut bench.out.jobs);
+    bench.perform(dialing);
+    let into = [0, 1].map(|_| Slice::zeroed(PAGE).unwrap());
+    for (at, slice) in into.iter().enumerate() {
+        bench.submit((at * PAGE) as u64, Verb::Read(slice.clone()));
+    }
+    bench.turn();
+    let mut slow = std::mem::take(&mut bench.out.jobs);
+    let last = slow.split_off(1);
+    assert_eq!((slow.len(), last.len()), (1, 1), "both have to be read from the backend");
+    bench.volume.leave_followers(&mut bench.ring);
+    bench.volume.halt();
+    bench.run_until_idle();
+    bench.perform(slow);
+    assert!(bench.volume.is_reading(), "the other guest's memory will be filled");
+    bench.perform(last);
+    assert!(!bench.volume.is_reading());
+    assert_eq!(into.map(|slice| slice.to_vec()[0]), [3, 3]);
 }
