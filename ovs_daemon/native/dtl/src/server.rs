@@ -73,6 +73,8 @@ pub struct Server {
     shards: usize,
     listener: Option<(Fd, SocketAddr)>,
     connections: HashMap<u32, Connection>,
+    /// Connections that were shut.
+    shut: Vec<u32>,
     next: u32,
     volumes: HashMap<Uuid, Entry>,
     tasks: Vec<Task>,
@@ -95,6 +97,7 @@ impl Server {
             shards,
             listener: None,
             connections: HashMap::new(),
+            shut: Vec::new(),
             next: 1,
             volumes: HashMap::new(),
             tasks: Vec::new(),
@@ -174,6 +177,17 @@ impl Server {
             RECV => self.received(connection, event.result, ring),
             _ => self.sent(connection, event.result, ring),
         }
+        self.bury(ring);
+    }
+
+    /// Forgets connections that were shut while nothing was received from them: of the others the
+    /// ring tells.
+    fn bury(&mut self, ring: &mut Ring) {
+        for number in std::mem::take(&mut self.shut) {
+            if self.connections.get(&number).is_some_and(|connection| !connection.receiving) {
+                self.gone(number, ring);
+            }
+        }
     }
 
     fn accepted(&mut self, event: Event, ring: &mut Ring) {
@@ -207,6 +221,7 @@ impl Server {
             self.hello(connection, guest.hello, ring);
             self.receive(connection, ring);
         }
+        self.bury(ring);
     }
 
     fn receive(&mut self, number: u32, ring: &mut Ring) {
@@ -232,9 +247,6 @@ impl Server {
         while self.take_frame(number, ring) {}
         self.make_room(number);
         self.receive(number, ring);
-        if self.connections.get(&number).is_some_and(|c| c.closed && !c.receiving) {
-            self.gone(number, ring);
-        }
     }
 
     /// Takes one whole frame; false: there is none.
@@ -386,6 +398,7 @@ impl Server {
                 self.gone(connection, ring);
             }
         }
+        self.bury(ring);
     }
 
     fn fence_stored(&mut self, fence: &Fence, result: Result<(), String>, ring: &mut Ring) {
@@ -558,6 +571,7 @@ impl Server {
         {
             connection.closed = true;
             ring.shutdown(&connection.fd);
+            self.shut.push(number);
         }
     }
 
@@ -571,3 +585,7 @@ impl Server {
         self.tell(volume, Message::Gone { connection: number }, None, ring);
     }
 }
+
+#[cfg(test)]
+#[path = "server_tests.rs"]
+mod tests;
