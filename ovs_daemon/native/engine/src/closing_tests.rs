@@ -1,13 +1,19 @@
-//! Closing a volume that somebody else closes, and opens again, at the same time.
+//! Closing and opening a volume while something else happens to it.
+
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::time::Duration;
 
 use format::edge::CloseReason;
+use volume::{Following, OpenSpec, Tuning, Volume};
 
 use crate::engine::Engine;
-use crate::group::support::{Guest, PAGE, Place as Folder, create, open};
+use crate::group::support::{Guest, PAGE, Place as Folder, SIZE, create, open};
 use crate::mailbox::Command;
-use crate::shard::closed;
+use crate::shard::{CLASS_VOLUME, closed};
 
 const A: &str = "aaaaaaaa-0000-4000-8000-000000000001";
+const SNAPSHOT: &str = "cccccccc-0000-4000-8000-000000000003";
 
 fn remove(engine: &Engine, place: crate::places::Place) {
     let uuid = crate::spec::uuid(A).unwrap();
@@ -37,5 +43,66 @@ fn a_close_that_comes_late_takes_no_volume_away_that_is_open_again() {
         engine.close_volume(A, None).unwrap();
         assert!(engine.place(String::new(), A).is_err());
     }
+    engine.shutdown(true).unwrap();
+}
+
+/// What a call answers, which must not wait for ever.
+fn answer<T: Send + 'static>(engine: &Arc<Engine>, call: fn(&Engine) -> T) -> T {
+    let (tell, hear) = sync_channel(1);
+    let engine = engine.clone();
+    std::thread::spawn(move || tell.send(call(&engine)));
+    hear.recv_timeout(Duration::from_secs(60)).expect("a call waits for a volume that is stopped")
+}
+
+fn stopped_by_the_lease(engine: &Engine) {
+    let event = engine.next_event(60.0).expect("a volume goes on without a lease");
+    assert!(event.contains(r#""kind":"fenced""#) && event.contains(r#""why":"lease""#), "{event}");
+}
+
+#[test]
+fn nobody_waits_for_a_volume_that_was_stopped() {
+    let folder = Folder::new("asked-late");
+    let engine = Arc::new(folder.engine());
+    create(&engine, A, None).unwrap();
+    open(&engine, A, None).unwrap();
+    engine.extend_lease(0.0);
+    stopped_by_the_lease(&engine);
+    let refused = answer(&engine, |engine| engine.create_snapshot(A, SNAPSHOT));
+    assert_eq!(refused.unwrap_err().code, "CLOSED");
+    let refused = answer(&engine, |engine| engine.settle_volume(A));
+    assert_eq!(refused.unwrap_err().code, "CLOSED");
+    let saved = answer(&engine, |engine| engine.close_volume(A, None)).unwrap();
+    assert!(!saved, "it was stopped before");
+    engine.shutdown(true).unwrap();
+}
+
+#[test]
+fn a_volume_is_stopped_whose_lease_ended_while_its_log_was_read() {
+    let folder = Folder::new("read-late");
+    let engine = folder.engine();
+    create(&engine, A, None).unwrap();
+    engine.extend_lease(0.0);
+    // What `open_volume` does once the log is read.
+    let id = crate::spec::uuid(A).unwrap();
+    let backend = alba::Directory::open(&folder.root.join("backend")).unwrap();
+    let shared = Arc::default();
+    let spec = OpenSpec {
+        ancestors: vec![id],
+        epoch: 1,
+        base: None,
+        buffer_dir: engine.config.buffer_dir.clone(),
+        limits: engine.config.limits(None),
+        warm: None,
+    };
+    let opened = volume::open(spec, &backend, &shared).unwrap();
+    let tuning = Tuning { buffer_reserve: 0, compaction_bytes_per_s: 0 };
+    let make = Box::new(move |number| {
+        Volume::new(opened, number, CLASS_VOLUME, SIZE, false, shared, tuning)
+    });
+    let following = Following { cluster: id, base: None, followers: Vec::new() };
+    let (uuid, epoch, pair) = (id, 1, None);
+    let added = |reply| Command::Add { uuid, epoch, make, pair, following, reply };
+    engine.ask(0, added).unwrap();
+    stopped_by_the_lease(&engine);
     engine.shutdown(true).unwrap();
 }

@@ -396,7 +396,12 @@ impl Engine {
             following,
             reply,
         })?;
-        self.forget_unlisted(shard, volume, &spec)?;
+        if let Err(error) = self.forget_unlisted(shard, volume, &spec) {
+            // Who opens it takes it for closed, and tries again.
+            let farewell = closed(CloseReason::Stopping, "the volume could not be opened");
+            self.ask(shard, |reply| Command::Remove { volume, uuid: id, farewell, reply })?;
+            return Err(error);
+        }
         Ok(json!({"size": spec.size, "recovered": recovered}).to_string())
     }
 

@@ -87,6 +87,11 @@ impl Hosted {
         Some(&self.entries.get(number.0 as usize)?.as_ref()?.volume)
     }
 
+    /// Whether a volume answers nobody any more: fenced, or the lease was over.
+    pub(crate) fn is_stopped(&self, number: VolumeId) -> bool {
+        self.get(number).is_some_and(|volume| volume.stopped().is_some())
+    }
+
     /// The lease has ended: every volume stops.
     pub(crate) fn expire(&mut self, ring: &mut Ring) {
         for entry in self.entries.iter_mut().flatten() {

@@ -66,6 +66,13 @@ pub(crate) struct Setup {
     pub(crate) lease: Arc<AtomicU64>,
 }
 
+impl Setup {
+    fn lease_is_over(&self) -> bool {
+        let end = self.lease.load(Ordering::Acquire);
+        end != u64::MAX && monotonic_ns() >= end
+    }
+}
+
 struct Shard {
     setup: Setup,
     ring: Ring,
@@ -196,7 +203,7 @@ impl Shard {
     /// What was asked before the lease ended may still be answered, nothing after.
     fn check_lease(&mut self) {
         let end = self.setup.lease.load(Ordering::Acquire);
-        if end != u64::MAX && end != self.expired && monotonic_ns() >= end {
+        if end != self.expired && self.setup.lease_is_over() {
             self.expired = end;
             self.hosted.expire(&mut self.ring);
             self.deliver();
@@ -391,6 +398,7 @@ impl Shard {
                     let _ = reply.send(Err(Error::new("TOO_MANY", what, why, fix)));
                     return;
                 };
+                let lease_is_over = self.setup.lease_is_over();
                 let added = make(number).map(|volume| {
                     self.hosted.put(number, uuid, volume);
                     let volume = VolumeId(number);
@@ -400,6 +408,10 @@ impl Shard {
                         v.follow(following, ring);
                         if let Some(pair) = pair {
                             v.pair(pair, ring, out);
+                        }
+                        if lease_is_over {
+                            // It ended while the log was read, when this volume was not here yet.
+                            v.expire(ring, out);
                         }
                     });
                     volume
@@ -421,6 +433,8 @@ impl Shard {
                 self.edge.part_with(volume, &farewell);
                 self.partings.remove(Removal { volume, uuid, reply });
             }
+            // A volume that was stopped does nothing any more: its caller hears that it was closed.
+            Command::Control { volume, .. } if self.hosted.is_stopped(volume) => {}
             Command::Control { volume, control, reply } => {
                 let ticket = self.hosted.ticket(volume, reply);
                 if self.hosted.with(volume, |v, _| v.control(ticket, control)).is_none() {
