@@ -58,9 +58,12 @@ def attach(host: Host, reference: str, wish: Wish) -> Volume:
     what = f"attach volume {reference!r}"
     _check_holder(what, wish.holder)
     found = host.require(what, reference)
-    with host.locks.holding(found.uuid), host.edge_lock:
-        # Another node may attach it at the same time, and whether both may is to be asked again.
-        return retry(what, lambda: _attach(host, what, found, wish))
+    with host.locks.holding(found.uuid):
+        # Opening may take long, and guests of other volumes may be waiting for the Edge to be told.
+        _reachable(host, what, host.again(what, found), wish.mode)
+        with host.edge_lock:
+            # Another node may attach it at the same time: whether both may is to be asked again.
+            return retry(what, lambda: _attach(host, what, found, wish))
 
 
 def _attach(host: Host, what: str, found: Volume, wish: Wish) -> Volume:

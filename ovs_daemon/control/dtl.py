@@ -120,9 +120,13 @@ class DtlDesk:
         """Answer one question, or take note of what needs no answer."""
         match event.get("kind"):
             case "dtl_state":
-                accepted = self._decide(event)
-                if accepted is not None:
-                    self._host.engine.answer_event(event["id"], accepted)
+                decided = self._decide(event)
+                if decided is None:
+                    return
+                # Guests may wait for the answer, for what follows from it nobody does.
+                self._host.engine.answer_event(event["id"], decided[0])
+                if decided[1] is not None:
+                    self._recorded(decided[1])
             case "fenced":
                 self._stopped(event)
             case kind:
@@ -136,9 +140,13 @@ class DtlDesk:
                     self.handle(event)
             except VStorageError as failure:
                 LOG.error("a question of the engine stays open: %s", failure)
+            except Exception:
+                # Without this thread the writes of all volumes would wait one day.
+                LOG.exception("a question of the engine stays open; report this")
 
-    def _decide(self, event: dict[str, Any]) -> bool | None:
-        """Whether the registry has it; None when this daemon stops before that is known."""
+    def _decide(self, event: dict[str, Any]) -> tuple[bool, DtlEvent | None] | None:
+        """Whether the registry has it, and what has changed there; None when this daemon stops
+        before that is known."""
         silent = False
         while not self._stopping.is_set():
             try:
@@ -152,22 +160,22 @@ class DtlDesk:
                 self._stopping.wait(_AGAIN_S)
         return None
 
-    def _record(self, event: dict[str, Any]) -> bool:
+    def _record(self, event: dict[str, Any]) -> tuple[bool, DtlEvent | None]:
         with self._host.locks.holding(dtl_lock(event["uuid"])):
             return self._judge(event)
 
-    def _judge(self, event: dict[str, Any]) -> bool:
+    def _judge(self, event: dict[str, Any]) -> tuple[bool, DtlEvent | None]:
         volume = self._host.store.volume(event["uuid"])
         if volume is None:
-            return False
+            return False, None
         to = DtlState(event["to"])
         me = self._host.settings.node
         verdict, record = judge(me, record_of(volume), event["epoch"], event["node"], to)
         if verdict is Verdict.SWAP:
             self._host.store.commit(put(with_record(volume, record)))
             LOG.info("volume %s: its log on %s is %s", volume.name, volume.dtl.node, to)
-            self._recorded(DtlEvent(volume.uuid, volume.dtl.node, volume.dtl.state, to))
-        return verdict is not Verdict.REFUSED
+            return True, DtlEvent(volume.uuid, volume.dtl.node, volume.dtl.state, to)
+        return verdict is not Verdict.REFUSED, None
 
     def _stopped(self, event: dict[str, Any]) -> None:
         uuid, why = event["uuid"], str(event.get("why"))

@@ -71,6 +71,10 @@ class EdgeLink:
             # It answers, but did not take its list: told again next time.
             LOG.error("%s", failure)
             self._connected = False
+        except Exception:
+            # Without this thread no guest would follow its volume any more.
+            LOG.exception("the Edge process is told again next time; report this")
+            self._connected = False
 
     def _run(self) -> None:
         while not self._stopping.is_set():

@@ -95,6 +95,10 @@ class Liveness:
             if not self._silent:
                 LOG.error("no sign of life could be given: %s", failure)
             self._silent = True
+        except Exception:
+            # Without this thread the node counts as dead until it is restarted.
+            LOG.exception("no sign of life could be given; report this")
+            self._silent = True
 
     def _sign(self) -> None:
         asked = self._clock()

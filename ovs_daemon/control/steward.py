@@ -5,11 +5,13 @@
   over;
 * lets go of what was stopped;
 * takes over volumes of dead nodes with which the policy has this node go on;
+* has nodes that kept logs of its volumes before forget them;
 * pairs its volumes with the nodes that should keep their logs;
 * has the maps of its volumes followed by the nodes that should;
 * gives its volumes away while it is being drained.
 
-Every pass looks at everything and can be cut anywhere; what fails is tried in the next.
+Every pass looks at everything and can be cut anywhere; what fails is tried in the next, and keeps
+nothing else from being done.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from ovs_daemon.control.dtl import DtlEvent, dtl_lock
@@ -82,7 +85,8 @@ class Steward:
         # Stopped volumes that were let go of, until it is known who goes on with them.
         self._parted: set[str] = set()
         self._alive: frozenset[str] = frozenset()
-        self._former: dict[str, str] = {}
+        # By volume: the nodes that kept its log before, and where they listen.
+        self._former: dict[str, dict[str, str]] = {}
         # By volume: how often in a row it failed, and when to try again.
         self._patience: dict[str, tuple[int, float]] = {}
         self._stopping = threading.Event()
@@ -104,34 +108,29 @@ class Steward:
         self._tell("volume.stopped", {"volume": uuid})
 
     def recorded(self, event: DtlEvent) -> None:
-        """A DTL's state was recorded: with a new keeper in sync, the former may forget."""
+        """A DTL's state was recorded."""
         told = {"volume": event.uuid, "node": event.node, "before": event.before.value}
         self._tell(f"dtl.{event.after.value}", told)
-        if event.after is not DtlState.IN_SYNC:
-            return
-        with self._guard:
-            address = self._former.pop(event.uuid, None)
-        volume = self._host.store.volume(event.uuid)
-        if address is not None and volume is not None:
-            self._forget(volume, address)
 
     def tend(self) -> None:
         """One pass."""
         self._let_go()
         if self._osds is not None:
             # First: volumes that are opened may need them.
-            self._osds.tend()
+            _whatever_comes(self._osds.tend)
         view = View.of(self._host.store)
         if self._upkeep is not None:
-            self._upkeep.tend(view)
+            _whatever_comes(partial(self._upkeep.tend, view))
         self._lose_patience(view)
         self._leave_to_others(view)
         self._open_own(view)
         self._take_over(view)
         view = View.of(self._host.store)
         if self._may_pair():
+            # Before others become former ones.
+            self._forget_former(view)
             self._pair(view)
-            self._followers.tend()
+            _whatever_comes(self._followers.tend)
         self._drain(view)
 
     def _run(self) -> None:
@@ -152,6 +151,11 @@ class Steward:
                 LOG.error("the cluster is tended again in a moment: %s", failure)
                 changed = True
                 self._stopping.wait(_AGAIN_S)
+            except Exception:
+                # Without this thread no volume is opened or taken over any more.
+                LOG.exception("the cluster is tended again in a moment; report this")
+                changed = True
+                self._stopping.wait(_AGAIN_S)
 
     def _due(self) -> bool:
         """Whether something is to be tried again although nothing has changed."""
@@ -167,8 +171,12 @@ class Steward:
         with self._guard:
             stopped = sorted(self._stopped)
         for uuid in stopped:
-            with self._host.locks.holding(uuid):
-                self._host.close(uuid)
+            try:
+                with self._host.locks.holding(uuid):
+                    self._host.close(uuid)
+            except VStorageError as failure:
+                LOG.warning("stopped volume %s is let go of in a moment: %s", uuid, failure)
+                continue
             with self._guard:
                 self._stopped.discard(uuid)
             self._parted.add(uuid)
@@ -255,22 +263,40 @@ class Steward:
         except Conflict:
             return
         before = self._host.opener.dtl_spec(volume)
+        former = self._former.setdefault(volume.uuid, {})
         if before is not None:
-            with self._guard:
-                self._former[volume.uuid] = before.address
+            former[before.node] = before.address
         LOG.info("volume %s: node %s is to keep its log", volume.name, keeper)
         try:
             self._host.engine.set_dtl(volume.uuid, self._host.opener.dtl_spec(paired))
         except VStorageError as failure:
             self._host.remember_failure(volume.uuid, failure)
 
-    def _forget(self, volume: Volume, address: str) -> None:
-        try:
-            self._host.engine.drop_tail(volume.uuid, volume.epoch, address)
-        except VStorageError as failure:
-            LOG.warning(
-                "the former log of volume %s stays at %s: %s", volume.name, address, failure
-            )
+    def _forget_former(self, view: View) -> None:
+        """Nodes that kept logs before may forget them when others have them complete.
+
+        Those that are away are asked when they are back.
+        """
+        me = self._host.settings.node
+        volumes = {one.uuid: one for one in view.volumes if one.node == me}
+        self._former = {
+            uuid: nodes for uuid, nodes in self._former.items() if nodes and uuid in volumes
+        }
+        for uuid, nodes in self._former.items():
+            volume = volumes[uuid]
+            # It is no former one any more.
+            nodes.pop(volume.dtl.node or "", None)
+            if volume.dtl.state is not DtlState.IN_SYNC:
+                continue
+            for node in sorted(nodes.keys() & view.alive.keys()):
+                try:
+                    self._host.engine.drop_tail(uuid, volume.epoch, nodes[node])
+                except VStorageError as failure:
+                    LOG.warning(
+                        "the former log of volume %s stays on %s: %s", volume.name, node, failure
+                    )
+                    continue
+                del nodes[node]
 
     def _drain(self, view: View) -> None:
         me = self._host.settings.node
@@ -321,10 +347,22 @@ class Steward:
             with self._guard:
                 self._patience[volume.uuid] = (failures + 1, self._clock() + pause)
             LOG.warning("volume %s is tried again in %g s: %s", volume.name, pause, failure)
+        except Exception:
+            LOG.exception("volume %s is tried again in a while; report this", volume.name)
+            with self._guard:
+                self._patience[volume.uuid] = (failures + 1, self._clock() + _AGAIN_S_MAX)
 
 
 def _tell_nobody(what: str, about: dict[str, Any]) -> None:
     """No bus is configured."""
+
+
+def _whatever_comes(act: Callable[[], None]) -> None:
+    """Do what nothing else in a pass waits for."""
+    try:
+        act()
+    except VStorageError as failure:
+        LOG.warning("it is tried again when something changes: %s", failure)
 
 
 def _nobody_waits() -> None:

@@ -358,9 +358,10 @@ def _decide_delete(host: Host, what: str, uuid: str, cascade: bool) -> bool:
     volume = host.store.volume(uuid)
     if volume is None or volume.state is State.HIDDEN:
         return False
+    # Also to finish a deletion: nobody else does it, and it must not be called done.
+    host.require_own(what, volume)
     if volume.state is State.DELETING:
         return True
-    host.require_own(what, volume)
     refuse_attached(what, volume)
     snapshots = host.store.snapshots(uuid)
     names = [snapshot.name for snapshot in snapshots if snapshot.listed and snapshot.name]

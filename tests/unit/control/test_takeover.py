@@ -244,8 +244,11 @@ def test_a_dead_keeper_is_replaced_and_the_former_forgets(town: Town) -> None:
     town.tend()
     moved = town.volume(volume.uuid)
     assert moved.dtl == Dtl(DtlMode.SYNC, "b2", DEGRADED)
-    town["b1"].start()
     town.in_sync(moved)
+    town.tend()
+    assert ("b1:1", volume.uuid) in town.keepers.tails, "it is away"
+    town["b1"].start()
+    town.tend()
     assert ("b1:1", volume.uuid) not in town.keepers.tails
 
 

@@ -1,0 +1,234 @@
+"""What goes wrong with one thing keeps the steward, and the desk, from nothing else."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+
+import pytest
+
+from ovs_daemon.control import attachments, volumes
+from ovs_daemon.control.attachments import Wish
+from ovs_daemon.control.dtl import DtlEvent
+from ovs_daemon.control.edge_link import EdgeLink
+from ovs_daemon.control.osds import OsdLink
+from ovs_daemon.control.records import Dtl, Mode, State, Volume
+from ovs_daemon.control.steward import Steward
+from ovs_daemon.control.store import put
+from ovs_daemon.errors import VStorageError
+from ovs_daemon.policy.model import DtlMode, DtlState
+from ovs_daemon.registry.memory import MemoryRegistry
+from tests.support.refusal import refused
+from tests.support.town import Town
+
+GIB = 1 << 30
+PATIENCE_S = 60.0
+
+
+@pytest.fixture
+def town() -> Town:
+    return Town({"a1": ("a", "b"), "a2": ("a", "b"), "b1": ("b", "a"), "b2": ("b", "a")})
+
+
+def make(town: Town, owner: str = "a1", name: str = "web1") -> Volume:
+    """A volume of that node, paired and in sync."""
+    made = volumes.create_volume(town[owner].host, name, GIB, None)
+    town[owner].steward.tend()
+    return town.in_sync(town.volume(made.uuid))
+
+
+def test_a_stopped_volume_that_stays_keeps_no_other_waiting(town: Town) -> None:
+    stuck, other = make(town, "a1", "stuck"), make(town, "a2", "other")
+    steward, engine = town["a1"].steward, town["a1"].engine
+    engine.stopped.add(stuck.uuid)
+    steward.fenced(stuck.uuid)
+    engine.fail.add("close_volume")
+    town["a2"].kill()
+    town.pass_time()
+    steward.tend()
+    assert town.volume(other.uuid).node == "a1"
+    engine.fail.clear()
+    steward.tend()
+    assert town.volume(stuck.uuid).epoch > stuck.epoch, "it is open again"
+
+
+def test_an_engine_that_takes_no_osds_keeps_no_volume_waiting(town: Town) -> None:
+    volume = make(town, "a2")
+    host = town["a1"].host
+    steward = Steward(
+        host, lambda: True, clock=lambda: town.time_s, osds=OsdLink(host, None, shared=True)
+    )
+    town["a1"].engine.fail.add("set_osds")
+    town["a2"].kill()
+    town.pass_time()
+    steward.tend()
+    assert town.volume(volume.uuid).node == "a1"
+
+
+def test_a_bug_with_one_volume_keeps_no_other_waiting(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd, other = make(town, "a2", "odd"), make(town, "a2", "other")
+    host = town["a1"].host
+    acquire = host.acquire
+
+    def stumble(volume: Volume, chosen: bool = False) -> Volume:
+        if volume.uuid == odd.uuid:
+            raise KeyError("a field that is not there")
+        return acquire(volume, chosen)
+
+    monkeypatch.setattr(host, "acquire", stumble)
+    town["a2"].kill()
+    town.pass_time()
+    town["a1"].steward.tend()
+    assert town.volume(other.uuid).node == "a1"
+    monkeypatch.setattr(host, "acquire", acquire)
+    town.time_s += 1000
+    for name in ("a1", "b1", "b2"):
+        town[name].liveness.beat()
+    town["a1"].steward.tend()
+    assert town.volume(odd.uuid).node == "a1"
+
+
+class TestThreads:
+    """They go on after a bug."""
+
+    def test_the_steward(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        # It waits by a clock that goes on.
+        town = Town({"a1": ("a", None)}, MemoryRegistry())
+        again = threading.Event()
+        passes = iter([KeyError("a bug")])
+
+        def tend() -> None:
+            for bug in passes:
+                raise bug
+            again.set()
+
+        steward = town["a1"].steward
+        monkeypatch.setattr(steward, "tend", tend)
+        steward.start()
+        assert again.wait(PATIENCE_S), "its thread has ended"
+        steward.stop()
+
+    def test_the_desk(self, town: Town) -> None:
+        volume = make(town)
+        desk, engine = town["a1"].desk, town["a1"].engine
+        engine.events.put({"id": 98, "kind": "dtl_state"})
+        event = {"id": 99, "kind": "dtl_state", "uuid": volume.uuid, "epoch": volume.epoch}
+        engine.events.put({**event, "node": "b1", "from": "in_sync", "to": "degraded"})
+        answered, answer = threading.Event(), engine.answer_event
+
+        def hear(ident: int, accepted: bool, /) -> None:
+            answer(ident, accepted)
+            answered.set()
+
+        engine.answer_event = hear  # type: ignore[method-assign]
+        desk.start()
+        assert answered.wait(PATIENCE_S), "its thread has ended"
+        desk.stop()
+        assert engine.answers[99]
+
+    def test_the_edge_link(self, town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+        host = town["a1"].host
+
+        def stumble() -> None:
+            raise KeyError("a bug")
+
+        monkeypatch.setattr(host.edge, "ping", stumble)
+        link = EdgeLink(host, lambda: 1.0)
+        link.check()
+        assert not link.connected
+
+    def test_liveness(self, town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+        liveness = town["a1"].liveness
+
+        def stumble(*_: object) -> bool:
+            raise KeyError("a bug")
+
+        monkeypatch.setattr(town.registry, "keep_alive", stumble)
+        liveness.beat()
+        monkeypatch.undo()
+        liveness.beat()
+        assert liveness.held
+
+
+def test_the_engine_is_answered_before_anybody_is_told(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Writes wait for the answer."""
+    volume = make(town)
+    engine = town["a1"].engine
+    told: list[tuple[DtlState, bool | None]] = []
+
+    def recorded(event: DtlEvent) -> None:
+        told.append((event.after, engine.answers.get(7)))
+
+    monkeypatch.setattr(town["a1"].desk, "_recorded", recorded)
+    assert town["a1"].says(volume, DtlState.IN_SYNC, DtlState.DEGRADED, 7)
+    assert told == [(DtlState.DEGRADED, True)]
+
+
+def test_a_log_that_is_kept_again_is_not_forgotten(town: Town) -> None:
+    """a1 has b1 replaced, gives the volume away before that is done, and gets it back with b1."""
+    volume = make(town)
+    town["b1"].kill()
+    assert town["a1"].says(volume, DtlState.IN_SYNC, DtlState.DEGRADED)
+    town.pass_time()
+    town["a1"].steward.tend()
+    assert town.volume(volume.uuid).dtl.node == "b2"
+    town["b1"].start()
+    alone = Dtl(DtlMode.SYNC, None, DtlState.STANDALONE)
+    town["a1"].host.store.commit(put(replace(town.volume(volume.uuid), dtl=alone)))
+    town["b2"].kill()
+    town.pass_time()
+    town["a1"].steward.tend()
+    assert town.volume(volume.uuid).dtl.node == "b1"
+    town.in_sync(town.volume(volume.uuid))
+    town["a1"].steward.tend()
+    assert ("b1:1", volume.uuid) in town.keepers.tails
+
+
+def test_a_deletion_that_another_node_has_to_finish_is_not_called_done(town: Town) -> None:
+    volume = make(town)
+    town["a1"].host.store.commit(
+        put(replace(town.volume(volume.uuid), state=State.DELETING, name="web1"))
+    )
+    refused(lambda: volumes.delete_volume(town["b1"].host, "web1", False), "not_here", "'a1'")
+    assert volumes.delete_volume(town["a1"].host, "web1", False)
+    assert volume.uuid not in town.disk.volumes
+
+
+def test_other_guests_do_not_wait_while_a_volume_is_opened(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The Edge can be told of new owners while somebody attaches what takes long to open."""
+    volume = make(town)
+    host = town["a1"].host
+    host.close(volume.uuid)
+    open_volume = town["a1"].engine.open_volume
+    free: list[bool] = []
+
+    def look(spec: str, /) -> str:
+        def try_lock() -> None:
+            free.append(host.edge_lock.acquire(blocking=False))
+            if free[-1]:
+                host.edge_lock.release()
+
+        other = threading.Thread(target=try_lock)
+        other.start()
+        other.join()
+        return open_volume(spec)
+
+    monkeypatch.setattr(town["a1"].engine, "open_volume", look)
+    attachments.attach(host, "web1", Wish(Mode.EDGE))
+    assert free == [True]
+
+
+def test_a_failure_to_open_is_told_to_who_attaches(town: Town) -> None:
+    volume = make(town)
+    town["a1"].host.close(volume.uuid)
+    town.disk.volumes[volume.uuid].corrupt = True
+    with pytest.raises(VStorageError) as caught:
+        attachments.attach(town["a1"].host, "web1", Wish(Mode.EDGE))
+    assert caught.value.code == "corrupt"
+    assert town.volume(volume.uuid).attachments == ()
