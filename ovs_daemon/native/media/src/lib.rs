@@ -13,11 +13,15 @@ pub mod errno {
 }
 
 mod file;
+mod fresh;
 mod memory;
+mod pool;
 mod ring;
 
 pub use file::{
     Dir, File, FileLock, FsSpace, StoreError, exchange, file_len, read_cached_at, rename,
 };
+pub use fresh::write_new;
 pub use memory::{Arena, Slice};
+pub use pool::{Buffer, Pool};
 pub use ring::{Event, Fd, Ring, Wait};

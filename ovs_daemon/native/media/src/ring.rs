@@ -48,6 +48,7 @@ enum Memory {
     None,
     One { _slice: Slice },
     Vector { _slices: Vec<Slice>, _iovecs: Box<[libc::iovec]>, header: Box<libc::msghdr> },
+    File { _slice: Slice, _file: Arc<std::fs::File> },
     Address { _address: Box<libc::sockaddr_storage> },
 }
 
@@ -152,6 +153,20 @@ impl Ring {
         let sqe =
             opcode::Read::new(raw(fd), into.as_mut_ptr(), into.len() as u32).offset(offset).build();
         self.push(sqe, Op { token, _fd: Some(fd.clone()), memory: Memory::One { _slice: into } });
+    }
+
+    /// The same of a file that others have open.
+    pub fn read_file_at(
+        &mut self,
+        file: &Arc<std::fs::File>,
+        into: Slice,
+        offset: u64,
+        token: u64,
+    ) {
+        let fd = types::Fd(file.as_raw_fd());
+        let sqe = opcode::Read::new(fd, into.as_mut_ptr(), into.len() as u32).offset(offset);
+        let memory = Memory::File { _slice: into, _file: file.clone() };
+        self.push(sqe.build(), Op { token, _fd: None, memory });
     }
 
     /// Makes a file's data durable (fdatasync); result = 0.

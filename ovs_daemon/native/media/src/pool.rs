@@ -1,0 +1,266 @@
+//! Large buffers that are used again.
+//!
+//! For a buffer of some MiB that is made, filled once and dropped, the kernel finds, clears and maps
+//! pages, and takes them back: more work than what is done with the bytes. A [`Pool`] keeps some for
+//! the next user, who finds in them what the last one left and has to overwrite it.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::memory::Arena;
+
+/// Buffers are made in multiples of this: the size of a large page.
+const STEP: usize = 2 << 20;
+
+#[derive(Default)]
+struct Free {
+    /// The one that came back last is at the end.
+    arenas: VecDeque<Arc<Arena>>,
+    bytes: usize,
+}
+
+/// See the top of the file.
+pub struct Pool {
+    free: Mutex<Free>,
+    /// Bytes that are kept at most.
+    keep: usize,
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool").field("keep", &self.keep).field("free", &self.kept()).finish()
+    }
+}
+
+impl Pool {
+    /// Keeps at most so many bytes that nobody uses.
+    pub fn new(keep: usize) -> Arc<Self> {
+        Arc::new(Self { free: Mutex::default(), keep })
+    }
+
+    fn free(&self) -> MutexGuard<'_, Free> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes that nobody uses.
+    pub fn kept(&self) -> usize {
+        self.free().bytes
+    }
+
+    /// A buffer of `len` bytes with anything in it.
+    ///
+    /// # Errors
+    /// There is no memory.
+    pub fn take(self: &Arc<Self>, len: usize) -> io::Result<Buffer> {
+        let found = {
+            let mut free = self.free();
+            // Much too large a one is left to who needs it.
+            let fits = |arena: &Arc<Arena>| (len..=4 * len.max(STEP)).contains(&arena.len());
+            let fitting = free.arenas.iter().enumerate().filter(|(_, arena)| fits(arena));
+            let at = fitting.min_by_key(|(at, arena)| (arena.len(), usize::MAX - at));
+            let at = at.map(|(at, _)| at);
+            let arena = at.and_then(|at| free.arenas.remove(at));
+            free.bytes -= arena.as_ref().map_or(0, |arena| arena.len());
+            arena
+        };
+        let arena = match found {
+            Some(arena) => arena,
+            None => fresh(len)?,
+        };
+        Ok(Buffer { arena, len, pool: Some(self.clone()) })
+    }
+
+    /// A buffer with no bytes, for who will append about so many.
+    ///
+    /// # Errors
+    /// There is no memory.
+    pub fn take_empty(self: &Arc<Self>, expected: usize) -> io::Result<Buffer> {
+        let mut buffer = self.take(expected)?;
+        buffer.len = 0;
+        Ok(buffer)
+    }
+
+    fn give_back(&self, arena: Arc<Arena>) {
+        if arena.len() > self.keep {
+            return;
+        }
+        let mut dropped = Vec::new();
+        let mut free = self.free();
+        while free.bytes + arena.len() > self.keep {
+            // The one that was not wanted for the longest time.
+            let Some(oldest) = free.arenas.pop_front() else { break };
+            free.bytes -= oldest.len();
+            dropped.push(oldest);
+        }
+        free.bytes += arena.len();
+        free.arenas.push_back(arena);
+        // The kernel takes its time with the pages; nobody waits for that.
+        drop(free);
+        drop(dropped);
+    }
+}
+
+fn fresh(len: usize) -> io::Result<Arc<Arena>> {
+    let arena = Arena::anonymous(len.max(1).next_multiple_of(STEP))?;
+    arena.prefer_large_pages();
+    Ok(arena)
+}
+
+/// Bytes that begin at a page, and belong to one owner; they go back to their pool when dropped.
+pub struct Buffer {
+    arena: Arc<Arena>,
+    len: usize,
+    pool: Option<Arc<Pool>>,
+}
+
+impl fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Buffer").field("len", &self.len).finish()
+    }
+}
+
+impl Buffer {
+    /// A copy of a few pages, of no pool.
+    ///
+    /// # Errors
+    /// There is no memory.
+    pub(crate) fn copy_of(bytes: &[u8]) -> io::Result<Self> {
+        let arena = Arena::anonymous(bytes.len().max(1))?;
+        let mut copy = Self { arena, len: bytes.len(), pool: None };
+        copy.copy_from_slice(bytes);
+        Ok(copy)
+    }
+
+    /// Forgets all bytes behind the first `len`.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
+    /// Has `len` bytes from now on; those that are new are zero.
+    ///
+    /// # Errors
+    /// There is no memory.
+    pub fn resize(&mut self, len: usize) -> io::Result<()> {
+        let before = self.len;
+        self.reserve(len)?;
+        self.len = len;
+        if len > before {
+            self[before..].fill(0);
+        }
+        Ok(())
+    }
+
+    /// Appends bytes.
+    ///
+    /// # Errors
+    /// There is no memory.
+    pub fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let before = self.len;
+        self.reserve(before + bytes.len())?;
+        self.len += bytes.len();
+        self[before..].copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn reserve(&mut self, len: usize) -> io::Result<()> {
+        if len <= self.arena.len() {
+            return Ok(());
+        }
+        // Copying to twice as much each time costs each byte no more than one copy.
+        let mut larger =
+            Self { arena: fresh(len.max(2 * self.arena.len()))?, len: self.len, pool: None };
+        larger.copy_from_slice(self);
+        // What was too small is given up; the pool gets what turned out to be enough.
+        larger.pool = self.pool.take();
+        *self = larger;
+        Ok(())
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: within the mapping (`len` never exceeds it), whose memory is initialised by the
+        // kernel; nobody else has the arena, so nothing changes it while `self` is borrowed.
+        unsafe { std::slice::from_raw_parts(self.arena.start(), self.len) }
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and `self` is borrowed exclusively.
+        unsafe { std::slice::from_raw_parts_mut(self.arena.start(), self.len) }
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if let Some(pool) = self.pool.take() {
+            pool.give_back(self.arena.clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_is_used_again_by_who_fits_in_it() {
+        let pool = Pool::new(16 * STEP);
+        let mut first = pool.take(3 * STEP - 5).unwrap();
+        first.fill(7);
+        assert_eq!(first.len(), 3 * STEP - 5);
+        assert_eq!(first.as_ptr() as usize % 4096, 0);
+        drop(first);
+        assert_eq!(pool.kept(), 3 * STEP);
+        let small = pool.take(10).unwrap();
+        assert_eq!((small.len(), pool.kept()), (10, 0));
+        assert_eq!(small[0], 7, "what it was filled with is there still");
+        let large = pool.take(4 * STEP).unwrap();
+        assert_eq!(large[..], vec![0; 4 * STEP][..]);
+        drop((small, large));
+        assert_eq!(pool.kept(), 7 * STEP);
+        // The smallest that fits, and not one that is much too large.
+        assert_eq!(pool.take(2 * STEP).unwrap().arena.len(), 3 * STEP);
+        drop(pool.take(9 * STEP).unwrap());
+        assert_eq!(pool.take(4 * STEP + 1).unwrap().arena.len(), 9 * STEP);
+        assert_eq!(pool.take_empty(2 * STEP + 1).unwrap().len(), 0);
+        let (a, b) = (pool.take(1).unwrap(), pool.take(1).unwrap());
+        assert_eq!((a.arena.len(), b.arena.len()), (3 * STEP, 4 * STEP));
+        assert_eq!(pool.take(1).unwrap().arena.len(), STEP);
+    }
+
+    #[test]
+    fn no_more_is_kept_than_was_said() {
+        let pool = Pool::new(4 * STEP);
+        let all: Vec<Buffer> = (1..4).map(|steps| pool.take(steps * STEP).unwrap()).collect();
+        drop(all);
+        // 1 + 2 steps, then 3 in their place.
+        assert_eq!(pool.kept(), 3 * STEP);
+        drop(pool.take(5 * STEP).unwrap());
+        assert_eq!(pool.kept(), 3 * STEP);
+    }
+
+    #[test]
+    fn a_buffer_grows_and_keeps_its_bytes() {
+        let pool = Pool::new(16 * STEP);
+        let mut buffer = pool.take_empty(1).unwrap();
+        let mut expected = Vec::new();
+        for number in 0..40u8 {
+            let bytes = vec![number; 131_071];
+            buffer.append(&bytes).unwrap();
+            expected.extend_from_slice(&bytes);
+        }
+        assert!(buffer[..] == expected[..]);
+        buffer.truncate(5);
+        buffer.resize(9).unwrap();
+        assert_eq!(buffer[..], [0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        drop(buffer);
+        assert_eq!(pool.kept(), 4 * STEP);
+    }
+}
