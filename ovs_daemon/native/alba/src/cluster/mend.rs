@@ -64,8 +64,15 @@ pub type Spend<'a> = &'a mut dyn FnMut(u64) -> bool;
 impl Cluster {
     /// Mends an object. One that is not stored, or of which it cannot be told, is left alone.
     pub fn mend(&self, name: &str, terms: &Terms, spend: Spend<'_>) -> Result<Mended> {
-        let mut done = Mended::default();
         self.forget(name);
+        let done = self.mend_object(name, terms, spend);
+        // Also after a failure: it may have been deleted meanwhile.
+        self.forget(name);
+        done
+    }
+
+    fn mend_object(&self, name: &str, terms: &Terms, spend: Spend<'_>) -> Result<Mended> {
+        let mut done = Mended::default();
         let Some(found) = self.find(name)? else { return Ok(done) };
         for piece in 0..found.cut.pieces() {
             let mended = self.mend_piece(name, &found, piece, terms)?;
@@ -74,7 +81,6 @@ impl Cluster {
                 break;
             }
         }
-        self.forget(name);
         Ok(done)
     }
 
@@ -299,8 +305,14 @@ impl Cluster {
     /// Reads every fragment of an object that is on OSDs of these terms, and stores those that are
     /// damaged anew, once they are computed from sound ones.
     pub fn scrub(&self, name: &str, terms: &Terms, spend: Spend<'_>) -> Result<Mended> {
-        let mut done = Mended::default();
         self.forget(name);
+        let done = self.scrub_object(name, terms, spend);
+        self.forget(name);
+        done
+    }
+
+    fn scrub_object(&self, name: &str, terms: &Terms, spend: Spend<'_>) -> Result<Mended> {
+        let mut done = Mended::default();
         let Some(found) = self.find(name)? else { return Ok(done) };
         let all = (0..found.cut.pieces())
             .flat_map(|piece| (0..found.layout.fragments()).map(move |one| (piece, one)));
@@ -319,7 +331,6 @@ impl Cluster {
                 }
             }
         }
-        self.forget(name);
         Ok(done)
     }
 
