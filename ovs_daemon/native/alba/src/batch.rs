@@ -10,6 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::directory::error;
+use crate::part::Part;
 use crate::{Put, Result};
 
 /// What puts need of a disk; a twin in the tests forgets what was not synced.
@@ -22,7 +23,7 @@ pub(crate) trait Shelf {
     /// Whether there is such a file.
     fn exists(&self, path: &Path) -> bool;
     /// Writes a new file.
-    fn write(&self, temporary: &Path, parts: &[Vec<u8>]) -> io::Result<Self::File>;
+    fn write(&self, temporary: &Path, parts: &[Part]) -> io::Result<Self::File>;
     /// Makes a file's content durable.
     fn sync(&self, file: &Self::File) -> io::Result<()>;
     /// Gives a file its name, unless it is taken.
@@ -34,7 +35,7 @@ pub(crate) trait Shelf {
 }
 
 /// A file's name and the pieces of its content.
-pub(crate) type Named<'a> = (&'a str, &'a [Vec<u8>]);
+pub(crate) type Named<'a> = (&'a str, &'a [Part]);
 
 struct Open<F> {
     temporary: PathBuf,
@@ -51,7 +52,7 @@ enum Stage<F> {
     Failed(io::Error),
 }
 
-fn begin<S: Shelf>(shelf: &S, name: &str, parts: &[Vec<u8>]) -> io::Result<Stage<S::File>> {
+fn begin<S: Shelf>(shelf: &S, name: &str, parts: &[Part]) -> io::Result<Stage<S::File>> {
     let (temporary, path) = shelf.prepare(name)?;
     if shelf.exists(&path) {
         // Its name may not be durable yet: the put that made it may have been interrupted.

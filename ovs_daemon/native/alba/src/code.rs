@@ -52,23 +52,41 @@ impl Codec {
     /// # Panics
     /// When the numbers are not those of the layout, or lengths differ.
     pub fn encode(&self, data: &[&[u8]], parity: &mut [&mut [u8]]) {
+        // Without local parity nothing is read twice, and one call is as good as many.
+        let step = if self.layout.local() == 0 { data[0].len().max(1) } else { STRIPE };
+        self.encode_in(step, data, parity, &mut |_, _| {});
+    }
+
+    /// The same; shows `see` every stripe of each fragment, data and parity, by the fragment's
+    /// number and from front to back, while it is in the processor's cache.
+    pub fn encode_seen(
+        &self,
+        data: &[&[u8]],
+        parity: &mut [&mut [u8]],
+        see: &mut dyn FnMut(usize, &[u8]),
+    ) {
+        self.encode_in(STRIPE, data, parity, see);
+    }
+
+    fn encode_in(
+        &self,
+        step: usize,
+        data: &[&[u8]],
+        parity: &mut [&mut [u8]],
+        see: &mut dyn FnMut(usize, &[u8]),
+    ) {
         let layout = &self.layout;
         assert_eq!(data.len(), layout.data());
         assert_eq!(data.len() + parity.len(), layout.fragments());
         let len = data[0].len();
         let (global, local) = parity.split_at_mut(layout.parity());
-        // Without local parity nothing is read twice, and one call is as good as many.
-        let step = if layout.local() == 0 { len.max(1) } else { STRIPE };
         for start in (0..len).step_by(step) {
             let stripe = start..len.min(start + step);
             let sources: Vec<&[u8]> = data.iter().map(|one| &one[stripe.clone()]).collect();
             let mut outputs: Vec<&mut [u8]> =
                 global.iter_mut().map(|one| &mut one[stripe.clone()]).collect();
             self.global.apply(&sources, &mut outputs);
-            if layout.local() == 0 {
-                continue;
-            }
-            for (group, locals) in local.chunks_mut(layout.local()).enumerate() {
+            for (group, locals) in local.chunks_mut(layout.local().max(1)).enumerate() {
                 let member = |fragment: usize| match fragment.checked_sub(layout.data()) {
                     None => sources[fragment],
                     Some(parity) => &*outputs[parity],
@@ -78,6 +96,10 @@ impl Codec {
                     locals.iter_mut().map(|one| &mut one[stripe.clone()]).collect();
                 self.groups[group].1.apply(&members, &mut locals);
             }
+            let outputs = outputs.iter().map(|one| &**one);
+            let locals = local.iter().map(|one| &one[stripe.clone()]);
+            let all = sources.iter().copied().chain(outputs).chain(locals);
+            all.enumerate().for_each(|(number, one)| see(number, one));
         }
     }
 

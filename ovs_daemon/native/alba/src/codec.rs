@@ -24,6 +24,8 @@ pub struct Asked {
     pub after: String,
     /// Of names: no more than these.
     pub limit: u32,
+    /// Of a put: the checksums of what came (see [`Received::crcs`]).
+    pub crcs: Vec<u8>,
 }
 
 /// A request as a frame. `after`: of names, the last one that is known.
@@ -35,7 +37,7 @@ pub fn encode_request(request: &Request, after: &str, tag: u64) -> Outgoing {
     match request {
         Request::Put { path, parts } => {
             let meta = path.as_bytes().to_vec();
-            let bytes = parts.iter().map(Vec::len).sum();
+            let bytes = parts.iter().map(|part| part.len()).sum();
             (Frame::new(Kind::Put, tag, &meta, bytes), meta, Some(parts.clone()))
         }
         Request::Get { path, payload_len, offset, len } => {
@@ -100,7 +102,7 @@ pub fn decode_request(received: Received) -> std::result::Result<Asked, Malforme
         Kind::Record => Request::Record { name: text(&received.meta)? },
         _ => return Err(Malformed::Field("kind")),
     };
-    Ok(Asked { request, after, limit })
+    Ok(Asked { request, after, limit, crcs: received.crcs })
 }
 
 fn cause_code(cause: Cause) -> u16 {
@@ -123,7 +125,7 @@ pub fn encode_answer(asked: &Asked, answer: Result<Answer>, tag: u64) -> Outgoin
         }
         Ok(Answer::Bytes(bytes)) => {
             let frame = Frame::new(Kind::Bytes, tag, b"", bytes.len());
-            (frame, Vec::new(), Some(Arc::new(vec![bytes])))
+            (frame, Vec::new(), Some(Arc::new(vec![bytes.into()])))
         }
         Ok(Answer::Names(names)) => {
             let (meta, more) = page(&names, &asked.after, asked.limit);
@@ -187,8 +189,10 @@ pub fn decode_answer(
         (Kind::Done, Request::Record { .. }) => Ok(Answer::Bytes(received.meta)),
         (Kind::Done, Request::Delete { .. } | Request::DeleteFolder { .. })
         | (Kind::Done, Request::Sweep { .. }) => Ok(Answer::Done),
-        (Kind::Bytes, Request::Get { len, .. }) => get_answer(request, received.data, *len),
-        (Kind::Bytes, Request::Header { .. }) => Ok(Answer::Bytes(received.data)),
+        (Kind::Bytes, Request::Get { len, .. }) => {
+            get_answer(request, received.data.into_vec(), *len)
+        }
+        (Kind::Bytes, Request::Header { .. }) => Ok(Answer::Bytes(received.data.into_vec())),
         (Kind::Room, Request::Space) => Ok(Answer::Space { total: frame.a, free: frame.b }),
         (Kind::Listed, Request::Names { .. }) => {
             let text = received.text()?;
@@ -221,16 +225,23 @@ mod tests {
     use super::*;
 
     fn received((frame, meta, parts): Outgoing) -> Received {
-        let data = parts.map(|parts| parts.concat()).unwrap_or_default();
+        let data = parts.map(|parts| concat(&parts)).unwrap_or_default().into();
         let frame = Frame::decode(&frame.encode()).unwrap();
         frame.check_meta(&meta).unwrap();
-        Received { frame, meta, data }
+        Received { frame, meta, data, crcs: Vec::new() }
+    }
+
+    fn concat(parts: &Parts) -> Vec<u8> {
+        parts.iter().flat_map(|part| part.to_vec()).collect()
     }
 
     fn requests() -> Vec<Request> {
         let path = "a/b.obj/x".to_owned();
         vec![
-            Request::Put { path: path.clone(), parts: Arc::new(vec![vec![1; 9], vec![2; 7]]) },
+            Request::Put {
+                path: path.clone(),
+                parts: Arc::new(vec![vec![1; 9].into(), vec![2; 7].into()]),
+            },
             Request::Get { path: path.clone(), payload_len: 1 << 22, offset: 8192, len: 4096 },
             Request::Header { path: path.clone() },
             Request::Names { folder: "a".to_owned() },
@@ -250,7 +261,7 @@ mod tests {
     /// Whatever the pieces are in which its bytes lie.
     fn text_of(request: &Request) -> String {
         match request {
-            Request::Put { path, parts } => format!("{path} {:?}", parts.concat()),
+            Request::Put { path, parts } => format!("{path} {:?}", concat(parts)),
             other => format!("{other:?}"),
         }
     }

@@ -9,12 +9,13 @@ use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use media::{Dir, read_cached_at};
+use media::{Dir, write_new};
 
 use crate::batch::Shelf;
 use crate::descriptors::Descriptors;
+use crate::part::Part;
 use crate::{Backend, BackendError, Cause, Put, Result, Sink, Space};
 
 pub(crate) const TEMPORARY: &str = ".put-";
@@ -70,9 +71,9 @@ impl Directory {
         self.root.join(name)
     }
 
-    /// Fills `into` from `offset` of an object that is open, if that needs no device; false: it does.
-    pub(crate) fn read_cached(&self, name: &str, offset: u64, into: &mut [u8]) -> bool {
-        self.descriptors.peek(name).is_some_and(|file| read_cached_at(&file, offset, into))
+    /// The file of an object that is open.
+    pub(crate) fn opened(&self, name: &str) -> Option<Arc<File>> {
+        self.descriptors.peek(name)
     }
 
     /// Where a put into this folder keeps its bytes until it is done. In a container every life of a
@@ -146,10 +147,9 @@ impl Shelf for Directory {
         path.exists()
     }
 
-    fn write(&self, temporary: &Path, parts: &[Vec<u8>]) -> io::Result<File> {
-        let mut file = OpenOptions::new().write(true).create_new(true).open(temporary)?;
-        parts.iter().try_for_each(|part| file.write_all(part))?;
-        Ok(file)
+    fn write(&self, temporary: &Path, parts: &[Part]) -> io::Result<File> {
+        let parts: Vec<&[u8]> = parts.iter().map(|part| &**part).collect();
+        write_new(temporary, &parts)
     }
 
     fn sync(&self, file: &File) -> io::Result<()> {

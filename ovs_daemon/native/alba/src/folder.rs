@@ -10,16 +10,18 @@
 //! compared with its checksums.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use format::fragment::{FragmentName, StoredFragment};
 use format::log::PAGE;
 use format::osd::wire::is_path;
 use format::osd::{CLAIM_NAME, Claim, PLACE_MAX};
 use format::{Malformed, crc32c};
-use media::{Dir, File, FileLock};
+use media::{Dir, File, FileLock, read_cached_at};
 
 use crate::batch::put_all;
 use crate::osd::{Answer, OBJECT, Parts, Request, USES, fragment_path};
+use crate::part::Part;
 use crate::{Backend, BackendError, Cause, Directory, Put, Result};
 
 /// Name of the file that the process which uses the folder holds locked.
@@ -41,20 +43,44 @@ fn failed(attempted: &'static str, object: &str, cause: Cause, why: String) -> B
     BackendError { attempted, object: object.to_owned(), cause, why }
 }
 
-/// Whether a fragment's file is whole: header, length, every checksum.
-pub fn check_file(path: &str, bytes: &[u8]) -> std::result::Result<(), Malformed> {
+/// Whether a fragment's file is whole: header, length, every checksum. `sums`: the CRC32C of each
+/// whole 4 KiB of the file.
+pub fn check_file(path: &str, bytes: &[u8], sums: &[u8]) -> std::result::Result<(), Malformed> {
     let header = StoredFragment::decode(bytes)?;
     let whole = header.len() == bytes.len() as u64;
     let named = header.name().is_some_and(|name| fragment_path(&header.object, &name) == path);
     if !whole || !named {
         return Err(Malformed::Identity);
     }
-    let (payload, crcs) = bytes[PAGE..].split_at(header.payload_len());
-    let sound = |(cluster, crc): (&[u8], &[u8])| crc32c(cluster).to_le_bytes() == *crc;
-    if crc32c(crcs) != header.crcs_crc || !payload.chunks(PAGE).zip(crcs.chunks(4)).all(sound) {
+    let crcs = &bytes[PAGE + header.payload_len()..];
+    // The first is the header page's.
+    if crc32c(crcs) != header.crcs_crc || sums.get(4..4 + crcs.len()) != Some(crcs) {
         return Err(Malformed::Checksum);
     }
     Ok(())
+}
+
+/// Where a range of a fragment's payload is.
+#[derive(Debug)]
+pub struct Located {
+    /// The fragment's file.
+    pub file: Arc<std::fs::File>,
+    /// Where the range begins in it.
+    pub data_at: u64,
+    /// Where its checksums begin.
+    pub crcs_at: u64,
+}
+
+impl Located {
+    /// The same as [`FolderOsd::get`] gives, if that needs no device; `None`: ask for it there, which
+    /// also says what is wrong, if something is.
+    pub fn read_cached(&self, len: usize) -> Option<Vec<u8>> {
+        let mut bytes = vec![0; len + len / PAGE * 4];
+        let (data, crcs) = bytes.split_at_mut(len);
+        let there = read_cached_at(&self.file, self.data_at, data)
+            && read_cached_at(&self.file, self.crcs_at, crcs);
+        (there && first_damaged(&bytes, len).is_none()).then_some(bytes)
+    }
 }
 
 /// The clusters of what a get gave, compared with the checksums behind them: the number of the
@@ -239,7 +265,7 @@ impl FolderOsd {
             Ok(())
         };
         let refused: Vec<Option<BackendError>> = puts.iter().map(|put| fits(put).err()).collect();
-        let taken: Vec<(&str, &[Vec<u8>])> = puts
+        let taken: Vec<(&str, &[Part])> = puts
             .iter()
             .zip(&refused)
             .filter(|(_, refused)| refused.is_none())
@@ -262,27 +288,18 @@ impl FolderOsd {
         outcomes
     }
 
-    /// The same as [`Self::get`] gives, if that needs no device; `None`: ask for it there, which also
-    /// says what is wrong, if something is.
-    pub fn get_cached(
-        &self,
-        path: &str,
-        payload_len: u64,
-        offset: u64,
-        len: u32,
-    ) -> Option<Vec<u8>> {
+    /// Where a range of a fragment's payload is; `None`: its file is not open, or no fragment has
+    /// such a range.
+    pub fn locate(&self, path: &str, payload_len: u64, offset: u64, len: u32) -> Option<Located> {
         let page = PAGE as u64;
         let whole = [payload_len, offset, len.into()].iter().all(|n: &u64| n.is_multiple_of(page));
         let inside = offset.checked_add(len.into()).is_some_and(|end| end <= payload_len);
         if !whole || !inside || payload_len > u64::from(u32::MAX) {
             return None;
         }
-        let len = len as usize;
-        let mut bytes = vec![0; len + len / PAGE * 4];
-        let (data, crcs) = bytes.split_at_mut(len);
-        let there = self.store.read_cached(path, page + offset, data)
-            && self.store.read_cached(path, page + payload_len + offset / page * 4, crcs);
-        (there && first_damaged(&bytes, len).is_none()).then_some(bytes)
+        let file = self.store.opened(path)?;
+        let crcs_at = page + payload_len + offset / page * 4;
+        Some(Located { file, data_at: page + offset, crcs_at })
     }
 
     /// A range of a fragment's payload, whose 4 KiB were compared with their checksums, and these

@@ -13,6 +13,7 @@ mod descriptors;
 mod directory;
 pub mod folder;
 pub mod osd;
+pub mod part;
 pub mod pieces;
 pub mod preset;
 pub mod remote;

@@ -14,6 +14,7 @@ use format::fragment::{FragmentName, StoredFragment};
 use format::osd::Claim;
 
 use crate::folder::FolderOsd;
+use crate::part::Part;
 use crate::{BackendError, Cause, Put, Result};
 
 /// Ending of the folder of an object.
@@ -22,7 +23,7 @@ pub const OBJECT: &str = ".obj";
 pub const USES: &str = "uses";
 
 /// Bytes of a file in pieces, in order; shared by those that still have to send or store them.
-pub type Parts = Arc<Vec<Vec<u8>>>;
+pub type Parts = Arc<Vec<Part>>;
 
 /// What an OSD is asked for. Paths are below its folder.
 #[derive(Clone, Debug)]

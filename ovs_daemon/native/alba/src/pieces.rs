@@ -1,13 +1,16 @@
 //! An object in memory as stored fragments, and back.
 
+use std::io;
 use std::sync::Arc;
 
-use format::fragment::{ErasureHeader, NAME_MAX, StoredFragment, crc32, payload_crcs};
+use format::fragment::{ErasureHeader, NAME_MAX, PayloadSums, StoredFragment, crc32, payload_crcs};
 use format::{Malformed, crc32c};
 use machines::alba::{Cut, Layout, Over, Set, plan};
+use media::Pool;
 
 use crate::code::Codec;
 use crate::osd::Parts;
+use crate::part::Part;
 
 /// A fragment and what belongs to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,7 +18,7 @@ pub struct Fragment {
     /// Its header page.
     pub header: StoredFragment,
     /// Its payload.
-    pub payload: Vec<u8>,
+    pub payload: Part,
     /// The checksums behind it.
     pub crcs: Vec<u8>,
 }
@@ -35,17 +38,34 @@ pub struct Label<'a> {
     pub sealed: bool,
 }
 
+/// A piece: its number, its first byte of the object, and its bytes.
+pub type Extent = (u32, u64, u64);
+
 impl Label<'_> {
     /// Fragment `number` of a piece, which has `piece_len` bytes of the object from `piece_at` on.
     pub fn fragment(
         &self,
         codec: &Codec,
-        (piece, piece_at, piece_len): (u32, u64, u64),
+        extent: Extent,
         number: usize,
         payload: Vec<u8>,
     ) -> Fragment {
+        let mut sums = PayloadSums::new(payload.len());
+        sums.add(&payload);
+        self.summed(codec, extent, number, payload.into(), sums)
+    }
+
+    fn summed(
+        &self,
+        codec: &Codec,
+        (piece, piece_at, piece_len): Extent,
+        number: usize,
+        payload: Part,
+        sums: PayloadSums,
+    ) -> Fragment {
         let layout = codec.layout();
-        let crcs = payload_crcs(&payload);
+        let (crcs, crc) = sums.finish();
+        let (index, original_len) = position(codec, number, payload.len(), piece_len as usize);
         let header = StoredFragment {
             object: self.object.to_owned(),
             object_len: self.object_len,
@@ -58,7 +78,12 @@ impl Label<'_> {
             sealed: self.sealed,
             generation: self.generation,
             crcs_crc: crc32c(&crcs),
-            erasure: erasure_header(codec, number, &payload, piece_len as usize),
+            erasure: ErasureHeader {
+                index: index as u32,
+                payload_len: payload.len() as u32,
+                original_len: original_len as u64,
+                crc,
+            },
         };
         Fragment { header, payload, crcs }
     }
@@ -75,7 +100,7 @@ impl Fragment {
 
     /// The file in the pieces in which it lies in memory.
     pub fn into_parts(self) -> Parts {
-        Arc::new(vec![self.header.encode().to_vec(), self.payload, self.crcs])
+        Arc::new(vec![self.header.encode().to_vec().into(), self.payload, self.crcs.into()])
     }
 
     /// The inverse of [`Self::encode`]; compares every checksum.
@@ -89,7 +114,7 @@ impl Fragment {
         if !sound || crc32(payload) != header.erasure.crc {
             return Err(Malformed::Checksum);
         }
-        Ok(Self { payload: payload.to_vec(), crcs: crcs.to_vec(), header })
+        Ok(Self { payload: payload.to_vec().into(), crcs: crcs.to_vec(), header })
     }
 }
 
@@ -122,58 +147,78 @@ impl std::error::Error for Unreadable {}
 
 /// Cuts and encodes an object.
 ///
-/// # Panics
-/// With a name of more than 1024 bytes.
-pub fn encode_object(codec: &Codec, label: &Label, object: &[u8], cut: &Cut) -> Vec<Fragment> {
-    (0..cut.pieces()).flat_map(|piece| encode_piece(codec, label, object, cut, piece)).collect()
-}
-
-/// Encodes one piece of an object; the fragments come in order.
+/// # Errors
+/// There is no memory.
 ///
 /// # Panics
 /// With a name of more than 1024 bytes.
-pub fn encode_piece(
+pub fn encode_object(
     codec: &Codec,
     label: &Label,
     object: &[u8],
     cut: &Cut,
+) -> io::Result<Vec<Fragment>> {
+    let mut padded = object.to_vec();
+    padded.resize(padded_len(codec, cut), 0);
+    let (padded, pool) = (Part::from(padded), Pool::new(0));
+    let pieces = (0..cut.pieces()).map(|one| encode_piece(codec, label, &padded, cut, one, &pool));
+    Ok(pieces.collect::<io::Result<Vec<_>>>()?.concat())
+}
+
+/// Bytes of an object with the zeroes behind it that fill its last piece.
+pub fn padded_len(codec: &Codec, cut: &Cut) -> usize {
+    cut.pieces() as usize * codec.layout().data() * cut.fragment_len() as usize
+}
+
+/// Encodes one piece of an object with its padding; the fragments come in order. Data is not copied;
+/// parity is computed into a buffer of the pool.
+///
+/// # Errors
+/// There is no memory.
+///
+/// # Panics
+/// With a name of more than 1024 bytes, or an object without its padding.
+pub fn encode_piece(
+    codec: &Codec,
+    label: &Label,
+    padded: &Part,
+    cut: &Cut,
     piece: u32,
-) -> Vec<Fragment> {
+    pool: &Arc<Pool>,
+) -> io::Result<Vec<Fragment>> {
     assert!(label.object.len() <= NAME_MAX, "the name has {} bytes", label.object.len());
-    let (at, len) = (cut.piece_at(piece), cut.piece_len(piece));
-    let payloads = payloads(codec, &object[at as usize..][..len as usize], cut.fragment_len());
-    let numbered = payloads.into_iter().enumerate();
-    numbered.map(|(number, one)| label.fragment(codec, (piece, at, len), number, one)).collect()
-}
-
-fn payloads(codec: &Codec, bytes: &[u8], len: u64) -> Vec<Vec<u8>> {
-    let (layout, len) = (codec.layout(), len as usize);
-    let mut payloads = vec![vec![0; len]; layout.fragments()];
-    for (payload, part) in payloads.iter_mut().zip(bytes.chunks(len)) {
-        payload[..part.len()].copy_from_slice(part);
+    let (layout, len) = (codec.layout(), cut.fragment_len() as usize);
+    let (at, piece_len) = (cut.piece_at(piece), cut.piece_len(piece));
+    let first = at as usize;
+    let data = padded.sub(first..first + layout.data() * len);
+    let mut parity = pool.take((layout.fragments() - layout.data()) * len)?;
+    let mut sums = vec![PayloadSums::new(len); layout.fragments()];
+    {
+        let data: Vec<&[u8]> = data.chunks_exact(len).collect();
+        let mut parity: Vec<&mut [u8]> = parity.chunks_exact_mut(len).collect();
+        codec.encode_seen(&data, &mut parity, &mut |number, stripe| sums[number].add(stripe));
     }
-    let (data, parity) = payloads.split_at_mut(layout.data());
-    let data: Vec<&[u8]> = data.iter().map(Vec::as_slice).collect();
-    let mut parity: Vec<&mut [u8]> = parity.iter_mut().map(Vec::as_mut_slice).collect();
-    codec.encode(&data, &mut parity);
-    payloads
-}
-
-fn erasure_header(codec: &Codec, number: usize, payload: &[u8], piece_len: usize) -> ErasureHeader {
-    let layout = codec.layout();
-    let (index, original_len) = if number < layout.global() {
-        (number, piece_len)
-    } else {
-        let group = layout.group_of(number);
-        let index = codec.row_of(Over::Group(group), number);
-        (index, layout.member_count(group) * payload.len())
+    let parity = Part::from(parity);
+    let payload = |number: usize| match number.checked_sub(layout.data()) {
+        None => data.sub(number * len..(number + 1) * len),
+        Some(number) => parity.sub(number * len..(number + 1) * len),
     };
-    ErasureHeader {
-        index: index as u32,
-        payload_len: payload.len() as u32,
-        original_len: original_len as u64,
-        crc: crc32(payload),
+    let extent = (piece, at, piece_len);
+    let numbered = sums.into_iter().enumerate();
+    Ok(numbered
+        .map(|(number, sums)| label.summed(codec, extent, number, payload(number), sums))
+        .collect())
+}
+
+/// The index of a fragment in its code, and the bytes that the data of this code has.
+fn position(codec: &Codec, number: usize, payload_len: usize, piece_len: usize) -> (usize, usize) {
+    let layout = codec.layout();
+    if number < layout.global() {
+        return (number, piece_len);
     }
+    let group = layout.group_of(number);
+    let index = codec.row_of(Over::Group(group), number);
+    (index, layout.member_count(group) * payload_len)
 }
 
 /// Puts an object together from fragments in any order.
@@ -194,7 +239,7 @@ pub fn decode_object(fragments: Vec<Fragment>) -> Result<Vec<u8>, Unreadable> {
             && payload.len() == len;
         let slot = table.get_mut(header.piece as usize);
         match slot.and_then(|piece| piece.get_mut(usize::from(header.fragment))) {
-            Some(slot) if same => *slot = Some(payload),
+            Some(slot) if same => *slot = Some(payload.into_vec()),
             _ => return Err(Unreadable::Mixed),
         }
     }

@@ -6,19 +6,25 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use format::Malformed;
-use format::osd::wire::{FRAME, Frame};
-use media::Fd;
+use format::log::PAGE;
+use format::osd::wire::{FRAME, Frame, Kind};
+use format::{Malformed, crc32c};
+use media::{Buffer, Fd, Pool};
+use net::wake_at;
 
 use crate::osd::Parts;
+use crate::part::Part;
 
 /// Bytes that are received at once when frames are small.
 const ROOM: usize = 64 << 10;
+/// Bytes that are received at once of what is large; while more are missing nobody is woken for
+/// less. They are in the processor's cache when their checksums are computed.
+const STRETCH: usize = 256 << 10;
 /// A connection gives way to others after so many bytes.
 const TURN_BYTES: usize = 8 << 20;
 /// Pieces of one send.
@@ -32,7 +38,9 @@ pub struct Received {
     /// Its meta, compared with its checksum.
     pub meta: Vec<u8>,
     /// Its data.
-    pub data: Vec<u8>,
+    pub data: Part,
+    /// Of a put: the CRC32C of each whole 4 KiB of its data, computed as they came.
+    pub crcs: Vec<u8>,
 }
 
 impl Received {
@@ -89,7 +97,7 @@ struct Outgoing {
 
 impl Outgoing {
     fn slices(&self) -> impl Iterator<Item = &[u8]> {
-        let parts = self.parts.iter().flat_map(|parts| parts.iter().map(Vec::as_slice));
+        let parts = self.parts.iter().flat_map(|parts| parts.iter().map(|part| &**part));
         let mut skip = self.sent;
         std::iter::once(self.head.as_slice()).chain(parts).filter_map(move |part| {
             let cut = skip.min(part.len());
@@ -97,6 +105,41 @@ impl Outgoing {
             Some(&part[cut..]).filter(|rest| !rest.is_empty())
         })
     }
+}
+
+/// Where the data of a frame comes to.
+#[derive(Debug)]
+enum Body {
+    Plain(Vec<u8>),
+    Pooled(Buffer),
+}
+
+impl Body {
+    fn len(&self) -> usize {
+        match self {
+            Body::Plain(bytes) => bytes.len(),
+            Body::Pooled(buffer) => buffer.len(),
+        }
+    }
+
+    fn bytes(&mut self) -> &mut [u8] {
+        match self {
+            Body::Plain(bytes) => bytes,
+            Body::Pooled(buffer) => buffer,
+        }
+    }
+}
+
+/// A frame whose body has not come entirely.
+#[derive(Debug)]
+struct Partial {
+    frame: Frame,
+    meta: Vec<u8>,
+    data: Body,
+    /// Bytes of the data that have come.
+    filled: usize,
+    /// See [`Received::crcs`].
+    crcs: Vec<u8>,
 }
 
 /// See the top of the file.
@@ -107,12 +150,14 @@ pub struct Wire {
     room: Vec<u8>,
     from: usize,
     to: usize,
-    /// A frame whose body has not come entirely.
-    partial: Option<Received>,
+    partial: Option<Partial>,
     body_max: usize,
     outbox: VecDeque<Outgoing>,
     queued: usize,
     traffic: Arc<Traffic>,
+    pool: Option<Arc<Pool>>,
+    /// With how many bytes the socket counts as readable.
+    wakes_at: usize,
 }
 
 impl Wire {
@@ -123,7 +168,25 @@ impl Wire {
         let (room, outbox) = (vec![0; ROOM], VecDeque::new());
         let (from, to, queued) = (0, 0, 0);
         let traffic = Arc::default();
-        Ok(Self { fd, stream, room, from, to, partial: None, body_max, outbox, queued, traffic })
+        Ok(Self {
+            fd,
+            stream,
+            room,
+            from,
+            to,
+            partial: None,
+            body_max,
+            outbox,
+            queued,
+            traffic,
+            pool: None,
+            wakes_at: 1,
+        })
+    }
+
+    /// Receives large data into buffers of this pool.
+    pub fn receive_into(&mut self, pool: Arc<Pool>) {
+        self.pool = Some(pool);
     }
 
     /// Counts its bytes with those of others.
@@ -164,8 +227,8 @@ impl Wire {
             let mut sent = match (&self.stream).write_vectored(&vector) {
                 Ok(0) => return Err(WireError::Ended),
                 Ok(sent) => sent,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(false),
+                Err(e) if e.kind() == ErrorKind::Interrupted => continue,
                 Err(e) => return Err(WireError::Io(e)),
             };
             self.queued -= sent;
@@ -187,37 +250,60 @@ impl Wire {
     pub fn receive(&mut self, out: &mut Vec<Received>) -> Result<bool, WireError> {
         let mut taken = 0;
         while taken < TURN_BYTES {
-            let large = self.partial.as_ref().is_some_and(Received::is_large);
-            let got = if large { self.receive_data()? } else { self.receive_room()? };
-            let Some(bytes) = got else { return Ok(false) };
+            let large = self.partial.as_ref().is_some_and(Partial::is_large);
+            let (bytes, room) = if large { self.receive_data()? } else { self.receive_room()? };
             taken += bytes;
             self.traffic.received.fetch_add(bytes as u64, Ordering::Relaxed);
             self.take_frames(out)?;
+            if bytes < room {
+                // That was all: asking for more would only be told so.
+                return Ok(false);
+            }
         }
         Ok(true)
     }
 
-    fn receive_room(&mut self) -> Result<Option<usize>, WireError> {
+    /// Bytes that have come, and that there was room for.
+    fn receive_room(&mut self) -> Result<(usize, usize), WireError> {
         if self.from > 0 {
             self.room.copy_within(self.from..self.to, 0);
             (self.from, self.to) = (0, self.to - self.from);
         }
-        let got = (&self.stream).read(&mut self.room[self.to..]);
-        let bytes = outcome(got)?;
-        self.to += bytes.unwrap_or(0);
-        Ok(bytes)
+        let room = self.room.len() - self.to;
+        let bytes = outcome((&self.stream).read(&mut self.room[self.to..]))?;
+        self.to += bytes;
+        Ok((bytes, room))
     }
 
     /// The rest of a large body, to where it is used.
-    fn receive_data(&mut self) -> Result<Option<usize>, WireError> {
-        let Some(partial) = &mut self.partial else { return Ok(None) };
-        let (before, missing) = (partial.data.len(), partial.missing());
-        let got = (&self.stream).take(missing as u64).read_to_end(&mut partial.data);
-        let bytes = partial.data.len() - before;
-        match got {
-            Ok(_) if bytes < missing => Err(WireError::Ended),
-            Err(e) if e.kind() != io::ErrorKind::WouldBlock => Err(WireError::Io(e)),
-            _ => Ok((bytes > 0).then_some(bytes)),
+    fn receive_data(&mut self) -> Result<(usize, usize), WireError> {
+        let Some(partial) = &mut self.partial else { return Ok((0, 1)) };
+        let room = partial.missing().min(STRETCH);
+        let got = (&self.stream).read(&mut partial.data.bytes()[partial.filled..][..room]);
+        let bytes = outcome(got)?;
+        partial.filled += bytes;
+        partial.sum();
+        if !partial.is_large() {
+            self.wake_at(1);
+        } else if bytes < room {
+            let worthwhile = partial.missing().min(STRETCH);
+            self.wake_at(worthwhile);
+        }
+        Ok((bytes, room))
+    }
+
+    /// The socket counts as readable with so many bytes.
+    fn wake_at(&mut self, bytes: usize) {
+        if self.wakes_at != bytes {
+            self.wakes_at = bytes;
+            wake_at(&self.fd, bytes);
+        }
+    }
+
+    fn body(&self, len: usize) -> Result<Body, WireError> {
+        match &self.pool {
+            Some(pool) if len > ROOM => Ok(Body::Pooled(pool.take(len).map_err(WireError::Io)?)),
+            _ => Ok(Body::Plain(vec![0; len])),
         }
     }
 
@@ -231,30 +317,52 @@ impl Wire {
                 }
                 self.from += FRAME;
                 let meta = Vec::with_capacity(frame.meta as usize);
-                let data = Vec::with_capacity(frame.data as usize);
-                self.partial = Some(Received { frame, meta, data });
+                let data = self.body(frame.data as usize)?;
+                let clusters = if frame.kind == Kind::Put { data.len() / PAGE } else { 0 };
+                let crcs = Vec::with_capacity(clusters * 4);
+                self.partial = Some(Partial { frame, meta, data, filled: 0, crcs });
             }
             let Some(partial) = &mut self.partial else { return Ok(()) };
             let there = &self.room[self.from..self.to];
             let meta = there.len().min(partial.frame.meta as usize - partial.meta.len());
             partial.meta.extend_from_slice(&there[..meta]);
             let there = &there[meta..];
-            let data = there.len().min(partial.frame.data as usize - partial.data.len());
-            partial.data.extend_from_slice(&there[..data]);
+            let data = there.len().min(partial.frame.data as usize - partial.filled);
+            partial.data.bytes()[partial.filled..partial.filled + data]
+                .copy_from_slice(&there[..data]);
+            partial.filled += data;
+            partial.sum();
             self.from += meta + data;
             if partial.missing() > 0 {
                 return Ok(());
             }
-            let Some(whole) = self.partial.take() else { return Ok(()) };
-            whole.frame.check_meta(&whole.meta).map_err(WireError::Malformed)?;
-            out.push(whole);
+            let Some(Partial { frame, meta, data, crcs, .. }) = self.partial.take() else {
+                return Ok(());
+            };
+            frame.check_meta(&meta).map_err(WireError::Malformed)?;
+            let data = match data {
+                Body::Plain(bytes) => bytes.into(),
+                Body::Pooled(buffer) => buffer.into(),
+            };
+            out.push(Received { frame, meta, data, crcs });
         }
     }
 }
 
-impl Received {
+impl Partial {
     fn missing(&self) -> usize {
-        self.frame.body() - self.meta.len() - self.data.len()
+        self.frame.body() - self.meta.len() - self.filled
+    }
+
+    /// Computes the checksums of what has come, while it is in the processor's cache.
+    fn sum(&mut self) {
+        if self.frame.kind != Kind::Put {
+            return;
+        }
+        let from = self.crcs.len() / 4 * PAGE;
+        for cluster in self.data.bytes()[from..self.filled].chunks_exact(PAGE) {
+            self.crcs.extend(crc32c(cluster).to_le_bytes());
+        }
     }
 
     /// Whether only data is missing, and much of it.
@@ -263,12 +371,12 @@ impl Received {
     }
 }
 
-fn outcome(got: io::Result<usize>) -> Result<Option<usize>, WireError> {
+fn outcome(got: io::Result<usize>) -> Result<usize, WireError> {
     match got {
         Ok(0) => Err(WireError::Ended),
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(None),
-        Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(Some(0)),
+        Ok(bytes) => Ok(bytes),
+        // Whoever polls is told at once of what is there after an interruption.
+        Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(0),
         Err(e) => Err(WireError::Io(e)),
     }
 }
@@ -278,7 +386,7 @@ mod tests {
     use std::net::TcpListener;
     use std::sync::Arc;
 
-    use format::osd::wire::Kind;
+    use format::fragment::payload_crcs;
 
     use super::*;
 
@@ -293,14 +401,17 @@ mod tests {
     #[test]
     fn frames_of_all_sizes_arrive_as_they_were_sent() {
         let (mut ours, mut theirs) = pair();
+        let pool = Pool::new(64 << 20);
+        theirs.receive_into(pool.clone());
         let mut sent = Vec::new();
         for (number, len) in [0, 1, 4096, 70_000, 9 << 20, 5, 3 << 20].into_iter().enumerate() {
             let meta = vec![number as u8; number * 1000];
             let data: Vec<u8> = (0..len).map(|at| (at * 7 + number) as u8).collect();
             let frame = Frame::new(Kind::Put, number as u64, &meta, len);
             let (a, b) = data.split_at(len / 3);
-            ours.send(&frame, &meta, Some(Arc::new(vec![a.to_vec(), b.to_vec()])));
-            sent.push(Received { frame, meta, data });
+            ours.send(&frame, &meta, Some(Arc::new(vec![a.to_vec().into(), b.to_vec().into()])));
+            let crcs = payload_crcs(&data[..len / PAGE * PAGE]);
+            sent.push(Received { frame, meta, data: data.into(), crcs });
         }
         let mut received = Vec::new();
         while received.len() < sent.len() {
@@ -308,6 +419,8 @@ mod tests {
             theirs.receive(&mut received).unwrap();
         }
         assert_eq!(received, sent);
+        received.clear();
+        assert!(pool.kept() > 9 << 20, "{}", pool.kept());
         assert_eq!(ours.queued(), 0);
         drop(ours);
         assert!(matches!(theirs.receive(&mut received), Err(WireError::Ended)));

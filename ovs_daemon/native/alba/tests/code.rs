@@ -102,7 +102,8 @@ fn encode(codec: &Codec, object: &str, bytes: &[u8], fragment_size: u64) -> Vec<
     let object_len = bytes.len() as u64;
     let acknowledge = codec.layout().data() as u8 + 1;
     let label = Label { object, object_len, acknowledge, generation: 3, sealed: false };
-    encode_object(codec, &label, bytes, &Cut::new(codec.layout(), object_len, fragment_size))
+    let cut = Cut::new(codec.layout(), object_len, fragment_size);
+    encode_object(codec, &label, bytes, &cut).unwrap()
 }
 
 #[test]

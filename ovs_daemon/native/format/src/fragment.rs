@@ -320,6 +320,35 @@ pub fn payload_crcs(payload: &[u8]) -> Vec<u8> {
     crcs
 }
 
+/// Both kinds of checksums of a payload that comes in stretches, while each is in the processor's
+/// cache.
+#[derive(Clone, Debug)]
+pub struct PayloadSums {
+    crcs: Vec<u8>,
+    whole: crc_fast::Digest,
+}
+
+impl PayloadSums {
+    /// For a payload of so many bytes.
+    pub fn new(payload_len: usize) -> Self {
+        let whole = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32IsoHdlc);
+        Self { crcs: Vec::with_capacity(payload_len.div_ceil(PAGE) * 4), whole }
+    }
+
+    /// The next stretch: whole 4 KiB, unless it is the last.
+    pub fn add(&mut self, stretch: &[u8]) {
+        for cluster in stretch.chunks(PAGE) {
+            self.crcs.extend(crc32c(cluster).to_le_bytes());
+        }
+        self.whole.update(stretch);
+    }
+
+    /// [`payload_crcs`] and [`crc32`] of all of it.
+    pub fn finish(self) -> (Vec<u8>, u32) {
+        (self.crcs, self.whole.finalize() as u32)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -363,6 +392,16 @@ mod tests {
         assert_eq!(plain[18..20], [0, 0]);
         let sealed = StoredFragment { sealed: true, ..fragment() };
         assert_eq!(StoredFragment::decode(&sealed.encode()), Ok(sealed));
+    }
+
+    #[test]
+    fn sums_of_stretches_are_those_of_the_whole() {
+        let payload: Vec<u8> = (0..20 * PAGE + 9).map(|at| (at * 11 + at / 999) as u8).collect();
+        for stretch in [PAGE, 4 * PAGE, 7 * PAGE, 40 * PAGE] {
+            let mut sums = PayloadSums::new(payload.len());
+            payload.chunks(stretch).for_each(|one| sums.add(one));
+            assert_eq!(sums.finish(), (payload_crcs(&payload), crc32(&payload)));
+        }
     }
 
     #[test]

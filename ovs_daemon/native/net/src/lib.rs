@@ -24,4 +24,4 @@ pub use listen::{ListenError, UnixSocket, listen_tcp, peer_name, send_now, tune_
 pub use random::random_name;
 pub use signal::Signals;
 pub use stream::{Stream, send_parts_now};
-pub use tcp::{PIECES_MAX, send_all_now, tcp_socket, tune_peer};
+pub use tcp::{PIECES_MAX, send_all_now, tcp_socket, tune_peer, wake_at};

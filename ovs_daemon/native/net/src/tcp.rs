@@ -39,6 +39,12 @@ pub fn tune_peer(fd: &Fd) {
     set_option(fd, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, SILENCE_MS);
 }
 
+/// From now on the socket counts as readable when so many bytes are there, or when it is over, or
+/// no more fit: who waits for much is not woken for little.
+pub fn wake_at(fd: &Fd, bytes: usize) {
+    set_option(fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT, bytes as i32);
+}
+
 /// Sends as much of the slices, in order, as the socket takes without waiting; 0: nothing now. At
 /// most [`PIECES_MAX`] slices.
 pub fn send_all_now(fd: &Fd, slices: &[Slice]) -> io::Result<usize> {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use alba::codec::{Asked, encode_answer};
-use alba::folder::{FolderOsd, check_file};
+use alba::folder::{FolderOsd, Located, check_file};
 use alba::osd::{Answer, Parts, Request};
 use alba::{BackendError, Cause, Put};
 use net::Bell;
@@ -20,8 +20,8 @@ const BATCH_BYTES: usize = 256 << 20;
 /// Bytes of fragments that may wait for the disk; more are refused, and go to others.
 const WAITING_BYTES_MAX: usize = 1 << 30;
 
-/// Reads of so many bytes may be done by the thread that owns the sockets, without a device.
-const AT_ONCE_MAX: u32 = 64 << 10;
+/// Reads of so many bytes are done by the thread that owns the sockets, if their file is open.
+pub(crate) const AT_ONCE_MAX: u32 = 64 << 10;
 
 /// A request on its way to a disk or back.
 #[derive(Debug)]
@@ -113,7 +113,7 @@ pub struct Disk {
 
 fn bytes_of(asked: &Asked) -> usize {
     match &asked.request {
-        Request::Put { parts, .. } => parts.iter().map(Vec::len).sum(),
+        Request::Put { parts, .. } => parts.iter().map(|part| part.len()).sum(),
         _ => 0,
     }
 }
@@ -141,14 +141,13 @@ impl Disk {
         &self.shared.osd
     }
 
-    /// The answer to a small read of what is in memory: it needs none of the threads.
-    pub fn answer_at_once(&self, asked: &Asked, tag: u64) -> Option<alba::codec::Outgoing> {
+    /// Where what a small read asks for is in a file; `None`: the threads have to look.
+    pub(crate) fn locate(&self, asked: &Asked) -> Option<Located> {
         let Request::Get { path, payload_len, offset, len } = &asked.request else { return None };
-        if *len > AT_ONCE_MAX || self.shared.osd.check_path(&asked.request).is_err() {
+        if *len == 0 || *len > AT_ONCE_MAX || self.shared.osd.check_path(&asked.request).is_err() {
             return None;
         }
-        let bytes = self.shared.osd.get_cached(path, *payload_len, *offset, *len)?;
-        Some(encode_answer(asked, Ok(Answer::Bytes(bytes)), tag))
+        self.shared.osd.locate(path, *payload_len, *offset, *len)
     }
 
     /// Takes a request; its answer comes to the outbox.
@@ -214,7 +213,7 @@ impl Shared {
 
     fn store(&self, batch: Vec<Job>) -> Vec<Done> {
         let checked: Vec<Result<(String, Parts), BackendError>> =
-            batch.iter().map(|job| fragment_of(&self.osd, &job.asked.request)).collect();
+            batch.iter().map(|job| fragment_of(&self.osd, &job.asked)).collect();
         let puts: Vec<(String, Parts)> =
             checked.iter().filter_map(|one| one.as_ref().ok().cloned()).collect();
         let mut stored = self.osd.put_all(&puts).into_iter();
@@ -259,12 +258,14 @@ impl Shared {
 
 /// The file of a put, if it is a whole fragment of the name that it shall have: what was damaged on
 /// its way is not stored.
-fn fragment_of(osd: &FolderOsd, request: &Request) -> Result<(String, Parts), BackendError> {
+fn fragment_of(osd: &FolderOsd, asked: &Asked) -> Result<(String, Parts), BackendError> {
+    let request = &asked.request;
     osd.check_path(request)?;
     let Request::Put { path, parts } = request else {
         return Err(request.error(Cause::Failed, "it is no put"));
     };
-    let whole: &[u8] = parts.first().map_or(&[], Vec::as_slice);
-    check_file(path, whole).map_err(|e| request.error(Cause::Corrupt, e.to_string()))?;
+    let whole: &[u8] = parts.first().map_or(&[], |part| part);
+    check_file(path, whole, &asked.crcs)
+        .map_err(|e| request.error(Cause::Corrupt, e.to_string()))?;
     Ok((path.clone(), parts.clone()))
 }

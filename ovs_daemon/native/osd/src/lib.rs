@@ -9,6 +9,7 @@
 pub mod disk;
 #[cfg(test)]
 mod mend_tests;
+mod reads;
 mod server;
 mod session;
 #[cfg(test)]

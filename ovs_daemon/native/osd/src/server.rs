@@ -11,14 +11,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{JoinHandle, sleep};
 use std::time::Duration;
 
-use alba::codec::decode_request;
+use alba::codec::{decode_request, encode_answer};
 use alba::folder::FolderOsd;
+use alba::osd::Answer;
+use alba::part::Part;
 use alba::wire::{Received, WireError};
 use format::osd::wire::{Frame, Kind, NONCE};
-use media::{Event, Fd, Ring, Wait};
+use media::{Event, Fd, Pool, Ring, Wait};
 use net::{ClusterKey, ListenError, Signals, listen_tcp, tune_peer};
 
 use crate::disk::{Disk, Job, Outbox};
+use crate::reads::{Begun, Finished, Reads};
 use crate::session::{Connection, House};
 
 const ACCEPT: u64 = 1 << 48;
@@ -26,7 +29,11 @@ const READ: u64 = 2 << 48;
 const WRITE: u64 = 3 << 48;
 const BELL: u64 = 4 << 48;
 const SIGNAL: u64 = 5 << 48;
+const DISK: u64 = 6 << 48;
 const KIND: u64 = 0xff << 48;
+const MEMORY: &str = "look for memory limits of the service";
+/// Bytes of buffers that are kept for the next fragments.
+const KEEP: usize = 64 << 20;
 const LISTEN_TRIES: u32 = 100;
 const LISTEN_PAUSE: Duration = Duration::from_millis(50);
 
@@ -74,10 +81,13 @@ pub struct Server {
     /// Cluster and number of each disk.
     names: Vec<([u8; 16], [u8; 16])>,
     disks: Vec<Disk>,
+    reads: Reads,
     outbox: Arc<Outbox>,
     connections: HashMap<u32, Connection>,
     next: u32,
     received: Vec<Received>,
+    /// For fragments that come.
+    pool: Arc<Pool>,
     log: fn(&str),
 }
 
@@ -136,6 +146,7 @@ impl Server {
         })?;
         ring.accept(&listener, ACCEPT);
         outbox.bell().listen(&mut ring, BELL);
+        let reads = Reads::new(DISK).map_err(|e| Fatal::new("get memory", e, MEMORY))?;
         Ok(Self {
             ring,
             listener,
@@ -143,10 +154,12 @@ impl Server {
             key: setup.key.clone(),
             names,
             disks,
+            reads,
             outbox,
             connections: HashMap::new(),
             next: 1,
             received: Vec::new(),
+            pool: Pool::new(KEEP),
             log,
         })
     }
@@ -185,15 +198,15 @@ impl Server {
 
     /// One turn of the loop; true: a signal has come.
     fn turn(&mut self, events: &mut Vec<Event>) -> Result<bool, Fatal> {
-        let memory = "look for memory limits of the service";
         let turned = self.ring.turn(Wait::Forever, events);
-        turned.map_err(|e| Fatal::new("wait for events", e, memory))?;
+        turned.map_err(|e| Fatal::new("wait for events", e, MEMORY))?;
         let mut signalled = false;
         for event in events.drain(..) {
             let number = event.token as u32;
             match event.token & KIND {
                 ACCEPT => self.accepted(&event),
                 READ => self.readable(number),
+                DISK => self.disk_read(&event),
                 WRITE => {
                     if let Some(connection) = self.connections.get_mut(&number) {
                         connection.writing = false;
@@ -216,7 +229,7 @@ impl Server {
         self.ring.accept(&self.listener, ACCEPT);
         let made = fd.and_then(|fd| {
             tune_peer(&fd);
-            Connection::new(fd)
+            Connection::new(fd, &self.pool)
         });
         match made {
             Ok(connection) => {
@@ -270,22 +283,39 @@ impl Server {
         let asked = decode_request(received).map_err(|e| e.to_string())?;
         let here = self.names.iter().position(|(_, name)| *name == osd);
         let disk = here.and_then(|disk| self.disks.get(disk)).ok_or("no such OSD")?;
-        match disk.answer_at_once(&asked, tag) {
-            Some((frame, meta, parts)) => {
+        let (here, job) = (here.unwrap_or(0), Job { connection: number, tag, asked });
+        match self.reads.begin(&mut self.ring, (here, disk), job) {
+            Begun::Not(job) => disk.ask(job),
+            Begun::Started => {}
+            Begun::Over(job, bytes) => {
                 if connection.performed(tag, &house)? {
-                    connection.wire.send(&frame, &meta, parts);
+                    let answer = encode_answer(&job.asked, Ok(Answer::Bytes(bytes)), tag);
+                    connection.wire.send(&answer.0, &answer.1, answer.2);
                 }
             }
-            None => disk.ask(Job { connection: number, tag, asked }),
         }
         Ok(())
+    }
+
+    /// An operation of a small read is over.
+    fn disk_read(&mut self, event: &Event) {
+        let Some(Finished { job, disk, bytes }) = self.reads.done(event) else { return };
+        let Some(bytes) = bytes else { return self.disks[disk].ask(job) };
+        let Some(connection) = self.connections.get_mut(&job.connection) else { return };
+        let house = House { key: &self.key, osds: &self.names, random: nonce };
+        if connection.performed(job.tag, &house) == Ok(true) {
+            let (frame, meta, parts) = encode_answer(&job.asked, Ok(Answer::Bytes(bytes)), job.tag);
+            connection.wire.send(&frame, &meta, parts);
+            self.flush(job.connection);
+        }
     }
 
     /// Says which OSDs of the cluster are here.
     fn claims(&mut self, number: u32, tag: u64) -> Result<(), String> {
         let pages = self.disks.iter().map(|disk| disk.osd().claimed().encode().to_vec());
-        let parts: Vec<Vec<u8>> = pages.collect();
-        let frame = Frame::new(Kind::Bytes, tag, b"", parts.iter().map(Vec::len).sum());
+        let parts: Vec<Part> = pages.map(Part::from).collect();
+        let bytes = parts.iter().map(|part| part.len()).sum();
+        let frame = Frame::new(Kind::Bytes, tag, b"", bytes);
         let Some(connection) = self.connections.get_mut(&number) else { return Ok(()) };
         let house = House { key: &self.key, osds: &self.names, random: nonce };
         if connection.performed(tag, &house)? {

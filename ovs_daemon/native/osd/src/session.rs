@@ -1,10 +1,12 @@
 //! A connection of the server: performs what `machines::osd::Session` decides.
 
+use std::sync::Arc;
+
 use format::osd::wire::{
     Challenge, DATA_MAX, Frame, Hello, Kind, META_MAX, NONCE, Reason, Side, VERSION,
 };
 use machines::osd::{Action, Message, Session};
-use media::{Fd, Ring};
+use media::{Fd, Pool, Ring};
 use net::ClusterKey;
 
 use alba::wire::{Received, Wire};
@@ -34,10 +36,12 @@ pub(crate) struct House<'a> {
 }
 
 impl Connection {
-    pub(crate) fn new(fd: Fd) -> std::io::Result<Self> {
+    pub(crate) fn new(fd: Fd, pool: &Arc<Pool>) -> std::io::Result<Self> {
         let peer = net::peer_name(&fd);
+        let mut wire = Wire::new(fd, GREETING_MAX)?;
+        wire.receive_into(pool.clone());
         Ok(Self {
-            wire: Wire::new(fd, GREETING_MAX)?,
+            wire,
             peer,
             session: Session::default(),
             hello: None,

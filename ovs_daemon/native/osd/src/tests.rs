@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use alba::cluster::{OsdAddress, Place};
 use alba::folder::{FolderOsd, read_claim};
-use alba::osd::{Osd, Request};
+use alba::osd::{Osd, Request, bytes_of};
 use alba::preset::Preset;
 use alba::remote::{Fleet, Link, roll};
 use alba::{Backend, Cause, Cluster, Put};
@@ -289,7 +289,7 @@ fn only_whole_fragments_are_stored_and_paths_lead_nowhere_else() {
     let file = fs::read(lab.folder(0).join(format!("a/b.obj/{name}"))).unwrap();
     let path = |object: &str| format!("{object}.obj/{name}");
     let put = |path: String, bytes: Vec<u8>| {
-        osd.call(Request::Put { path, parts: std::sync::Arc::new(vec![bytes]) }).unwrap_err()
+        osd.call(Request::Put { path, parts: std::sync::Arc::new(vec![bytes.into()]) }).unwrap_err()
     };
     assert_eq!(put(path("a/c"), file.clone()).cause, Cause::Corrupt);
     for at in (0..file.len()).step_by(501) {
@@ -310,6 +310,44 @@ fn only_whole_fragments_are_stored_and_paths_lead_nowhere_else() {
 }
 
 #[test]
+fn more_small_reads_than_there_is_room_for_are_all_answered() {
+    let lab = Lab::new("reads");
+    let fleet = Fleet::start(lab.link()).unwrap();
+    let claim = read_claim(&lab.folder(0)).unwrap().unwrap();
+    let osd: &dyn Osd = &fleet.add(claim, lab.addresses[0]);
+    let cluster = lab.open();
+    put(&cluster, "a/b", &content(1, 3_000_000)).unwrap();
+    let name = osd.fragments("a/b").unwrap()[0];
+    let payload_len = osd.header("a/b", &name).unwrap().payload_len() as u64;
+    let path = format!("a/b.obj/{name}");
+    // What was written past the page cache comes from the device first, and then from memory.
+    let (length, mut rounds) = (4096 * 2, Vec::new());
+    for _ in 0..2 {
+        let (sender, hear) = std::sync::mpsc::channel();
+        let places = (0..payload_len - length).step_by(4096);
+        for offset in (0..10).flat_map(|_| places.clone()) {
+            let len = length as u32;
+            let get = Request::Get { path: path.clone(), payload_len, offset, len };
+            let sender = sender.clone();
+            let reply = move |answer| drop(sender.send((offset, bytes_of(answer))));
+            osd.start(get, Box::new(reply));
+        }
+        drop(sender);
+        rounds.push(hear.iter().collect::<Vec<_>>());
+    }
+    let file = fs::read(lab.folder(0).join(&path)).unwrap();
+    for answers in rounds {
+        assert!(answers.len() > 128, "{}", answers.len());
+        for (offset, bytes) in answers {
+            let expected = &file[4096 + offset as usize..][..length as usize];
+            assert!(bytes.unwrap() == expected, "{offset}");
+        }
+    }
+    let beyond = Request::Get { path, payload_len, offset: payload_len, len: 4096 };
+    assert!(osd.call(beyond).unwrap_err().why.contains("no fragment has such a range"));
+}
+
+#[test]
 fn a_full_disk_refuses_puts_and_goes_on_with_the_rest() {
     let mut lab = Lab::new("full");
     let cluster = lab.open();
@@ -324,7 +362,7 @@ fn a_full_disk_refuses_puts_and_goes_on_with_the_rest() {
     assert_eq!(osd.space().unwrap().1, 0);
     let name = osd.fragments("a/1").unwrap()[0];
     let file = fs::read(lab.folder(3).join(format!("a/1.obj/{name}"))).unwrap();
-    let error = osd.put("a/1", &name, std::sync::Arc::new(vec![file])).unwrap_err();
+    let error = osd.put("a/1", &name, std::sync::Arc::new(vec![file.into()])).unwrap_err();
     assert_eq!(error.cause, Cause::NoSpace, "{error}");
     assert!(osd.header("a/1", &name).is_ok());
     osd.delete("a/1", &name).unwrap();

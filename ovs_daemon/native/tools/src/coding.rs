@@ -78,7 +78,7 @@ pub(crate) fn encode(words: &[String]) -> Result<(), String> {
     let acknowledge = codec.layout().data() as u8 + 1;
     let label = Label { object: &name, object_len, acknowledge, generation: 0, sealed: false };
     let cut = Cut::new(codec.layout(), object_len, order.fragment_size);
-    for fragment in encode_object(&codec, &label, &object, &cut) {
+    for fragment in encode_object(&codec, &label, &object, &cut).map_err(|e| e.to_string())? {
         let header = &fragment.header;
         let path = folder.join(&format!("{:08x}.{:02}", header.piece, header.fragment));
         write(&path, &fragment.encode())?;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Shelf, put_all};
 use crate::Put;
+use crate::part::Part;
 
 /// A file: what it holds, and whether that is durable.
 #[derive(Clone, Debug, Default)]
@@ -56,14 +57,14 @@ impl Shelf for Twin {
         self.state.borrow().names.contains_key(path)
     }
 
-    fn write(&self, temporary: &Path, parts: &[Vec<u8>]) -> io::Result<usize> {
+    fn write(&self, temporary: &Path, parts: &[Part]) -> io::Result<usize> {
         let number = self.change(|state| {
             state.inodes.push(Inode::default());
             let number = state.inodes.len() - 1;
             state.names.insert(temporary.to_owned(), number);
             number
         });
-        self.change(|state| state.inodes[number].bytes = parts.concat());
+        self.change(|state| state.inodes[number].bytes = concat(parts));
         Ok(number)
     }
 
@@ -135,13 +136,17 @@ fn aftermaths(state: &State) -> Vec<BTreeMap<PathBuf, Vec<u8>>> {
 
 const PUTS: [&str; 4] = ["a/1", "b/2", "a/3", "a/1"];
 
-fn parts(number: usize) -> Vec<Vec<u8>> {
-    vec![vec![number as u8 + 1; 3], vec![9]]
+fn concat(parts: &[Part]) -> Vec<u8> {
+    parts.iter().flat_map(|part| part.to_vec()).collect()
+}
+
+fn parts(number: usize) -> Vec<Part> {
+    vec![vec![number as u8 + 1; 3].into(), vec![9].into()]
 }
 
 fn run(twin: &Twin) -> Vec<crate::Result<Put>> {
-    let content: Vec<Vec<Vec<u8>>> = (0..PUTS.len()).map(parts).collect();
-    let puts: Vec<(&str, &[Vec<u8>])> =
+    let content: Vec<Vec<Part>> = (0..PUTS.len()).map(parts).collect();
+    let puts: Vec<(&str, &[Part])> =
         PUTS.iter().zip(&content).map(|(name, parts)| (*name, parts.as_slice())).collect();
     put_all(twin, &puts)
 }
@@ -159,7 +164,7 @@ fn after_a_loss_of_power_a_put_is_whole_or_not_there() {
                 let number = PUTS.iter().position(|name| path == Path::new(name));
                 // Leftovers have hidden names and may hold anything.
                 let Some(number) = number else { continue };
-                assert_eq!(*bytes, parts(number).concat(), "{} in {state:?}", path.display());
+                assert_eq!(*bytes, concat(&parts(number)), "{} in {state:?}", path.display());
                 seen += 1;
             }
         }

@@ -82,7 +82,9 @@ fn fragments_of_puts_that_were_cut_off_go_when_they_are_old() {
 /// A fragment that was computed wrongly, say by a host with bad memory: its checksums are right.
 fn falsify(bytes: &[u8]) -> Vec<u8> {
     let mut fragment = Fragment::decode(bytes).unwrap();
-    fragment.payload[9] ^= 1;
+    let mut payload = fragment.payload.to_vec();
+    payload[9] ^= 1;
+    fragment.payload = payload.into();
     fragment.crcs = payload_crcs(&fragment.payload);
     fragment.header.crcs_crc = crc32c(&fragment.crcs);
     fragment.header.erasure.crc = crc32(&fragment.payload);

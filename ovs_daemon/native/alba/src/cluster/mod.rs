@@ -30,6 +30,7 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use machines::alba::{Disk, Layout};
+use media::Pool;
 
 use crate::code::Codec;
 use crate::osd::{Answer, OBJECT, Osd, Request};
@@ -46,6 +47,8 @@ pub use stored::Stored;
 pub use survey::Survey;
 use uses::Use;
 
+/// Bytes of buffers that are kept for the next uploads: two objects of 64 MiB, and parity.
+const KEEP: usize = 192 << 20;
 /// Objects whose places are remembered.
 const FOUND_MAX: usize = 4096;
 
@@ -66,6 +69,8 @@ pub struct Cluster {
     /// The folders that could not be opened, and why.
     missing: Vec<(PathBuf, BackendError)>,
     remotes: Mutex<Remotes>,
+    /// For objects that are being put.
+    pool: Arc<Pool>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -135,6 +140,7 @@ impl Cluster {
             read: Mutex::default(),
             missing,
             remotes: Mutex::new(Remotes::new(link)?),
+            pool: Pool::new(KEEP),
         };
         cluster.set_servers(&servers)?;
         cluster.learn_uses();
@@ -243,7 +249,10 @@ impl Backend for Cluster {
 
     fn delete(&self, name: &str) -> Result<()> {
         self.forget(name);
-        self.delete_everywhere(name)
+        let done = self.delete_everywhere(name);
+        // Whoever looked meanwhile may have remembered what was still there.
+        self.forget(name);
+        done
     }
 
     fn delete_folder(&self, folder: &str) -> Result<()> {

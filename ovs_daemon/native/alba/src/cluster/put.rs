@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 
 use format::fragment::NAME_MAX;
 use machines::alba::{Cut, Policy, Verdict, mix, place};
+use media::Buffer;
 
 use crate::osd::{Answer, Request, fragment_path};
-use crate::pieces::{Fragment, Label, encode_piece};
+use crate::part::Part;
+use crate::pieces::{Fragment, Label, encode_piece, padded_len};
 use crate::preset::Preset;
 use crate::{BackendError, Cause, Put, Result, Sink};
 
@@ -27,13 +29,20 @@ pub(super) struct Enough {
     pub(super) are: usize,
 }
 
-struct Memory(Vec<u8>);
+/// An object, until its pieces are coded.
+struct Memory<'a> {
+    name: &'a str,
+    bytes: Buffer,
+}
 
-impl Sink for Memory {
+impl Sink for Memory<'_> {
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.0.extend_from_slice(bytes);
-        Ok(())
+        self.bytes.append(bytes).map_err(|e| no_memory(self.name, &e))
     }
+}
+
+fn no_memory(name: &str, why: &std::io::Error) -> BackendError {
+    failed("store", name, format!("there is no memory for it: {why}"))
 }
 
 /// The number by which an object is placed.
@@ -73,18 +82,25 @@ impl Cluster {
         let [a, b, c, d, ..] = random_id().map_err(|e| failed("store", name, e.to_string()))?;
         let drawn = u32::from_le_bytes([a, b, c, d]);
         let generation = next_generation(latest.unwrap_or(0), drawn);
-        let mut object = Memory(Vec::new());
+        // A SCO's object is a little larger than its data.
+        let expected = preset.sco_size + preset.sco_size / 128;
+        let bytes = self.pool.take_empty(expected as usize).map_err(|e| no_memory(name, &e))?;
+        let mut object = Memory { name, bytes };
         fill(&mut object)?;
-        let (policy, osds) = self.prepare(name, object.0.len() as u64, preset)?;
-        let cut = Cut::new(policy.layout(), object.0.len() as u64, preset.fragment_size);
+        let mut object = object.bytes;
+        let object_len = object.len() as u64;
+        let (policy, osds) = self.prepare(name, object_len, preset)?;
+        let cut = Cut::new(policy.layout(), object_len, preset.fragment_size);
+        let codec = self.codec(*policy.layout());
+        object.resize(padded_len(&codec, &cut)).map_err(|e| no_memory(name, &e))?;
         let label = Label {
             object: name,
-            object_len: object.0.len() as u64,
+            object_len,
             acknowledge: policy.acknowledge() as u8,
             generation,
             sealed,
         };
-        let stored = self.store(&label, &object.0, &cut, &policy, &osds);
+        let stored = self.store(&label, &object.into(), &cut, &policy, &osds);
         let stored = stored.and_then(|()| in_time(name, generation, began));
         if stored.is_err() {
             self.take_back(name, generation);
@@ -164,7 +180,7 @@ impl Cluster {
     fn store(
         &self,
         label: &Label,
-        object: &[u8],
+        padded: &Part,
         cut: &Cut,
         policy: &Policy,
         osds: &[usize],
@@ -175,7 +191,8 @@ impl Cluster {
         for piece in 0..cut.pieces() {
             let placed = place(policy, &disks, number_of(name, piece));
             let placed = placed.map_err(|why| failed("store", name, why.to_string()))?;
-            let fragments = encode_piece(&codec, label, object, cut, piece);
+            let fragments = encode_piece(&codec, label, padded, cut, piece, &self.pool);
+            let fragments = fragments.map_err(|e| no_memory(name, &e))?;
             let jobs = placed.iter().map(|disk| osds[*disk]).zip(fragments).collect();
             let enough = Enough { of: policy.layout().global(), are: policy.acknowledge() };
             let outcomes = self.store_all(name, jobs, enough);

@@ -282,7 +282,7 @@ fn what_is_stored_where_the_disk_was_is_not_acknowledged() {
     let bytes = fs::read(path.join(format!("a.obj/{file}"))).unwrap();
     fs::rename(&path, path.with_extension("away")).unwrap();
     fs::create_dir_all(&path).unwrap();
-    let outcome = cluster.osd(osd).put("a", &file, Arc::new(vec![bytes]));
+    let outcome = cluster.osd(osd).put("a", &file, Arc::new(vec![bytes.into()]));
     assert!(outcome.unwrap_err().to_string().contains("claim is gone"));
     let record = Request::PutRecord { name: "record".to_owned(), text: b"{}".to_vec() };
     cluster.osd(osd).call(record).unwrap_err();

@@ -111,7 +111,7 @@ impl fmt::Debug for Peer {
 
 fn bytes_of(request: &Request) -> usize {
     match request {
-        Request::Put { parts, .. } => parts.iter().map(Vec::len).sum(),
+        Request::Put { parts, .. } => parts.iter().map(|part| part.len()).sum(),
         _ => 0,
     }
 }

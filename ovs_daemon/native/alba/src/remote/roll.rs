@@ -51,7 +51,7 @@ fn next(stream: &mut Stream) -> Result<Received, RollError> {
     stream.read_exact(&mut meta)?;
     stream.read_exact(&mut data)?;
     frame.check_meta(&meta).map_err(odd)?;
-    let received = Received { frame, meta, data };
+    let received = Received { frame, meta, data: data.into(), crcs: Vec::new() };
     if frame.kind == Kind::Refused {
         return Err(RollError(refusal(&received)));
     }
