@@ -298,7 +298,8 @@ fn main() {
     assert_eq!(between, outside, "what a repair says of itself, and what was on the wire");
     println!(
         "RESULT {{\"upload_us_per_mib\":{upload_us:.0},\"upload_vs_limit\":{:.2},\
-         \"partial_read_device_us\":{device_us:.1},\"partial_read_server_us\":{server_us:.1},\"partial_read_requests\":{:.3},\
+         \"partial_read_device_us\":{device_us:.1},\
+         \"partial_read_server_us\":{server_us:.1},\"partial_read_requests\":{:.3},\
          \"degraded_read_requests\":{:.3},\"degraded_read_bytes\":{read:.0},\
          \"degraded_read_cross_domain_bytes\":{far},\"repair_cross_domain_bytes\":{outside}}}",
         upload_us / limit_us,
