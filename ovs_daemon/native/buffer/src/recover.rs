@@ -162,6 +162,28 @@ pub fn recover(
     Ok(out)
 }
 
+/// A file that was begun in a later epoch than what the backend has of its SCO is of: SCO, epoch of
+/// the file, and that of the backend, which `stored` says. A former owner then stored it after
+/// another had gone on in its place.
+pub fn begun_later(
+    files: &dyn Files,
+    dir: &str,
+    log: &Uuid,
+    stored: &dyn Fn(u32) -> Option<u64>,
+) -> Result<Option<(u32, u64, u64)>, FileError> {
+    for (name, len) in files.list(dir)? {
+        let Some(sco) = parse_file_name(&name).filter(|_| len >= PAGE as u64) else { continue };
+        let Some(epoch) = stored(sco) else { continue };
+        let first = FileReader { files, path: format!("{dir}/{name}"), log, sco }.page(0)?;
+        let link = decode_sco_header(&first).ok().map(|(link, _)| link);
+        let link = link.filter(|link| link.log == *log && link.sco == sco);
+        if let Some(link) = link.filter(|link| link.epoch > epoch) {
+            return Ok(Some((sco, link.epoch, epoch)));
+        }
+    }
+    Ok(None)
+}
+
 /// Decides what of the walked files is kept.
 fn settle(
     files: &dyn Files,

@@ -89,6 +89,43 @@ fn a_snapshot_that_a_clone_uses_stays_even_if_the_registry_does_not_know_it() {
     engine.shutdown(true).unwrap();
 }
 
+/// Somebody had this node go on with a volume by force, and its former owner came to life again in
+/// the middle of an upload.
+#[test]
+fn what_was_acknowledged_here_does_not_give_way_to_what_a_former_owner_stores_late() {
+    let (former, here) = (Place::new("former"), Place::new("here"));
+    let open_in = |place: &Place, epoch: u64| {
+        let engine = place.engine();
+        create(&engine, A, None).unwrap();
+        let spec = json!({"uuid": A, "size": 1u64 << 30, "epoch": epoch, "ancestors": [A]});
+        let opened = engine.open_volume(&spec.to_string());
+        (engine, opened)
+    };
+    let (engine, _) = open_in(&former, 1);
+    Guest::new(&engine, A).write(0, &[1; PAGE]);
+    engine.shutdown(true).unwrap();
+    let (engine, _) = open_in(&here, 2);
+    Guest::new(&engine, A).write(0, &[2; PAGE]);
+    engine.shutdown(false).unwrap();
+    drop(engine);
+
+    let scos = |place: &Place| place.root.join("backend").join(A).join("sco");
+    fs::create_dir_all(scos(&here)).unwrap();
+    let object = fs::read_dir(scos(&former)).unwrap().next().unwrap().unwrap();
+    let late = scos(&here).join(object.file_name());
+    fs::copy(object.path(), &late).unwrap();
+    let (engine, opened) = open_in(&here, 3);
+    let error = opened.unwrap_err().to_string();
+    assert!(error.contains("a former owner stored that"), "{error}");
+    engine.shutdown(false).unwrap();
+    drop(engine);
+
+    fs::remove_file(late).unwrap();
+    let (engine, _) = open_in(&here, 3);
+    assert_eq!(Guest::new(&engine, A).read(0, PAGE), [2; PAGE]);
+    engine.shutdown(true).unwrap();
+}
+
 #[test]
 fn bad_input_is_refused_with_what_why_and_fix() {
     let place = Place::new("refusals");

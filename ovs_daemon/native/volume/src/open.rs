@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use alba::{Backend, BackendError, read_header, read_index, sco_name};
 use buffer::files::Files;
-use buffer::recover::parse_file_name;
+use buffer::recover::{begun_later, parse_file_name};
 use buffer::{
     ChainEnd, DiskFiles, LogBuffer, RecoverError, RecoveredLog, RecoveredSco, Tail, recover,
 };
@@ -185,6 +185,8 @@ pub(crate) struct Log {
     pub(crate) checkpoint: Place,
     scos: BTreeMap<u32, Sco>,
     later: Vec<Later>,
+    /// Epochs of the objects after the checkpoint.
+    epochs: BTreeMap<u32, u64>,
     objects: BTreeSet<u32>,
     saved: Saved,
     found: RecoveredLog,
@@ -208,6 +210,7 @@ impl Log {
         }
         let objects = object_numbers(backend, text)?;
         let mut later: Vec<Later> = Vec::new();
+        let mut epochs = BTreeMap::new();
         let mut end = checkpoint;
         for &sco in objects.range(checkpoint.sco + 1..) {
             let name = sco_name(text, sco);
@@ -224,18 +227,47 @@ impl Log {
             end = Place { sco, mark };
             let (stage, clusters) = (Stage::Evicted, header.clusters);
             later.push(Later { place: end, entries, stage, clusters });
+            epochs.insert(sco, header.epoch);
         }
         let saved = Saved { below: end.sco + 1, sequence: end.mark.sequence };
         let found = RecoveredLog::default();
-        Ok(Self { checkpoint, scos, later, objects, saved, found })
+        Ok(Self { checkpoint, scos, later, epochs, objects, saved, found })
     }
 
-    /// And what the write buffer has after that.
+    /// What the write buffer has of SCOs that are on the backend is removed. But if this node went
+    /// on with the volume by force, a former owner who comes to life again in the middle of an upload
+    /// may store what it had under a number that has been used here since.
+    fn refuse_former_owners(
+        &self,
+        files: &dyn Files,
+        (log, text): &(Uuid, String),
+        last: Option<u64>,
+    ) -> Result<(), OpenError> {
+        let covered = last.and_then(epoch_of);
+        let stored = |sco| match sco <= self.checkpoint.sco {
+            true => covered,
+            false => self.epochs.get(&sco).copied(),
+        };
+        let later = begun_later(files, text, log, &stored).map_err(RecoverError::File)?;
+        later.map_or(Ok(()), |(sco, here, there)| {
+            Err(OpenError::Inconsistent(format!(
+                "SCO {sco} is in the write buffer since epoch {here}, and what the backend has of it \
+                 ({}, or a checkpoint after it) is of epoch {there}: a former owner stored that after \
+                 the volume had gone on without it; keep a copy of both, and delete that object",
+                sco_name(text, sco),
+            )))
+        })
+    }
+
+    /// And what the write buffer has after that; `last`: number of the last checkpoint.
     fn add_buffer(
         &mut self,
         files: &dyn Files,
-        (log, text): &(Uuid, String),
+        own: &(Uuid, String),
+        last: Option<u64>,
     ) -> Result<(), OpenError> {
+        let (log, text) = own;
+        self.refuse_former_owners(files, own, last)?;
         self.found = recover(files, text, log, chain_end(self.end()))?;
         for RecoveredSco { sco, index, .. } in &self.found.scos {
             let mark = Mark { sequence: index.last_sequence, crc: index.last_crc };
@@ -423,7 +455,7 @@ pub fn find(spec: OpenSpec, backend: &dyn Backend, files: &dyn Files) -> Result<
     let last = checkpoints.last().copied();
     let metadata = last.map(|number| metadata(backend, log, text, number)).transpose()?;
     let mut read = Log::on_backend(backend, &own, metadata.as_ref())?;
-    read.add_buffer(files, &own)?;
+    read.add_buffer(files, &own, last)?;
     let warmth = spec
         .warm
         .map(|warm| take_warm(warm, &read, own_log, &ancestors, metadata.as_ref()))
@@ -484,6 +516,11 @@ fn adopt_unlisted(log: &mut Log) {
 /// number of this one's checkpoints nor comes after them.
 fn first_checkpoint(epoch: u64, last: Option<u64>) -> u64 {
     last.map_or(1, |last| last + 1).max(epoch << 32)
+}
+
+/// The epoch in which a checkpoint was stored; `None`: its number does not say.
+fn epoch_of(number: u64) -> Option<u64> {
+    Some(number >> 32).filter(|epoch| *epoch > 0)
 }
 
 /// SCOs may have been deleted after the checkpoint was stored; one that a map still refers to must
