@@ -36,6 +36,7 @@ pub struct FolderOsd {
     store: Directory,
     /// Bytes that stay free on the disk.
     reserve: u64,
+    disk: u64,
     _lock: FileLock,
 }
 
@@ -144,7 +145,8 @@ impl FolderOsd {
         })?;
         let lock = FileLock::take(&path.join(LOCK_NAME)).map_err(|e| wrong(e.to_string()))?;
         let store = Directory::open(path)?;
-        Ok(Self { path: path.to_owned(), claim, store, reserve, _lock: lock })
+        let disk = Dir::at(path).device().map_err(|e| wrong(e.to_string()))?;
+        Ok(Self { path: path.to_owned(), claim, store, reserve, disk, _lock: lock })
     }
 
     /// Whose it is and where it stands.
@@ -160,6 +162,11 @@ impl FolderOsd {
     /// Its folder.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The number of its file system: folders on one share its room.
+    pub fn disk(&self) -> u64 {
+        self.disk
     }
 
     /// Bytes in all, and bytes that may still be stored.

@@ -163,6 +163,11 @@ pub trait Osd: Send + Sync + fmt::Debug {
     /// Starts a request; the reply is called once, maybe before this returns.
     fn start(&self, request: Request, reply: Reply);
 
+    /// What tells its disk from other disks of this host; `None`: it counts as one of its own.
+    fn disk(&self) -> Option<u64> {
+        None
+    }
+
     /// After how long an answer to a read is late.
     fn late_after(&self) -> Duration;
 
@@ -360,6 +365,10 @@ impl Osd for LocalOsd {
             running.fewer.notify_all();
             reply(answer);
         });
+    }
+
+    fn disk(&self) -> Option<u64> {
+        Some(self.folder.disk())
     }
 
     fn late_after(&self) -> Duration {

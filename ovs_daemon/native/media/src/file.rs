@@ -8,7 +8,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -371,6 +371,12 @@ impl Dir {
                 _ => Ok(()),
             },
         }
+    }
+
+    /// The number of the file system that holds the directory, while it is mounted.
+    pub fn device(&self) -> Result<u64, StoreError> {
+        let found = std::fs::metadata(&self.path).map(|found| found.dev());
+        found.map_err(|e| StoreError::new("look at the directory", &self.path, e))
     }
 
     /// Room on the file system that holds the directory.

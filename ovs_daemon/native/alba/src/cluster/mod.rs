@@ -274,11 +274,15 @@ impl Backend for Cluster {
         let layout = policy.layout();
         let share = |bytes: u64| bytes / layout.fragments() as u64 * layout.data() as u64;
         let (mut total, mut free) = (0, 0);
-        let jobs = reach.up().iter().map(|osd| (*osd, Request::Space)).collect();
-        for answer in self.ask_all(jobs) {
+        // Folders on one disk have its room together.
+        let up: Vec<_> = reach.up().iter().map(|osd| (*osd, self.osd(*osd).disk())).collect();
+        let jobs = up.iter().map(|(osd, _)| (*osd, Request::Space)).collect();
+        for ((_, disk), answer) in up.iter().zip(self.ask_all(jobs)) {
+            let sharing = up.iter().filter(|(_, other)| disk.is_some() && other == disk).count();
+            let sharing = sharing.max(1) as u64;
             // One that does not answer has no room at this moment.
             if let Ok(Answer::Space { total: all, free: left }) = answer {
-                (total, free) = (total + all, free + left);
+                (total, free) = (total + all / sharing, free + left / sharing);
             }
         }
         Ok(Some(Space { total: share(total), free: share(free) }))

@@ -118,6 +118,10 @@ fn it_is_a_backend() {
     assert_eq!(again.list("log").unwrap(), [""; 0]);
     let space = again.space().unwrap().unwrap();
     assert!(space.free > 0 && space.free <= space.total);
+    // All its folders are on one disk, and of nine bytes there four are data.
+    let disk = media::Dir::at(&lab.disk(0, 0)).space().unwrap();
+    let data = disk.total / 9 * 4;
+    assert!(space.total <= data && space.total > data - data / 100, "{space:?} of {disk:?}");
 }
 
 #[test]
