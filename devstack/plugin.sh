@@ -35,7 +35,7 @@ function configure_ovs_node {
     local conf="$OVS_CONF_DIR/vstorage-$zone.conf"
     sudo install -d -o "$STACK_USER" "$OVS_CONF_DIR"
     sudo install -d -m 0755 "$OVS_RUN_DIR/$zone"
-    sudo install -d -m 0700 "$OVS_STATE_DIR/$zone/buffer" "$OVS_STATE_DIR/$zone/backend"
+    sudo install -d -m 0700 "$OVS_STATE_DIR/$zone/buffer"
     rm -f "$conf"
     iniset "$conf" DEFAULT host "$(hostname)-$zone"
     iniset "$conf" DEFAULT domain "$zone"
@@ -46,7 +46,8 @@ function configure_ovs_node {
     iniset "$conf" DEFAULT control_group "$(id -gn "$STACK_USER")"
     iniset "$conf" DEFAULT debug "$ENABLE_DEBUG_LOG_LEVEL"
     iniset "$conf" engine buffer_dir "$OVS_STATE_DIR/$zone/buffer"
-    iniset "$conf" engine backend_dir "$OVS_STATE_DIR/$zone/backend"
+    # On one machine the real backend: nine folders that stand for three Domains of three nodes.
+    iniset "$conf" alba embedded true
     iniset "$conf" nbd socket_owner "$OVS_SOCKET_OWNER"
     iniset "$conf" rpc transport_url "$(get_transport_url)"
 }

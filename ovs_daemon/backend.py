@@ -16,6 +16,11 @@ from ovs_daemon.errors import Code, VStorageError
 _FILE = "backend.id"
 
 
+def has_identity(folder: Path) -> bool:
+    """Whether a node has used the folder as its backend."""
+    return (folder / _FILE).exists()
+
+
 def identity_of_folder(folder: Path) -> str:
     """The identity of the backend in a folder, made by the first node that uses it.
 

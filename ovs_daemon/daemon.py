@@ -294,8 +294,9 @@ def _membership(
 def _backend(conf: cfg.ConfigOpts, cluster: str) -> str:
     """Identity of the backend. OSDs of the registry are the cluster's; folders are one node's own,
     whatever becomes of its disks."""
-    if _in_folder(conf):
-        return identity_of_folder(Path(conf.engine.backend_dir))
+    folder = options.engine_config(conf).get("backend_dir")
+    if folder is not None:
+        return identity_of_folder(Path(folder))
     return f"alba:{cluster if conf.alba.shared else conf.host}"
 
 

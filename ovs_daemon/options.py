@@ -18,6 +18,7 @@ from oslo_config import cfg, types
 from oslo_log import _options as _log_options
 from oslo_log import log
 
+from ovs_daemon.backend import has_identity
 from ovs_daemon.errors import Code, VStorageError
 from ovs_daemon.policy.model import DtlMode, Role
 from ovs_daemon.units import GIB, MIB, format_size, parse_size
@@ -142,14 +143,15 @@ ALBA_OPTS = [
         "embedded",
         default=False,
         help="Keep objects erasure-coded in nine folders below state_dir that stand for three "
-        "Domains of three nodes: the real backend on one host.",
+        "Domains of three nodes: the real backend on one host. A node does so, too, when neither "
+        "this nor osd, shared or [engine] backend_dir is set.",
     ),
     cfg.MultiStrOpt(
         "osd",
         default=[],
         help="A folder of this host that keeps fragments, one per disk, as DOMAIN/NODE=PATH; once "
-        "for each. With any, objects are erasure-coded over them instead of stored in backend_dir. "
-        "For one host; a cluster has vstorage-osd and the option shared.",
+        "for each. With any, objects are erasure-coded over them. For one host; a cluster has "
+        "vstorage-osd and the option shared.",
     ),
     cfg.BoolOpt(
         "shared",
@@ -237,8 +239,9 @@ ENGINE_OPTS = [
     ),
     cfg.StrOpt(
         "backend_dir",
-        default="$state_dir/backend",
-        help="Folder of the backend's objects, unless [alba] is used.",
+        help="Folder in which objects are kept whole, each a file, instead of erasure-coded: for "
+        "storage that is safe by itself, such as a file system that all nodes mount. Not set: the "
+        "backend of [alba]. Whatever [alba] says of embedded, osd or shared comes first.",
     ),
     cfg.IntOpt(
         "shards",
@@ -456,7 +459,13 @@ def _backend(conf: cfg.ConfigOpts) -> dict[str, Any]:
         raise _bad(
             "use the options [alba] embedded, osd and shared", "there can be only one of them"
         )
-    if alba.embedded:
+    folder = _folder(conf)
+    if folder is not None:
+        return {"backend_dir": folder}
+    if alba.shared:
+        # Those of the registry come when the engine runs: it goes on without any until then.
+        return {"alba": {"osds": [], "preset": alba.preset, "reserve": alba.reserve}}
+    if not osds:
         osds = [
             {
                 "domain": f"domain{domain}",
@@ -466,11 +475,6 @@ def _backend(conf: cfg.ConfigOpts) -> dict[str, Any]:
             for domain in (1, 2, 3)
             for node in (1, 2, 3)
         ]
-    if alba.shared:
-        # Those of the registry come when the engine runs: it goes on without any until then.
-        return {"alba": {"osds": [], "preset": alba.preset, "reserve": alba.reserve}}
-    if not osds:
-        return {"backend_dir": conf.engine.backend_dir}
     return {"alba": {"osds": osds, "preset": alba.preset, "reserve": alba.reserve}}
 
 
@@ -484,6 +488,18 @@ def _osd(text: str) -> dict[str, str]:
 
 def run_dir(conf: cfg.ConfigOpts) -> Path:
     """The folder of sockets.
+def _folder(conf: cfg.ConfigOpts) -> str | None:
+    """The folder in which objects are kept whole; None: they are erasure-coded."""
+    alba = conf.alba
+    if alba.embedded or alba.osd or alba.shared:
+        return None
+    if conf.engine.backend_dir is not None:
+        return str(conf.engine.backend_dir)
+    # Where earlier releases kept them when nothing was said: such a node goes on there.
+    before = Path(conf.state_dir) / "backend"
+    return str(before) if has_identity(before) else None
+
+
 
     :raises VStorageError: ``bad_request``, a socket's path in it would be too long
     """

@@ -78,7 +78,7 @@ def refuse_other_backend(what: str, volume: Volume, node: str, backend: str) -> 
             what,
             f"its data is on the backend {volume.backend}, and node {node!r} uses the backend "
             f"{backend}",
-            f"have node {node!r} use the same backend ([engine] backend_dir on shared storage), or "
+            f"have node {node!r} use the same backend ([alba] shared, or one backend_dir), or "
             "use the volume on a node that does",
         )
 

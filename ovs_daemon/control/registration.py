@@ -87,9 +87,9 @@ def _check_backend(host: Host, what: str, node: Node) -> None:
                 what,
                 f"it stores objects on the backend {node.backend}, node {other.name!r} on the "
                 f"backend {other.backend}: neither could go on with a volume of the other",
-                "have both use one backend ([engine] backend_dir on storage that both have "
-                f"mounted), or remove [dtl] listen here; if {other.name!r} is gone for good, "
-                f"'vstorage node delete {other.name}' on a node that runs",
+                "have both use one backend ([alba] shared, or [engine] backend_dir on storage that "
+                f"both have mounted), or remove [dtl] listen here; if {other.name!r} is gone for "
+                f"good, 'vstorage node delete {other.name}' on a node that runs",
             )
 
 

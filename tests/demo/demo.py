@@ -1,12 +1,13 @@
 """`make demo`: a guest that boots from a volume and does not notice that the engine was killed.
 
-The story, told line by line with times as it happens:
+The node is what one is by default: its backend is erasure-coded over nine folders that stand for
+three Domains of three nodes. The story, told line by line with times as it happens:
 
 1. start a node, create a volume, import the guest image, boot QEMU from it through the Edge;
 2. kill -9 the engine under the running guest: its writes wait;
 3. start the engine again: the writes go on, and the guest saw no I/O error;
-4. kill -9 engine, Edge and QEMU together, start all again, boot: the file that the guest had
-   synced is there.
+4. kill -9 engine, Edge and QEMU together, and remove the disks of a whole Domain; start all again,
+   boot: the file that the guest had synced is there.
 
 Ends with the line ``DEMO OK`` and status 0, or with the logs' ends and status 1.
 """
@@ -14,6 +15,7 @@ Ends with the line ``DEMO OK`` and status 0, or with the logs' ends and status 1
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -28,6 +30,7 @@ from tests.support.node import CliError, Node
 from tests.support.process import ProcessError
 
 VOLUME = "guest-disk"
+LOST_DOMAIN = "domain2"
 # Larger than the image, as a user's volume would be.
 VOLUME_BYTES = 256 << 20
 BOOT_SECONDS_MAX = 180.0
@@ -62,6 +65,20 @@ def wait_for_ticks(guest: Guest, count: int) -> int:
     return last
 
 
+def disks(node: Node) -> list[Path]:
+    """The folders of the backend, Domain by Domain."""
+    return sorted((node.root / "state" / "alba").glob("*/*"))
+
+
+def backend(node: Node) -> str:
+    """How the node keeps objects, by what it has."""
+    count = len(disks(node))
+    domains = len({disk.parent for disk in disks(node)})
+    cluster = f"{domains}x{count // domains}x1"
+    policy = node.cli("preset", "check", "default", "--cluster", cluster)["policy"]
+    return f"{policy['notation']}, on {count} folders that stand for disks"
+
+
 def prepare(node: Node, story: Story) -> Path:
     """Start the node and put the guest's disk on a volume; return its NBD socket."""
     disk = build.image()
@@ -70,6 +87,7 @@ def prepare(node: Node, story: Story) -> Path:
     assert node.daemon is not None
     assert node.edge is not None
     story.tell(f"node is up: daemon pid {node.daemon.pid}, Edge pid {node.edge.pid}")
+    story.tell(f"its backend is erasure-coded: {backend(node)}")
     node.create(VOLUME, VOLUME_BYTES)
     node.cli("volume", "import", VOLUME, str(disk))
     story.tell(f"volume {VOLUME} created ({VOLUME_BYTES >> 20} MiB) and the image imported")
@@ -114,11 +132,15 @@ def kill_engine_under_guest(node: Node, guest: Guest, story: Story) -> None:
 
 
 def kill_everything(node: Node, guest: Guest, story: Story) -> None:
-    """Kill -9 daemon, Edge and QEMU at once; start the first two again."""
+    """Kill -9 daemon, Edge and QEMU at once, lose a Domain's disks; start the first two again."""
     story.tell("kill -9 of daemon, Edge and QEMU together")
     node.kill9_daemon()
     node.kill9_edge()
     guest.kill9()
+    for disk in disks(node):
+        if disk.parent.name == LOST_DOMAIN:
+            shutil.rmtree(disk)
+    story.tell(f"the disks of {LOST_DOMAIN} are removed with all that was on them")
     node.start()
     assert node.daemon is not None
     assert node.edge is not None
@@ -143,7 +165,7 @@ def second_boot(node: Node, token: str, guests: list[Guest], story: Story) -> No
             f"{volume['mapped_bytes'] >> 20} MiB mapped, {volume['writes']} writes since the start"
         )
     for finding in status["findings"]:
-        story.tell(f"finding: {finding}")
+        story.tell(f"{finding['severity']}: {finding['object']}: {finding['why']}")
     node.stop()
     story.tell("daemon and Edge ended on SIGTERM")
 
@@ -171,7 +193,7 @@ def main() -> int:
     """Run the demo and return the exit status."""
     story = Story()
     guests: list[Guest] = []
-    with Node() as node:
+    with Node(coded=True) as node:
         try:
             perform(story, node, guests)
         except (

@@ -47,6 +47,8 @@ class Node:
     ``engine`` overrides options of the [engine] section, ``options`` gives those of others;
     ``base`` is the directory in which the node's directory is made (default: the system's
     temporary one); ``inside`` is put before the programs' names and decides where they run.
+    Objects are kept whole in a folder, which is quick, unless ``options`` have [alba] or
+    ``coded`` asks for what a node does by default: the erasure-coded backend on one host.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Node:
         base: Path | None = None,
         options: Mapping[str, Mapping[str, str]] | None = None,
         inside: Sequence[str] = (),
+        coded: bool = False,
     ) -> None:
         self._inside = tuple(inside)
         self.root = Path(tempfile.mkdtemp(prefix="ovs-", dir=base))
@@ -63,9 +66,10 @@ class Node:
         for folder in ("run", "state", "buffer", "backend"):
             (self.root / folder).mkdir()
         given = {section: dict(values) for section, values in (options or {}).items()}
+        whole = {} if coded or "alba" in given else {"backend_dir": str(self.root / "backend")}
         engine_options = {
             "buffer_dir": str(self.root / "buffer"),
-            "backend_dir": str(self.root / "backend"),
+            **whole,
             **DEFAULT_ENGINE_OPTIONS,
             **(engine or {}),
         }

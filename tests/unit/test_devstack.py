@@ -74,6 +74,7 @@ def test_each_node_and_client_is_configured(calls: Path) -> None:
         conf = f"<{calls.parent}/vstorage-{zone}.conf>"
         assert f"iniset {conf} <DEFAULT> <domain> <{zone}>" in found
         assert f"iniset {conf} <DEFAULT> <host> <dev-{zone}>" in found
+        assert f"iniset {conf} <alba> <embedded> <true>" in found
         assert f"iniset {conf} <rpc> <transport_url> <rabbit://stack@127.0.0.1/>" in found
     dirs = "</run/vstorage/az1,/run/vstorage/az2>"
     assert f"iniset </etc/cinder/cinder.conf> <ovs> <run_dirs> {dirs}" in found

@@ -11,6 +11,7 @@ import pytest
 from oslo_config import cfg
 
 from ovs_daemon import options
+from ovs_daemon.backend import identity_of_folder
 from ovs_daemon.errors import VStorageError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,7 +29,19 @@ def test_defaults(tmp_path: Path) -> None:
     engine = options.engine_config(conf)
     assert engine == {
         "buffer_dir": "/var/lib/vstorage/buffer",
-        "backend_dir": "/var/lib/vstorage/backend",
+        "alba": {
+            "osds": [
+                {
+                    "domain": f"domain{domain}",
+                    "node": f"node{node}",
+                    "path": f"/var/lib/vstorage/alba/domain{domain}/node{node}",
+                }
+                for domain in (1, 2, 3)
+                for node in (1, 2, 3)
+            ],
+            "preset": "default",
+            "reserve": 1 << 30,
+        },
         "run_dir": "/run/vstorage",
         "shards": len(os.sched_getaffinity(0)),
         "sco_size": 64 << 20,
@@ -66,6 +79,27 @@ def test_the_erasure_coded_backend(tmp_path: Path) -> None:
             options.engine_config(load(tmp_path, f"[alba]\n{text}\n"))
 
 
+def test_objects_are_erasure_coded_unless_a_folder_is_named(tmp_path: Path) -> None:
+    said = f"[DEFAULT]\nstate_dir = {tmp_path}\n"
+    assert len(options.engine_config(load(tmp_path, said))["alba"]["osds"]) == 9
+    folder = options.engine_config(load(tmp_path, said + "[engine]\nbackend_dir = /b\n"))
+    assert (folder["backend_dir"], folder.get("alba")) == ("/b", None)
+    for choice in ("embedded = true", "shared = true", "osd = dc1/n1=/a"):
+        text = f"{said}[engine]\nbackend_dir = /b\n[alba]\n{choice}\n"
+        assert "backend_dir" not in options.engine_config(load(tmp_path, text))
+
+
+def test_a_node_that_kept_whole_objects_where_nothing_was_said_goes_on(tmp_path: Path) -> None:
+    before = tmp_path / "backend"
+    said = f"[DEFAULT]\nstate_dir = {tmp_path}\n"
+    before.mkdir()
+    assert "alba" in options.engine_config(load(tmp_path, said))
+    identity_of_folder(before)
+    assert options.engine_config(load(tmp_path, said))["backend_dir"] == str(before)
+    chosen = options.engine_config(load(tmp_path, f"{said}[alba]\nembedded = true\n"))
+    assert "backend_dir" not in chosen
+
+
 def test_values(tmp_path: Path) -> None:
     conf = load(
         tmp_path,
@@ -75,7 +109,8 @@ def test_values(tmp_path: Path) -> None:
     )
     engine = options.engine_config(conf)
     assert (engine["shards"], engine["sco_size"], engine["buffer_size"]) == (3, 1 << 20, 4 << 20)
-    assert (engine["buffer_dir"], engine["backend_dir"]) == ("/b", "/s/backend")
+    assert engine["buffer_dir"] == "/b"
+    assert engine["alba"]["osds"][0]["path"] == "/s/alba/domain1/node1"
     assert (engine["socket_owner"], engine["socket_mode"]) == ("0:0", 0o600)
     assert engine["nbd_tcp"] == "127.0.0.1:10809"
 
