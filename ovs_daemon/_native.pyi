@@ -219,7 +219,8 @@ class Engine:
     def status(self) -> str:
         """{"volumes": [{"uuid", "size", "mapped_bytes", "map_ram_bytes", "buffer_bytes",
         "scos_buffered", "scos_uploading", "throttle_us", "writes", "reads", "write_bytes",
-        "read_bytes", "flushes", "state",
+        "read_bytes", "flushes", "read_time_us" of all reads together, "write_time_us" of all
+        writes, trims and flushes together, "state",
         "dtl": {"mode", "state", "node", "address", "connected", "lag_batches", "lag_bytes"},
         "opened": "loaded"|"warm"|"warm_refused", "followers": [{"node", "address",
         "state": "apart"|"beginning"|"unable"|"following", "lag_batches", "lag_bytes",

@@ -7,6 +7,7 @@ use edge::server::{Found, Host};
 use edge::target::{Request, Targets, VolumeId, VolumeInfo};
 use format::entry::Uuid;
 use media::Ring;
+use net::clock::monotonic_ns;
 use volume::{Outputs, Volume};
 
 use crate::mailbox::Reply;
@@ -167,6 +168,9 @@ impl Hosted {
             next += 1;
             if let Some(Some(entry)) = self.entries.get_mut(number) {
                 entry.volume.turn(now, ring, &mut self.out);
+                if entry.volume.is_busy() {
+                    entry.volume.end_turn(monotonic_ns());
+                }
             }
         }
         let entries = &mut self.entries;

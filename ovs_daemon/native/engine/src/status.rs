@@ -52,6 +52,8 @@ pub(crate) fn volume(uuid: &Uuid, volume: &Volume, now: u64) -> Value {
         "write_bytes": stats.write_bytes,
         "trims": stats.trims,
         "flushes": stats.flushes,
+        "read_time_us": stats.read_ns / 1000,
+        "write_time_us": stats.change_ns / 1000,
         "batches": stats.batches,
         "checksum_errors": stats.checksum_errors,
         "moved_bytes": stats.moved_clusters * PAGE as u64,

@@ -120,11 +120,12 @@ impl Gate {
         self.settle();
     }
 
-    /// Forgets what waits: it is answered by whoever serves the volume next.
-    pub(crate) fn clear(&mut self) {
-        self.waiting = Default::default();
+    /// Forgets what waits: it is answered by whoever serves the volume next. How many, by [`Kind`].
+    pub(crate) fn clear(&mut self) -> [u32; 2] {
+        let forgotten = std::mem::take(&mut self.waiting).map(|queue| queue.len() as u32);
         self.delayed = [0; 2];
         self.settle();
+        forgotten
     }
 }
 

@@ -11,6 +11,7 @@ mod feed;
 mod gate;
 mod items;
 mod jobs;
+mod load;
 mod moves;
 mod open;
 mod perform;

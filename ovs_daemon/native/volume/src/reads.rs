@@ -13,6 +13,7 @@ use media::{Fd, Ring, Slice, errno};
 
 use crate::items::{covering, is_aligned};
 use crate::jobs::{JobFailure, Work};
+use crate::load::Class;
 use crate::shell::{Outputs, Volume};
 use crate::slab::Slab;
 
@@ -122,6 +123,7 @@ impl Volume {
             let (lba, clusters) = covering(offset, into.len() as u64);
             let Ok(around) = Slice::zeroed(clusters as usize * PAGE) else {
                 let outcome = Outcome::Failed(errno::ENOMEM);
+                self.load.leave(Class::Read, 1);
                 out.completions.push(Completion { id, outcome });
                 continue;
             };
@@ -373,6 +375,7 @@ impl Volume {
                     into.sub(*at, target.len()).copy_to(target);
                 }
                 let outcome = failed.map_or(Outcome::Done, Outcome::Failed);
+                self.load.leave(Class::Read, 1);
                 out.completions.push(Completion { id, outcome });
             }
             Reader::Patch => self.patch_is_read(failed, out),

@@ -21,6 +21,7 @@ use crate::feed::Feeds;
 use crate::gate::Gate;
 use crate::items::{Item, Owner, covering, cut_write, cut_zeroes, is_aligned, length};
 use crate::jobs::{Job, Work};
+use crate::load::{Class, Load};
 use crate::moves::Moves;
 use crate::open::{Opened, Start};
 use crate::reads::Reads;
@@ -84,6 +85,9 @@ pub struct Stats {
     pub batches: u64,
     pub checksum_errors: u64,
     pub moved_clusters: u64,
+    /// The times of all reads together, and of all writes, trims and flushes (see `load`).
+    pub read_ns: u64,
+    pub change_ns: u64,
 }
 
 /// What a volume hands to its shard in a turn.
@@ -181,6 +185,7 @@ pub struct Volume {
     pub(crate) throttle_ns: u64,
     pub(crate) trouble: BTreeMap<&'static str, String>,
     pub(crate) stats: Stats,
+    pub(crate) load: Load,
     item_buffer: Vec<Item>,
 }
 
@@ -243,6 +248,7 @@ impl Volume {
             throttle_ns: 0,
             trouble: BTreeMap::new(),
             stats: Stats::default(),
+            load: Load::default(),
             item_buffer: Vec::new(),
         })
     }
@@ -277,7 +283,9 @@ impl Volume {
     /// nevertheless are not answered; an Edge gives them to whoever serves the volume next.
     pub fn quiesce(&mut self) {
         self.quiesced = true;
-        self.gate.clear();
+        let [reads, changes] = self.gate.clear();
+        self.load.leave(Class::Read, reads);
+        self.load.leave(Class::Change, changes);
     }
 
     /// Begins nothing any more and answers nobody. What is under way ends; see
@@ -315,7 +323,8 @@ impl Volume {
 
     /// Counters.
     pub fn stats(&self) -> Stats {
-        self.stats
+        let [read_ns, change_ns] = [Class::Read, Class::Change].map(|one| self.load.spent(one));
+        Stats { read_ns, change_ns, ..self.stats }
     }
 
     /// Bytes in the write buffer.
@@ -400,6 +409,11 @@ impl Volume {
         if let Some(errno) = self.refusal(&request) {
             out.completions.push(Completion { id, outcome: Outcome::Failed(errno) });
             return;
+        }
+        match request.verb {
+            Verb::Read(_) => self.load.enter(Class::Read),
+            Verb::BlockStatus { .. } => {}
+            _ => self.load.enter(Class::Change),
         }
         if let Some(request) = self.gate.admit(request) {
             self.accept(request, out);
@@ -497,6 +511,7 @@ impl Volume {
         cut_zeroes(offset, len, fua, zero.as_ref(), Owner::Group(group), &mut cut);
         if cut.is_empty() {
             self.groups.remove(group);
+            self.load.leave(Class::Change, 1);
             out.completions.push(Completion { id, outcome: Outcome::Done });
         } else {
             self.add_group(group, &mut cut);
@@ -548,6 +563,7 @@ impl Volume {
         if self.is_over() {
             return;
         }
+        self.load.look(now);
         if self.retry_at.is_some_and(|at| at <= now) {
             self.retry_at = None;
             self.run(Message::Retry, ring, out);
@@ -577,6 +593,16 @@ impl Volume {
         self.start_reads(ring, out);
         self.answer_statuses(out);
         self.feed_turn(now, ring, out);
+    }
+
+    /// Whether the end of a turn matters to anybody.
+    pub fn is_busy(&self) -> bool {
+        self.load.is_busy()
+    }
+
+    /// The end of a turn: what was answered in it was under way until `now`.
+    pub fn end_turn(&mut self, now: u64) {
+        self.load.look(now);
     }
 
     /// Drained is what the machine has, so it has to have everything: a write that waits here would
@@ -671,7 +697,10 @@ impl Volume {
     pub(crate) fn finish(&mut self, owner: Owner, failed: Option<i32>, out: &mut Outputs) {
         let outcome = failed.map_or(Outcome::Done, Outcome::Failed);
         match owner {
-            Owner::Client(id) => out.completions.push(Completion { id, outcome }),
+            Owner::Client(id) => {
+                self.load.leave(Class::Change, 1);
+                out.completions.push(Completion { id, outcome });
+            }
             Owner::Control(ticket) => out.control.push(ControlDone { ticket }),
             Owner::Move => self.moves.finished_one(),
             Owner::Group(number) => {
@@ -682,6 +711,7 @@ impl Volume {
                     && let Some(group) = self.groups.remove(number)
                 {
                     let outcome = group.failed.map_or(Outcome::Done, Outcome::Failed);
+                    self.load.leave(Class::Change, 1);
                     out.completions.push(Completion { id: group.request, outcome });
                 }
             }
