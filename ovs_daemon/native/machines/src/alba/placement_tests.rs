@@ -122,6 +122,9 @@ fn broken(policy: &Policy, disks: &[Disk], placed: &[usize]) -> Option<&'static 
         if promise.disk_repair_local && steps.iter().any(crosses) {
             return Some("a disk is repaired inside its Domain");
         }
+        if steps.iter().any(|step| step.sources.len() > promise.repair_reads) {
+            return Some("a lost fragment is computed from so many");
+        }
         let node = on(disks, placed, |other| other.node == disk.node);
         let Some(steps) = repair(node) else { return Some("a node may be lost") };
         if promise.node_repair_local && steps.iter().any(crosses) {
