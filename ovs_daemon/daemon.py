@@ -45,6 +45,8 @@ from ovs_daemon.edge import EdgeClient
 from ovs_daemon.engine import EngineClient
 from ovs_daemon.errors import Code, VStorageError
 from ovs_daemon.keys import load_keys
+from ovs_daemon.metrics.figures import Gatherer
+from ovs_daemon.metrics.server import MetricsServer
 from ovs_daemon.notify import notify
 from ovs_daemon.policy.model import DtlMode, Role
 from ovs_daemon.registry import open_registry
@@ -153,12 +155,15 @@ def _run(conf: cfg.ConfigOpts) -> None:
     verbs = Verbs(host, lambda: edge.reachable)
     server = ControlServer(Api(verbs), run_dir / "control.sock", options.control_group(conf))
     rpc = _rpc_server(conf, host, verbs)
+    metrics = _metrics_server(conf, host)
     # The first look before anybody can ask: a ready daemon has told the Edge what to serve.
     link.check()
     link.start()
     server.start()
     if rpc is not None:
         rpc.start()
+    if metrics is not None:
+        metrics.start()
     steward.start()
     LOG.info("ready: version %s on %s", _release(), run_dir)
     notify("READY=1")
@@ -167,6 +172,8 @@ def _run(conf: cfg.ConfigOpts) -> None:
     LOG.info("stopping: the write buffer is moved to the backend")
     if rpc is not None:
         rpc.stop()
+    if metrics is not None:
+        metrics.stop()
     server.stop()
     link.stop()
     steward.stop()
@@ -194,6 +201,12 @@ def _rpc_server(conf: cfg.ConfigOpts, host: Host, verbs: Verbs) -> RpcServer | N
         return None
     domain = domain_of(host)
     return make_server(conf, verbs, conf.domain if domain is None else domain.name)
+
+
+def _metrics_server(conf: cfg.ConfigOpts, host: Host) -> MetricsServer | None:
+    """What Prometheus asks; None where nobody shall."""
+    listen = conf.metrics.listen
+    return None if listen is None else MetricsServer(Gatherer(host).gather, listen)
 
 
 def _upkeep(conf: cfg.ConfigOpts) -> Pace:

@@ -137,8 +137,13 @@ class EdgeClient:
 
     def attached(self) -> set[str]:
         """The volumes (UUID) that the Edge has attached."""
+        return {str(one["volume"]) for one in self.sessions()}
+
+    def sessions(self) -> list[dict[str, Any]]:
+        """Of each volume that the Edge has attached: volume, name, state, in_flight and so on."""
         answer = self._call("list the Edge's volumes", {"op": "list"})
-        return {str(one["volume"]) for one in answer["volumes"]}
+        volumes: list[dict[str, Any]] = answer["volumes"]
+        return volumes
 
     def ping(self) -> None:
         """Return if the Edge answers; raises :class:`EdgeUnavailable` if not."""

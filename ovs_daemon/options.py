@@ -357,6 +357,15 @@ EDGE_OPTS = [
     ),
 ]
 
+METRICS_OPTS = [
+    cfg.StrOpt(
+        "listen",
+        help="ADDRESS:PORT at which Prometheus finds figures of this node (GET /metrics), such as "
+        "127.0.0.1:9750. There is neither a password nor TLS: an address of this host, or of a "
+        "network of operators. Not set: nowhere.",
+    ),
+]
+
 GROUPS: Sequence[tuple[str | None, list[Any]]] = (
     (None, DEFAULT_OPTS),
     ("registry", REGISTRY_OPTS),
@@ -367,6 +376,7 @@ GROUPS: Sequence[tuple[str | None, list[Any]]] = (
     ("nbd", NBD_OPTS),
     ("edge", EDGE_OPTS),
     ("rpc", RPC_OPTS),
+    ("metrics", METRICS_OPTS),
 )
 
 
@@ -478,16 +488,6 @@ def _backend(conf: cfg.ConfigOpts) -> dict[str, Any]:
     return {"alba": {"osds": osds, "preset": alba.preset, "reserve": alba.reserve}}
 
 
-def _osd(text: str) -> dict[str, str]:
-    place, _, path = text.partition("=")
-    domain, _, node = place.partition("/")
-    if not (domain and node and path):
-        raise _bad("use the option [alba] osd", f"{text!r} is not DOMAIN/NODE=PATH")
-    return {"domain": domain, "node": node, "path": path}
-
-
-def run_dir(conf: cfg.ConfigOpts) -> Path:
-    """The folder of sockets.
 def _folder(conf: cfg.ConfigOpts) -> str | None:
     """The folder in which objects are kept whole; None: they are erasure-coded."""
     alba = conf.alba
@@ -500,6 +500,16 @@ def _folder(conf: cfg.ConfigOpts) -> str | None:
     return str(before) if has_identity(before) else None
 
 
+def _osd(text: str) -> dict[str, str]:
+    place, _, path = text.partition("=")
+    domain, _, node = place.partition("/")
+    if not (domain and node and path):
+        raise _bad("use the option [alba] osd", f"{text!r} is not DOMAIN/NODE=PATH")
+    return {"domain": domain, "node": node, "path": path}
+
+
+def run_dir(conf: cfg.ConfigOpts) -> Path:
+    """The folder of sockets.
 
     :raises VStorageError: ``bad_request``, a socket's path in it would be too long
     """

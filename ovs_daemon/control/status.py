@@ -28,18 +28,13 @@ def status(host: Host, edge_connected: bool) -> dict[str, Any]:
     """
     engine = host.engine.status()
     view = View.of(host.store)
-    volumes = list(view.volumes)
-    names = {volume.uuid: volume.name for volume in volumes}
+    names = view.names()
     counters = [{"name": names.get(one["uuid"]), **one} for one in engine.pop("volumes", [])]
-    findings = [_named(finding, names) for finding in engine.pop("findings", [])]
-    findings += _findings(host, volumes, edge_connected)
-    findings += cluster_findings(host, view)
     upkeep = host.engine.upkeep()
-    findings += upkeep_findings(upkeep)
     return {
         "node": host.settings.node,
         "edge_connected": edge_connected,
-        "findings": sorted(findings, key=rank),
+        "findings": all_findings(host, edge_connected, view, engine.pop("findings", []), upkeep),
         "volumes": counters,
         "domains": [describe_domain(view, domain) for domain in view.domains],
         "nodes": [describe_node(view, node) for node in view.nodes],
@@ -47,6 +42,26 @@ def status(host: Host, edge_connected: bool) -> dict[str, Any]:
         "upkeep": upkeep,
         **engine,
     }
+
+
+def all_findings(
+    host: Host,
+    edge_connected: bool,
+    view: View,
+    engine: list[dict[str, Any]],
+    upkeep: dict[str, Any] | None,
+) -> list[dict[str, Any]]:
+    """All that is wrong, worst first.
+
+    :param engine: the engine's findings
+    :param upkeep: the figures of the backend's upkeep
+    """
+    names = view.names()
+    findings = [_named(finding, names) for finding in engine]
+    findings += _findings(host, list(view.volumes), edge_connected)
+    findings += cluster_findings(host, view)
+    findings += upkeep_findings(upkeep)
+    return sorted(findings, key=rank)
 
 
 def describe_volume(

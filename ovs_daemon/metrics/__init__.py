@@ -1,0 +1,1 @@
+"""Figures of this node for Prometheus: gathered, put into families, served."""
