@@ -153,7 +153,8 @@ class Engine:
 
     def close_volume(self, uuid: str, moved_to: str | None = None, /) -> bool:
         """Bring everything of an open volume to the backend, then stop serving it. False: it was
-        stopped (fenced, or the lease was over) before everything was there.
+        stopped (fenced, or the lease was over) before everything was there, or it was to be moved
+        and the backend took too long: the rest is in the write buffer.
 
         moved_to: "address:port" where its Edges are told to look for it; they do so at once.
         """

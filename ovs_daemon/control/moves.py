@@ -107,9 +107,11 @@ def _hand_over(host: Host, what: str, family: list[Volume], target: str) -> None
             raise VStorageError(
                 Code.BUSY,
                 what,
-                f"{one.name!r} is not open on node {host.settings.node!r}, or was stopped there "
-                "(its lease was over) before all that it has was on the backend",
-                "try again when it is open; 'vstorage status' says what keeps it from that",
+                f"not all that {one.name!r} has is on the backend: the backend did not take it "
+                f"while guests waited, or the volume is not open on node {host.settings.node!r}, or "
+                "was stopped there (its lease was over)",
+                "it goes on here; try again when 'vstorage status' is content with volume and "
+                "backend",
             )
     current = [host.store.volume(one.uuid) for one in family]
     for found in current:

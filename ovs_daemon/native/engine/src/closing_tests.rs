@@ -106,3 +106,25 @@ fn a_volume_is_stopped_whose_lease_ended_while_its_log_was_read() {
     stopped_by_the_lease(&engine);
     engine.shutdown(true).unwrap();
 }
+
+#[test]
+fn guests_of_a_volume_that_is_moved_do_not_wait_for_a_backend_that_is_away() {
+    let folder = Folder::new("move-backend-away");
+    let engine = Arc::new(folder.engine());
+    create(&engine, A, None).unwrap();
+    open(&engine, A, None).unwrap();
+    let sco = folder.root.join("backend").join(A).join("sco");
+    std::fs::create_dir_all(sco.parent().unwrap()).unwrap();
+    std::fs::write(&sco, b"in the way").unwrap();
+    Guest::new(&engine, A).write(0, &[1; PAGE]);
+    let saved = answer(&engine, |engine| {
+        engine.close_within(A, Some("127.0.0.1:9"), Some(Duration::from_millis(100)))
+    });
+    assert!(!saved.unwrap(), "the write buffer has it alone");
+    // Opened again it has everything, and the backend takes it when it is back.
+    std::fs::remove_file(&sco).unwrap();
+    open(&engine, A, None).unwrap();
+    assert_eq!(Guest::new(&engine, A).read(0, PAGE), [1; PAGE]);
+    assert!(answer(&engine, |engine| engine.close_volume(A, None)).unwrap());
+    engine.shutdown(true).unwrap();
+}

@@ -5,9 +5,10 @@ use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use alba::cluster::OsdAddress;
 use alba::{Backend, BackendError, Cause, Cluster, Sealed};
@@ -38,6 +39,10 @@ use crate::workers::Workers;
 
 /// Bytes of a cluster.
 const CLUSTER: u64 = format::log::PAGE as u64;
+
+/// How long guests of a volume that is to go to another node wait for the backend to take the rest
+/// of it. It has just taken nearly everything, so that it is away when it takes longer.
+const MOVE_PATIENCE: Duration = Duration::from_secs(60);
 
 /// A volume that is being opened, or whose tail is being fetched.
 pub(crate) struct Claim<'a> {
@@ -134,6 +139,15 @@ impl<T> Asked<T> {
             let why = "the volume or the engine was closed meanwhile";
             Err(Error::new("CLOSED", "cannot complete the call", why, "look at its state first"))
         })
+    }
+
+    /// The same; `None`: it took longer.
+    fn wait_at_most(self, patience: Duration) -> Option<Result<T>> {
+        match self.0.recv_timeout(patience) {
+            Err(RecvTimeoutError::Timeout) => None,
+            Ok(answer) => Some(answer),
+            Err(RecvTimeoutError::Disconnected) => Some(self.wait()),
+        }
     }
 }
 
@@ -508,8 +522,18 @@ impl Engine {
     /// Edges are told to look for it at `moved_to` (address and port), if that is given.
     ///
     /// False: the volume was stopped, by a fence or the end of the lease, before everything was
-    /// there.
+    /// there; or it was to be moved, and the backend did not take everything while guests waited:
+    /// the rest is in the write buffer.
     pub fn close_volume(&self, text: &str, moved_to: Option<&str>) -> Result<bool> {
+        self.close_within(text, moved_to, moved_to.map(|_| MOVE_PATIENCE))
+    }
+
+    pub(crate) fn close_within(
+        &self,
+        text: &str,
+        moved_to: Option<&str>,
+        patience: Option<Duration>,
+    ) -> Result<bool> {
         let what = format!("cannot close volume {text}");
         let (uuid, place) = self.place(what.clone(), text)?;
         let farewell = match moved_to {
@@ -529,10 +553,18 @@ impl Engine {
         let mut drained = false;
         if !stopped() {
             let control = Control::Drain;
-            let drain = self.ask(place.shard, |reply| Command::Control { volume, control, reply });
-            // One that stops meanwhile brings nothing to the backend any more.
-            drained =
-                drain.map(|()| true).or_else(|e| if stopped() { Ok(false) } else { Err(e) })?;
+            let drain =
+                self.begin(place.shard, |reply| Command::Control { volume, control, reply });
+            let drain = match patience {
+                None => Some(drain.wait()),
+                Some(patience) => drain.wait_at_most(patience),
+            };
+            drained = match drain {
+                Some(Ok(())) => true,
+                // One that stops meanwhile brings nothing to the backend any more.
+                Some(Err(error)) if !stopped() => return Err(error),
+                Some(Err(_)) | None => false,
+            };
         }
         self.ask(place.shard, |reply| Command::Remove { volume, uuid, farewell, reply })?;
         Ok(drained)
