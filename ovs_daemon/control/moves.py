@@ -108,7 +108,7 @@ def _hand_over(host: Host, what: str, family: list[Volume], target: str) -> None
                 Code.BUSY,
                 what,
                 f"not all that {one.name!r} has is on the backend: the backend did not take it "
-                f"while guests waited, or the volume is not open on node {host.settings.node!r}, or "
+                f"while guests waited, or it is not open on node {host.settings.node!r}, or "
                 "was stopped there (its lease was over)",
                 "it goes on here; try again when 'vstorage status' is content with volume and "
                 "backend",
