@@ -89,6 +89,8 @@ class Steward:
         self._former: dict[str, dict[str, str]] = {}
         # By volume: how often in a row it failed, and when to try again.
         self._patience: dict[str, tuple[int, float]] = {}
+        # Something in the last pass failed that nothing else waited for.
+        self._unfinished = False
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="steward", daemon=True)
 
@@ -114,13 +116,14 @@ class Steward:
 
     def tend(self) -> None:
         """One pass."""
+        self._unfinished = False
         self._let_go()
         if self._osds is not None:
             # First: volumes that are opened may need them.
-            _whatever_comes(self._osds.tend)
+            self._beside(self._osds.tend)
         view = View.of(self._host.store)
         if self._upkeep is not None:
-            _whatever_comes(partial(self._upkeep.tend, view))
+            self._beside(partial(self._upkeep.tend, view))
         self._lose_patience(view)
         self._leave_to_others(view)
         self._open_own(view)
@@ -130,7 +133,7 @@ class Steward:
             # Before others become former ones.
             self._forget_former(view)
             self._pair(view)
-            _whatever_comes(self._followers.tend)
+            self._beside(self._followers.tend)
         self._drain(view)
 
     def _run(self) -> None:
@@ -157,8 +160,18 @@ class Steward:
                 changed = True
                 self._stopping.wait(_AGAIN_S)
 
+    def _beside(self, act: Callable[[], None]) -> None:
+        """Do what nothing else in a pass waits for."""
+        try:
+            act()
+        except VStorageError as failure:
+            LOG.warning("it is tried again in a moment: %s", failure)
+            self._unfinished = True
+
     def _due(self) -> bool:
         """Whether something is to be tried again although nothing has changed."""
+        if self._unfinished:
+            return True
         now = self._clock()
         if self._osds is not None and self._osds.due():
             return True
@@ -355,14 +368,6 @@ class Steward:
 
 def _tell_nobody(what: str, about: dict[str, Any]) -> None:
     """No bus is configured."""
-
-
-def _whatever_comes(act: Callable[[], None]) -> None:
-    """Do what nothing else in a pass waits for."""
-    try:
-        act()
-    except VStorageError as failure:
-        LOG.warning("it is tried again when something changes: %s", failure)
 
 
 def _nobody_waits() -> None:

@@ -63,6 +63,10 @@ def test_an_engine_that_takes_no_osds_keeps_no_volume_waiting(town: Town) -> Non
     town.pass_time()
     steward.tend()
     assert town.volume(volume.uuid).node == "a1"
+    assert steward._due(), "it is told again"
+    town["a1"].engine.fail.clear()
+    steward.tend()
+    assert not steward._due()
 
 
 def test_a_bug_with_one_volume_keeps_no_other_waiting(
