@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, UnknownMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from ovs_daemon.metrics.figures import Figures
@@ -111,11 +111,16 @@ OSD = (
     Column("free", "osd_free_bytes", "What may still be stored on it."),
     Column("used", "osd_used_bytes", "What is not free on its disk, its reserve included."),
 )
+CACHE_ROOM = (
+    Column("size", "cache_osd_size_bytes", "What it may keep."),
+    Column("bytes", "cache_osd_used_bytes", "What it keeps."),
+)
 EDGE = (Column("in_flight", "edge_requests_in_flight", "Requests without an answer."),)
 _VOLUME_STATES = ("ok", "throttled", "writes_wait", "fenced")
 _DTL_STATES = ("in_sync", "catching_up", "degraded", "standalone")
 _FOLLOWER_STATES = ("following", "beginning", "unable", "apart")
 _EDGE_STATES = ("serving", "waiting", "attaching", "detaching", "no_socket")
+_CACHE_STATES = ("size", "bytes", "reachable")
 _UPKEEP = ("idle", "looking", "repairing", "scrubbing")
 
 
@@ -153,10 +158,6 @@ class Page:
                 add = self.count if column.grows else self.put
                 add(column.name, column.help, value * column.scale, **labels)
 
-    def guess(self, name: str, help_: str, value: Any, /, **labels: str) -> None:
-        """A number of which it is not known whether it grows."""
-        self._add(UnknownMetricFamily, name, help_, value, labels)
-
     def _add(self, kind: Any, name: str, help_: str, value: Any, labels: dict[str, str]) -> None:
         if value is None:
             return
@@ -173,7 +174,7 @@ def families(figures: Figures) -> Iterator[Metric]:
     _volumes(page, figures)
     _upkeep(page, figures.upkeep)
     _osds(page, figures.osds)
-    _cache(page, figures.engine.get("cache"))
+    _cache(page, (figures.upkeep or {}).get("cache"))
     _edge(page, figures.sessions)
     return page.families()
 
@@ -252,11 +253,19 @@ def _osds(page: Page, osds: list[dict[str, Any]]) -> None:
         page.row(OSD, {**osd, "used": used}, osd=str(osd["osd"]), name=str(osd["name"]))
 
 
-def _cache(page: Page, cache: Any) -> None:
+def _cache(page: Page, cache: dict[str, Any] | None) -> None:
     """Whatever the engine counts of its cache tier, under the engine's own names."""
-    for key, value in sorted((cache or {}).items()):
-        if isinstance(value, int | float):
-            page.guess(f"cache_{key}", "Of the cache tier, as the engine counts it.", value)
+    if cache is None:
+        return
+    for key, value in sorted(cache.items()):
+        if isinstance(value, int):
+            page.count(f"cache_{key}_total", "Of the cache tier, by this node's reads.", value)
+    for osd in cache.get("osds", ()):
+        who = {"osd": str(osd["osd"]), "name": str(osd["name"])}
+        page.row(CACHE_ROOM, osd, **who)
+        for key, value in sorted(osd.items()):
+            if isinstance(value, int) and key not in _CACHE_STATES:
+                page.count(f"cache_osd_{key}_total", "Of an OSD of the cache tier.", value, **who)
 
 
 def _edge(page: Page, sessions: list[dict[str, Any]] | None) -> None:

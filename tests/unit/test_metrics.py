@@ -47,13 +47,18 @@ FULL = Figures(
         "buffer_free_bytes": 1, "buffer_total_bytes": 2,
         "backend_free_bytes": 3, "backend_total_bytes": 4,
         "sealed": {"plain_bytes": 5, "stored_bytes": 6},
-        "cache": {"hits": 12, "bytes": 4096, "policy": "scan-resistant"},
     },
     upkeep={
         "doing": "repairing", "done": 1, "of": 2, "surveys": 3, "repairs": 1, "scrubs": 0,
         "surveyed_at": 1000, "scrubbed_at": 0, "objects": 9, "by_safety": {"3": 7, "10": 2},
         "unknown": 0, "missing": 4, "to_mend": 2, "repaired": WORK, "scrubbed": WORK,
-        "collected": 0, "wire": {"dc1": {"sent": 10, "received": 20, "fragments": 25}},
+        "collected": 0,
+        "cache": {
+            "hits": 12, "hit_bytes": 4096,
+            "osds": [{"osd": "c", "name": "/srv/c", "reachable": True, "hits": 20, "size": 9,
+                      "bytes": 8}],
+        },
+        "wire": {"dc1": {"sent": 10, "received": 20, "fragments": 25}},
     },
     osds=[
         {"osd": "a", "name": "/srv/a", "reachable": True, "why": None, "total": 100, "free": 60},
@@ -113,16 +118,17 @@ def test_everything_is_told_in_base_units(full: int) -> None:
     assert found("alba_doing", state="repairing") == 1
     assert found("osd_used_bytes", osd="a") == 40
     assert found("osd_up", osd="b") == 0
-    assert found("cache_hits") == 12
+    assert found("cache_hits_total") == 12
+    assert found("cache_osd_hits_total", name="/srv/c") == 20
+    assert found("cache_osd_used_bytes", osd="c") == 8
     assert found("findings", severity="critical", code="node_dead") == 2
     assert found("node_alive", node="node2") == 0
     assert found("edge_sessions", state="waiting") == 1
     assert found("edge_requests_in_flight", name="web1") == 2
     assert found.types["vstorage_volume_reads"] == "counter"
     assert found.types["vstorage_volume_size_bytes"] == "gauge"
-    # What an OSD out of reach does not tell, is not made up; nor is what is no number.
+    # What an OSD out of reach does not tell, is not made up.
     assert not [key for key in found.samples if "osd_size" in key[0] and ("osd", "b") in key[1]]
-    assert "vstorage_cache_policy" not in found.names()
     assert "process_resident_memory_bytes" in found.names()
 
 
