@@ -190,6 +190,24 @@ def test_an_emptied_disk_and_flipped_bits_are_made_good(house: House) -> None:
     verified(house, client)
 
 
+def test_a_repair_does_not_wait_for_a_scrub(house: House) -> None:
+    client, _ = begin(house)
+    mender = house.start_mender(1)
+    orders = {**ORDERS, "domains": ["dc1"]}
+    # Minutes for all objects, seconds for each.
+    mender.set_upkeep(json.dumps({**orders, "scrub_bytes_per_s": 128 << 10}))
+    mender.start_upkeep("scrub")
+    house.until(client, "scrub", lambda: house.figures(1)["doing"] == "scrubbing")
+    victim = house.osds.by_fragments(1)[0]
+    victim.kill9()
+    shutil.rmtree(victim.folder)
+    house.until(client, "repair in dc1", lambda: house.figures(1)["repaired"]["fragments"] > 0)
+    assert house.figures(1)["scrubs"] == 0, "it goes on behind the last object that it has read"
+    mender.set_upkeep(json.dumps({**orders, "scrub_bytes_per_s": 1 << 30}))
+    house.until(client, "end of the scrub", lambda: house.figures(1)["scrubs"] == 1)
+    client.disconnect()
+
+
 def test_a_domain_that_comes_back_is_given_what_it_missed(house: House) -> None:
     client, whole = begin(house)
     house.start_mender(1)

@@ -129,6 +129,8 @@ impl Drop for Upkeep {
 
 struct Worker<'a> {
     cluster: &'a Cluster,
+    /// The last object of a scrub that gave way to something more urgent, and how many it had done.
+    paused: Option<(String, u64)>,
     shared: Arc<Shared>,
     /// OSDs that are away, by number, since when.
     away: BTreeMap<[u8; 16], Instant>,
@@ -138,10 +140,16 @@ struct Worker<'a> {
     scrubbed: Instant,
 }
 
+/// Where an object comes in a walk over all: by its folders, one after the other.
+fn order(object: &str) -> Vec<String> {
+    format!("{object}{}", alba::osd::OBJECT).split('/').map(str::to_owned).collect()
+}
+
 impl<'a> Worker<'a> {
     fn new(sealed: &'a Sealed, shared: Arc<Shared>) -> Self {
         Self {
             cluster: sealed.cluster(),
+            paused: None,
             shared,
             away: BTreeMap::new(),
             looked: None,
@@ -171,7 +179,7 @@ impl<'a> Worker<'a> {
             }
             let every = Duration::from_secs_f64(orders.scrub_every_s);
             let due = orders.scrub_bytes_per_s > 0 && self.scrubbed.elapsed() >= every;
-            if scrub || due {
+            if scrub || due || self.paused.is_some() {
                 self.scrub(&terms, &orders);
                 self.scrubbed = Instant::now();
             }
@@ -280,24 +288,49 @@ impl<'a> Worker<'a> {
         self.shared.lock().repairs += 1;
     }
 
-    fn scrub(&self, terms: &Terms, orders: &Orders) {
-        let objects = self.shared.lock().survey.objects;
+    /// Whether there is something to do that a scrub, which may take days, must not keep waiting.
+    fn is_urgent(&mut self, orders: &Orders) -> bool {
+        self.watch();
+        let every = Duration::from_secs_f64(orders.every_s);
+        let due = self.looked.is_none_or(|looked| looked.elapsed() >= every);
+        let state = self.shared.lock();
+        let told = state.repair_now || state.orders.as_ref() != Some(orders);
+        drop(state);
+        due || told || self.lost(orders) != self.settled
+    }
+
+    /// Reads everything, or goes on where it has paused; pauses when something else is urgent.
+    fn scrub(&mut self, terms: &Terms, orders: &Orders) {
+        let (cluster, shared) = (self.cluster, self.shared.clone());
+        let objects = shared.lock().survey.objects;
         self.begin("scrubbing", objects);
+        let paused = self.paused.take();
+        let behind = paused.as_ref().map(|(object, _)| order(object));
+        shared.lock().done = paused.map_or(0, |(_, done)| done);
         let least = orders.repair_bytes_per_s;
         // One that is asked for is done even where it is not done by itself.
-        let mut budget = Budget::new(&self.shared, move |orders| match orders.scrub_bytes_per_s {
+        let mut budget = Budget::new(&shared, move |orders| match orders.scrub_bytes_per_s {
             0 => least,
             some => some,
         });
-        let walked = self.cluster.walk(&mut |name| {
-            let scrubbed = self.cluster.scrub(name, terms, &mut |bytes| budget.spend(bytes));
-            let mut state = self.shared.lock();
-            state.done += 1;
-            match scrubbed {
-                Ok(scrubbed) => state.scrubbed.add(scrubbed),
-                Err(error) => state.why = Some(error.to_string()),
+        let walked = cluster.walk(&mut |name| {
+            if behind.as_ref().is_some_and(|behind| order(name) <= *behind) {
+                return true;
             }
-            !state.stopping
+            let scrubbed = cluster.scrub(name, terms, &mut |bytes| budget.spend(bytes));
+            let (done, stopping) = {
+                let mut state = shared.lock();
+                state.done += 1;
+                match scrubbed {
+                    Ok(scrubbed) => state.scrubbed.add(scrubbed),
+                    Err(error) => state.why = Some(error.to_string()),
+                }
+                (state.done, state.stopping)
+            };
+            if !stopping && self.is_urgent(orders) {
+                self.paused = Some((name.to_owned(), done));
+            }
+            !stopping && self.paused.is_none()
         });
         let mut state = self.shared.lock();
         match walked {
