@@ -2,7 +2,8 @@
 
 `bench_code` holds the code against ISA-L alone; `bench_alba` measures uploads, reads of 4 KiB,
 with and without the disk that has them, and a repair; here a volume is written front to back by
-fio, through the engine in this process. `doc/benchmarks.md` says more.
+fio, through the engine in this process, and then used while lost disks are mended.
+`doc/benchmarks.md` says more.
 
 Ends with the line ``RESULT {json}``. What fails is an error; a key is there only if it was
 measured.
@@ -26,6 +27,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.engine import PROGRAM_SECONDS_MAX
+from bench.repair import under_repair
 from bench.servers import PINNED_CPU, REPOSITORY, BenchError, cpu_seconds, release_binary
 from ovs_daemon import _native
 from tests.support.osds import CLUSTER, Osds
@@ -78,11 +80,11 @@ class Writing:
             "cluster": CLUSTER,
             "cluster_key_file": str(osds.key),
         }
-        self._engine = _native.Engine(json.dumps(config))
+        self.engine = _native.Engine(json.dumps(config))
         volume = {"uuid": VOLUME, "size": size, "epoch": 0}
-        self._engine.create_volume(json.dumps(volume))
-        self._engine.open_volume(json.dumps({**volume, "epoch": 1, "ancestors": [VOLUME]}))
-        self.socket = self._engine.export_nbd(VOLUME, VOLUME)
+        self.engine.create_volume(json.dumps(volume))
+        self.engine.open_volume(json.dumps({**volume, "epoch": 1, "ancestors": [VOLUME]}))
+        self.socket = self.engine.export_nbd(VOLUME, VOLUME)
 
     def cpu_s(self) -> dict[str, float]:
         """CPU so far of engine and servers."""
@@ -91,7 +93,7 @@ class Writing:
 
     def close(self) -> None:
         """Bring the rest to the OSDs."""
-        self._engine.shutdown(True)
+        self.engine.shutdown(True)
 
 
 def write_once(store: Path, size: int) -> tuple[float, dict[str, float]]:
@@ -133,6 +135,26 @@ def fio(socket: str, size: int, folder: Path) -> None:
         raise BenchError(f"fio wrote {job['write']['io_bytes']} of {size} bytes: {job['error']}")
 
 
+def front_end(store: Path, size: int) -> dict[str, float]:
+    """What guests notice of repair and scrub."""
+    base = Path(tempfile.mkdtemp(prefix="ovsb-", dir=store))
+    sockets = Path(tempfile.mkdtemp(prefix="ovsb-"))
+    try:
+        # One node more than a Domain's share of fragments: there they are mended.
+        with Osds(base / "osds", nodes=4) as osds:
+            (sockets / "alba").symlink_to(base.resolve())
+            writing = Writing(sockets / "alba", osds, size)
+            fio(writing.socket, size, sockets)
+            writing.engine.settle_volume(VOLUME)
+            uri = f"nbd+unix:///{VOLUME}?socket={writing.socket}"
+            result = under_repair(writing.engine, osds, uri, size, sockets)
+            writing.close()
+    finally:
+        shutil.rmtree(base, ignore_errors=True)
+        shutil.rmtree(sockets, ignore_errors=True)
+    return result
+
+
 def sequential(store: Path, size: int, rounds: int) -> dict[str, float]:
     """Medians of some passes."""
     rates, costs = [], []
@@ -172,6 +194,7 @@ def main() -> int:
             servers = release_binary("vstorage-osd")
             result |= run_program(release_binary("bench_alba"), servers, folder)
         result |= sequential(options.disk, options.size, options.rounds)
+        result |= front_end(options.disk, options.size)
     except (BenchError, ProcessError, OSError, subprocess.SubprocessError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
