@@ -2,6 +2,8 @@
 //! others can be computed, on which disks they lie, and what that promises.
 
 mod cut;
+mod eviction;
+mod favour;
 mod gather;
 mod layout;
 mod mend;
@@ -16,6 +18,8 @@ mod policy;
 mod verdict;
 
 pub use cut::{Cut, Place, UNIT};
+pub use eviction::Eviction;
+pub use favour::{Favour, digest, favourite};
 pub use gather::Gather;
 pub use layout::{FRAGMENTS_MAX, GLOBAL_MAX, Layout, LayoutError, Set};
 pub use mend::{Mending, Next, at_once, due, safety};
