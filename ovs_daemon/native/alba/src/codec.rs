@@ -58,6 +58,12 @@ pub fn encode_request(request: &Request, after: &str, tag: u64) -> Outgoing {
             (Frame::new(Kind::PutRecord, tag, &meta, 0), meta, None)
         }
         Request::Record { name } => plain(Kind::Record, name),
+        Request::Keep { path, payload_len, offset, parts } => {
+            let meta = path.as_bytes().to_vec();
+            let frame = Frame::new(Kind::Keep, tag, &meta, request.payload());
+            (Frame { a: *payload_len, b: *offset, ..frame }, meta, Some(parts.clone()))
+        }
+        Request::Figures => plain(Kind::Figures, ""),
     }
 }
 
@@ -100,6 +106,13 @@ pub fn decode_request(received: Received) -> std::result::Result<Asked, Malforme
             Request::PutRecord { name: name.to_owned(), text: rest.to_vec() }
         }
         Kind::Record => Request::Record { name: text(&received.meta)? },
+        Kind::Keep => Request::Keep {
+            path: text(&received.meta)?,
+            payload_len: frame.a,
+            offset: frame.b,
+            parts: Arc::new(vec![received.data]),
+        },
+        Kind::Figures => Request::Figures,
         _ => return Err(Malformed::Field("kind")),
     };
     Ok(Asked { request, after, limit, crcs: received.crcs })
@@ -120,7 +133,9 @@ pub fn encode_answer(asked: &Asked, answer: Result<Answer>, tag: u64) -> Outgoin
     match answer {
         Ok(Answer::Put(put)) => plain(Kind::Done, u16::from(put == Put::Exists)),
         Ok(Answer::Done) => plain(Kind::Done, 0),
-        Ok(Answer::Bytes(text)) if matches!(asked.request, Request::Record { .. }) => {
+        Ok(Answer::Bytes(text))
+            if matches!(asked.request, Request::Record { .. } | Request::Figures) =>
+        {
             (Frame::new(Kind::Done, tag, &text, 0), text, None)
         }
         Ok(Answer::Bytes(bytes)) => {
@@ -183,10 +198,10 @@ pub fn decode_answer(
             };
             Err(request.error(cause, received.text()?))
         }
-        (Kind::Done, Request::Put { .. } | Request::PutRecord { .. }) => {
+        (Kind::Done, Request::Put { .. } | Request::PutRecord { .. } | Request::Keep { .. }) => {
             Ok(Answer::Put(if frame.code == 0 { Put::Created } else { Put::Exists }))
         }
-        (Kind::Done, Request::Record { .. }) => Ok(Answer::Bytes(received.meta)),
+        (Kind::Done, Request::Record { .. } | Request::Figures) => Ok(Answer::Bytes(received.meta)),
         (Kind::Done, Request::Delete { .. } | Request::DeleteFolder { .. })
         | (Kind::Done, Request::Sweep { .. }) => Ok(Answer::Done),
         (Kind::Bytes, Request::Get { len, .. }) => {
@@ -251,6 +266,13 @@ mod tests {
             Request::Space,
             Request::PutRecord { name: "r".to_owned(), text: b"text\0".to_vec() },
             Request::Record { name: "r".to_owned() },
+            Request::Keep {
+                path: "a/b.obj/x".to_owned(),
+                payload_len: 1 << 22,
+                offset: 65_536,
+                parts: Arc::new(vec![vec![1; 4096].into(), vec![2; 4].into()]),
+            },
+            Request::Figures,
         ]
     }
 
@@ -262,6 +284,9 @@ mod tests {
     fn text_of(request: &Request) -> String {
         match request {
             Request::Put { path, parts } => format!("{path} {:?}", concat(parts)),
+            Request::Keep { path, payload_len, offset, parts } => {
+                format!("{path} {payload_len} {offset} {:?}", concat(parts))
+            }
             other => format!("{other:?}"),
         }
     }
@@ -298,7 +323,10 @@ mod tests {
         let space = Answer::Space { total: 9, free: 8 };
         assert_eq!(back(&all[7], Ok(space.clone())), Ok(space));
         let text = Answer::Bytes(b"text".to_vec());
-        assert_eq!(back(&all[9], Ok(text.clone())), Ok(text));
+        for asked in [&all[9], &all[11]] {
+            assert_eq!(back(asked, Ok(text.clone())), Ok(text.clone()));
+        }
+        assert_eq!(back(&all[10], Ok(Answer::Put(Put::Exists))), Ok(Answer::Put(Put::Exists)));
         for cause in [Cause::NotFound, Cause::NoSpace, Cause::Corrupt, Cause::Failed] {
             let error = all[1].error(cause, "because");
             assert_eq!(back(&all[1], Err(error.clone())), Err(error));

@@ -228,6 +228,9 @@ impl FolderOsd {
                 self.store.read(&path, 0, &mut text)?;
                 Ok(Answer::Bytes(text))
             }
+            Request::Keep { .. } | Request::Figures => {
+                Err(request.error(Cause::Failed, "it is no cache"))
+            }
         }
     }
 
@@ -242,13 +245,14 @@ impl FolderOsd {
             Request::Put { path, .. }
             | Request::Get { path, .. }
             | Request::Header { path }
+            | Request::Keep { path, .. }
             | Request::Delete { path } => is_fragment(path),
             Request::Names { folder } => folder.is_empty() || is_path(folder),
             Request::DeleteFolder { folder } | Request::Sweep { folder } => is_folder(folder),
             Request::PutRecord { name, .. } | Request::Record { name } => {
                 is_path(name) && !name.contains('/')
             }
-            Request::Space => true,
+            Request::Space | Request::Figures => true,
         };
         if fine {
             return Ok(());

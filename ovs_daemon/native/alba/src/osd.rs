@@ -87,6 +87,20 @@ pub enum Request {
         /// Its name.
         name: String,
     },
+    /// Keep a block of a fragment's payload (`format::osd::wire::BLOCK`), as long as it is worth it:
+    /// for OSDs of role cache, which give it to a `Get`.
+    Keep {
+        /// Of [`fragment_path`].
+        path: String,
+        /// Bytes of the whole payload.
+        payload_len: u64,
+        /// Where the block begins.
+        offset: u64,
+        /// The block, and its checksums.
+        parts: Parts,
+    },
+    /// How well an OSD of role cache does, in JSON.
+    Figures,
 }
 
 impl Request {
@@ -102,6 +116,18 @@ impl Request {
             Self::Space => ("look at", "the room"),
             Self::PutRecord { name, .. } => ("store", name),
             Self::Record { name } => ("read", name),
+            Self::Keep { path, .. } => ("keep", path),
+            Self::Figures => ("look at", "the figures"),
+        }
+    }
+
+    /// Bytes that are sent with it, without what is said about them.
+    pub fn payload(&self) -> usize {
+        match self {
+            Self::Put { parts, .. } | Self::Keep { parts, .. } => {
+                parts.iter().map(|part| part.len()).sum()
+            }
+            _ => 0,
         }
     }
 

@@ -26,6 +26,13 @@ struct PresetSpec {
     compression: String,
     #[serde(default = "none", skip_serializing_if = "is_none")]
     encryption: String,
+    #[serde(default, skip_serializing_if = "is_false")]
+    cache_on_write: bool,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "what serde calls")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 fn none() -> String {
@@ -62,6 +69,8 @@ pub struct Preset {
     pub compression: Compression,
     /// How objects are encrypted.
     pub encryption: Encryption,
+    /// Whether objects are brought to the cache tier when they are put.
+    pub cache_on_write: bool,
 }
 
 /// What is wrong with a preset, and what to do.
@@ -129,8 +138,16 @@ impl Preset {
         check_size("sco_size", spec.sco_size, 1 << 20, 256 << 20)?;
         let compression = one_of("compression", &spec.compression, &COMPRESSIONS)?;
         let encryption = one_of("encryption", &spec.encryption, &ENCRYPTIONS)?;
-        let PresetSpec { name, fragment_size, sco_size, .. } = spec;
-        Ok(Self { name, policies, fragment_size, sco_size, compression, encryption })
+        let PresetSpec { name, fragment_size, sco_size, cache_on_write, .. } = spec;
+        Ok(Self {
+            name,
+            policies,
+            fragment_size,
+            sco_size,
+            compression,
+            encryption,
+            cache_on_write,
+        })
     }
 
     /// The one that a configuration means: the name of a shipped one, or its JSON form.
@@ -152,6 +169,7 @@ impl Preset {
             sco_size: self.sco_size,
             compression: name_of(self.compression, &COMPRESSIONS).to_owned(),
             encryption: name_of(self.encryption, &ENCRYPTIONS).to_owned(),
+            cache_on_write: self.cache_on_write,
         };
         serde_json::to_string(&spec).expect("plain data")
     }
@@ -233,11 +251,13 @@ struct Nodes {
 pub fn describe_json(preset: &str) -> Result<String, PresetError> {
     let preset = Preset::parse(preset)?;
     let policies: Vec<Value> = preset.policies.iter().map(describe).collect();
-    let Preset { name, fragment_size, sco_size, compression, encryption, .. } = preset;
+    let Preset { name, fragment_size, sco_size, compression, encryption, cache_on_write, .. } =
+        preset;
     let value = json!({
         "name": name, "policies": policies, "fragment_size": fragment_size, "sco_size": sco_size,
         "compression": name_of(compression, &COMPRESSIONS),
         "encryption": name_of(encryption, &ENCRYPTIONS),
+        "cache_on_write": cache_on_write,
     });
     Ok(value.to_string())
 }
@@ -399,11 +419,14 @@ mod tests {
         let preset = Preset {
             compression: Compression::Zstd,
             encryption: Encryption::Aes256Gcm,
+            cache_on_write: true,
             ..default()
         };
         assert!(preset.seals() && !default().seals());
         let json = preset.to_json();
         assert!(json.contains("\"compression\":\"zstd\",\"encryption\":\"aes-256-gcm\""));
+        assert!(json.contains("\"cache_on_write\":true"));
+        assert!(!default().to_json().contains("cache_on_write"));
         assert_eq!(Preset::parse(&json), Ok(preset));
         assert!(describe_json(&json).unwrap().contains("\"encryption\":\"aes-256-gcm\""));
         assert!(describe_json(&default().to_json()).unwrap().contains("\"compression\":\"none\""));

@@ -146,7 +146,7 @@ impl Osd for RemoteOsd {
     }
 
     fn start(&self, request: Request, reply: Reply) {
-        let large = matches!(request, Request::Put { .. });
+        let large = matches!(request, Request::Put { .. } | Request::Keep { .. });
         let peer = self.peers[usize::from(large)];
         self.mailbox.send(Command::Ask { peer, request, reply });
     }

@@ -1,5 +1,5 @@
 //! The threads of one disk: puts are gathered and committed together, everything else is done by
-//! several at a time.
+//! several at a time. On an OSD of role cache the thread of the puts keeps blocks.
 
 use std::collections::VecDeque;
 use std::io;
@@ -10,10 +10,15 @@ use alba::codec::{Asked, encode_answer};
 use alba::folder::{FolderOsd, Located, check_file};
 use alba::osd::{Answer, Parts, Request};
 use alba::{BackendError, Cause, Put};
+use format::osd::Role;
 use net::Bell;
+
+use crate::cache::Cache;
 
 /// Threads that read, list and delete.
 const READERS: usize = 2;
+/// The same of a cache, which is a device that does much at a time.
+const CACHE_READERS: usize = 6;
 /// Fragments, and bytes of them, that are committed together.
 const BATCH: usize = 64;
 const BATCH_BYTES: usize = 256 << 20;
@@ -97,6 +102,8 @@ struct Queue {
 #[derive(Debug)]
 struct Shared {
     osd: FolderOsd,
+    /// Of an OSD of role cache.
+    cache: Option<Cache>,
     queue: Mutex<Queue>,
     /// For who commits, and for who does the rest.
     put: Condvar,
@@ -112,22 +119,22 @@ pub struct Disk {
 }
 
 fn bytes_of(asked: &Asked) -> usize {
-    match &asked.request {
-        Request::Put { parts, .. } => parts.iter().map(|part| part.len()).sum(),
-        _ => 0,
-    }
+    asked.request.payload()
 }
 
 impl Disk {
-    /// Starts the threads of a disk.
+    /// Starts the threads of a disk; `cache_bytes`: the most that it keeps if it is a cache.
     ///
     /// # Errors
-    /// There are too many threads.
-    pub fn start(osd: FolderOsd, outbox: Arc<Outbox>) -> io::Result<Self> {
+    /// There are too many threads, or the file of a cache cannot be made.
+    pub fn start(osd: FolderOsd, cache_bytes: u64, outbox: Arc<Outbox>) -> io::Result<Self> {
+        let is_cache = osd.claimed().role == Role::Cache;
+        let cache = is_cache.then(|| Cache::open(&osd, cache_bytes)).transpose()?;
+        let readers = if is_cache { CACHE_READERS } else { READERS };
         let (put, other) = (Condvar::new(), Condvar::new());
-        let shared = Arc::new(Shared { osd, queue: Mutex::default(), put, other, outbox });
+        let shared = Arc::new(Shared { osd, cache, queue: Mutex::default(), put, other, outbox });
         let mut threads = Vec::new();
-        for number in 0..=READERS {
+        for number in 0..=readers {
             let inside = shared.clone();
             let thread = std::thread::Builder::new().name(format!("vs-osd-{number}"));
             let work = if number == 0 { Shared::commit } else { Shared::do_others };
@@ -139,6 +146,16 @@ impl Disk {
     /// The folder.
     pub fn osd(&self) -> &FolderOsd {
         &self.shared.osd
+    }
+
+    /// What a cache answers to a small read, if that takes no device; it needs none of the threads.
+    pub(crate) fn from_cache(&self, asked: &Asked, tag: u64) -> Option<alba::codec::Outgoing> {
+        let (cache, request) = (self.shared.cache.as_ref()?, &asked.request);
+        let Request::Get { len, .. } = request else { return None };
+        if *len > AT_ONCE_MAX || self.shared.osd.check_path(request).is_err() {
+            return None;
+        }
+        Some(encode_answer(asked, cache.get_at_once(request)?, tag))
     }
 
     /// Where what a small read asks for is in a file; `None`: the threads have to look.
@@ -212,6 +229,14 @@ impl Shared {
     }
 
     fn store(&self, batch: Vec<Job>) -> Vec<Done> {
+        if let Some(cache) = &self.cache {
+            let keep = |job: Job| {
+                let checked = self.osd.check_path(&job.asked.request);
+                let kept = checked.and_then(|()| cache.keep(&job.asked.request, &self.osd));
+                done(job, kept)
+            };
+            return batch.into_iter().map(keep).collect();
+        }
         let checked: Vec<Result<(String, Parts), BackendError>> =
             batch.iter().map(|job| fragment_of(&self.osd, &job.asked)).collect();
         let puts: Vec<(String, Parts)> =
@@ -245,6 +270,9 @@ impl Shared {
     }
 
     fn perform(&self, request: &Request) -> alba::Result<Answer> {
+        if let Some(cache) = &self.cache {
+            return self.osd.check_path(request).and_then(|()| cache.perform(request));
+        }
         match request {
             // With the checksums, so that whoever asked can compare them, too.
             Request::Get { path, payload_len, offset, len } => {
@@ -262,7 +290,7 @@ fn fragment_of(osd: &FolderOsd, asked: &Asked) -> Result<(String, Parts), Backen
     let request = &asked.request;
     osd.check_path(request)?;
     let Request::Put { path, parts } = request else {
-        return Err(request.error(Cause::Failed, "it is no put"));
+        return Err(request.error(Cause::Failed, "it is no cache"));
     };
     let whole: &[u8] = parts.first().map_or(&[], |part| part);
     check_file(path, whole, &asked.crcs)

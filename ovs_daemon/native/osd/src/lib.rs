@@ -2,10 +2,14 @@
 //!
 //! One process has any number of disks. A thread owns the sockets ([`Server`], one io_uring); each
 //! disk has threads of its own ([`disk::Disk`]), so that one which is slow or full keeps nobody from
-//! the others. What a connection may do is decided by `machines::osd`, what frames look like says
+//! the others. An OSD of role cache has blocks of fragments in place of fragments ([`cache::Cache`]). What
+//! a connection may do is decided by `machines::osd`, what frames look like says
 //! `format::osd::wire`.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub mod cache;
+#[cfg(test)]
+mod cache_tests;
 pub mod disk;
 #[cfg(test)]
 mod mend_tests;

@@ -48,6 +48,8 @@ pub struct Setup {
     pub folders: Vec<PathBuf>,
     /// Bytes that stay free on each disk.
     pub reserve: u64,
+    /// Most bytes that each OSD of role cache keeps.
+    pub cache_bytes: u64,
 }
 
 /// Why it cannot start or go on.
@@ -127,7 +129,7 @@ impl Server {
             match FolderOsd::open(folder, setup.reserve) {
                 Ok(osd) => {
                     names.push((osd.claimed().cluster, osd.claimed().osd));
-                    let disk = Disk::start(osd, outbox.clone());
+                    let disk = Disk::start(osd, setup.cache_bytes, outbox.clone());
                     disks.push(disk.map_err(|e| Fatal::new("start a disk's threads", e, threads))?);
                 }
                 Err(error) => {
@@ -283,6 +285,12 @@ impl Server {
         let asked = decode_request(received).map_err(|e| e.to_string())?;
         let here = self.names.iter().position(|(_, name)| *name == osd);
         let disk = here.and_then(|disk| self.disks.get(disk)).ok_or("no such OSD")?;
+        if let Some((frame, meta, parts)) = disk.from_cache(&asked, tag) {
+            if connection.performed(tag, &house)? {
+                connection.wire.send(&frame, &meta, parts);
+            }
+            return Ok(());
+        }
         let (here, job) = (here.unwrap_or(0), Job { connection: number, tag, asked });
         match self.reads.begin(&mut self.ring, (here, disk), job) {
             Begun::Not(job) => disk.ask(job),

@@ -17,9 +17,9 @@ use net::ClusterKey;
 
 use crate::{Running, Setup};
 
-const CLUSTER: [u8; 16] = [7; 16];
+pub(crate) const CLUSTER: [u8; 16] = [7; 16];
 
-fn key() -> ClusterKey {
+pub(crate) fn key() -> ClusterKey {
     ClusterKey::new(&[b'k'; 32]).unwrap()
 }
 
@@ -40,7 +40,7 @@ impl Drop for Lab {
 }
 
 impl Lab {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         Self::of(name, 3, 1)
     }
 
@@ -78,7 +78,7 @@ impl Lab {
 
     fn serve(&self, number: usize, listen: SocketAddr) -> Running {
         let folders = vec![self.folder(number)];
-        Running::start(&Setup { listen, key: key(), folders, reserve: 0 }).unwrap()
+        Running::start(&Setup { listen, key: key(), folders, reserve: 0, cache_bytes: 0 }).unwrap()
     }
 
     pub(crate) fn stop(&mut self, number: usize) {
@@ -96,6 +96,10 @@ impl Lab {
             OsdAddress { osd, address: self.addresses[number], domain, node }
         };
         (0..self.count()).map(place).collect()
+    }
+
+    pub(crate) fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
     }
 
     fn link(&self) -> Link {
@@ -354,7 +358,7 @@ fn a_full_disk_refuses_puts_and_goes_on_with_the_rest() {
     put(&cluster, "a/1", &content(1, 50_000)).unwrap();
     lab.stop(3);
     let (listen, folders) = (lab.addresses[3], vec![lab.folder(3)]);
-    let full = Setup { listen, key: key(), folders, reserve: u64::MAX };
+    let full = Setup { listen, key: key(), folders, reserve: u64::MAX, cache_bytes: 0 };
     lab.servers[3] = Some(Running::start(&full).unwrap());
     let fleet = Fleet::start(lab.link()).unwrap();
     let claim = read_claim(&lab.folder(3)).unwrap().unwrap();

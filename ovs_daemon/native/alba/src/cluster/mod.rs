@@ -18,6 +18,7 @@ mod stored;
 mod survey;
 #[cfg(test)]
 mod tests;
+mod tier;
 mod uses;
 #[cfg(test)]
 mod views_tests;
@@ -45,6 +46,7 @@ use places::{Remotes, open_folders};
 pub use repair::Repaired;
 pub use stored::Stored;
 pub use survey::Survey;
+pub use tier::{CacheFigures, CacheOsd};
 use uses::Use;
 
 /// Bytes of buffers that are kept for the next uploads: two objects of 64 MiB, and parity.
@@ -71,6 +73,7 @@ pub struct Cluster {
     remotes: Mutex<Remotes>,
     /// For objects that are being put.
     pool: Arc<Pool>,
+    cache: tier::Cache,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -141,6 +144,7 @@ impl Cluster {
             missing,
             remotes: Mutex::new(Remotes::new(link)?),
             pool: Pool::new(KEEP),
+            cache: tier::Cache::default(),
         };
         cluster.set_servers(&servers)?;
         cluster.learn_uses();
@@ -249,6 +253,7 @@ impl Backend for Cluster {
 
     fn delete(&self, name: &str) -> Result<()> {
         self.forget(name);
+        self.cache.forget_below(&format!("{name}{OBJECT}"));
         let done = self.delete_everywhere(name);
         // Whoever looked meanwhile may have remembered what was still there.
         self.forget(name);
@@ -258,12 +263,14 @@ impl Backend for Cluster {
     fn delete_folder(&self, folder: &str) -> Result<()> {
         let below = format!("{folder}/");
         lock(&self.found).retain(|name, _| !name.starts_with(&below));
+        self.cache.forget_below(folder);
         self.delete_below(folder)
     }
 
     fn distrust(&self, name: &str) {
         self.forget(name);
         self.osds().iter().for_each(|osd| osd.distrust(name));
+        self.cache.distrust(name);
     }
 
     fn space(&self) -> Result<Option<Space>> {

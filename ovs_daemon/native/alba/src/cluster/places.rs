@@ -55,12 +55,12 @@ pub enum Place {
 }
 
 impl OsdAddress {
-    fn claim(&self, cluster: [u8; 16]) -> Result<Claim> {
+    pub(super) fn claim(&self, cluster: [u8; 16], role: Role) -> Result<Claim> {
         let digits: String = self.osd.chars().filter(|c| *c != '-').collect();
         let number = u128::from_str_radix(&digits, 16).ok().filter(|_| digits.len() == 32);
         let number = number.ok_or_else(|| failed("use OSD", &self.osd, "it is no UUID"))?;
         let (domain, node) = (self.domain.clone(), self.node.clone());
-        Ok(Claim { cluster, osd: number.to_be_bytes(), domain, node, role: Role::Capacity })
+        Ok(Claim { cluster, osd: number.to_be_bytes(), domain, node, role })
     }
 }
 
@@ -135,6 +135,11 @@ impl Remotes {
         Ok(Self { fleet, known: BTreeMap::new() })
     }
 
+    /// How the servers know who asks.
+    pub(super) fn link(&self) -> Option<Link> {
+        self.fleet.as_ref().map(|fleet| fleet.link().clone())
+    }
+
     /// Those that are new among these; the others may have moved.
     fn update(&mut self, addresses: &[OsdAddress]) -> Result<Vec<Arc<RemoteOsd>>> {
         let mut new = Vec::new();
@@ -146,7 +151,7 @@ impl Remotes {
                     "a cluster and its key are needed for a server's OSDs",
                 )
             })?;
-            let claim = place.claim(fleet.link().cluster)?;
+            let claim = place.claim(fleet.link().cluster, Role::Capacity)?;
             match self.known.get(&claim.osd) {
                 Some(osd) => osd.move_to(place.address),
                 None => {

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use format::fragment::NAME_MAX;
-use machines::alba::{Cut, Policy, Verdict, mix, place};
+use format::fragment::{FragmentName, NAME_MAX};
+use machines::alba::{Cut, Layout, Policy, Verdict, mix, place};
 use media::Buffer;
 
 use crate::osd::{Answer, Request, fragment_path};
@@ -60,6 +60,23 @@ fn next_generation(seen: u64, drawn: u32) -> u64 {
     }
 }
 
+/// The name of the first fragment of an object that was put.
+fn fragment_name(label: &Label, cut: &Cut, layout: &Layout) -> FragmentName {
+    let [data, parity, domains, local] =
+        [layout.data(), layout.parity(), layout.domains(), layout.local()].map(|count| count as u8);
+    FragmentName {
+        generation: label.generation,
+        pieces: cut.pieces(),
+        data,
+        parity,
+        acknowledge: label.acknowledge,
+        domains,
+        local,
+        piece: 0,
+        fragment: 0,
+    }
+}
+
 impl Cluster {
     pub(super) fn put_object(
         &self,
@@ -100,13 +117,19 @@ impl Cluster {
             generation,
             sealed,
         };
-        let stored = self.store(&label, &object.into(), &cut, &policy, &osds);
+        let padded: Part = object.into();
+        let stored = self.store(&label, &padded, &cut, &policy, &osds);
         let stored = stored.and_then(|()| in_time(name, generation, began));
         if stored.is_err() {
             self.take_back(name, generation);
         }
         self.forget(name);
-        stored.map(|()| Put::Created)
+        stored?;
+        if preset.cache_on_write {
+            let first = fragment_name(&label, &cut, policy.layout());
+            self.warm_cache(name, first, cut, padded.sub(0..object_len as usize));
+        }
+        Ok(Put::Created)
     }
 
     /// The object is there already; but whoever put it may not have got as far as c.

@@ -1,4 +1,5 @@
-//! Reads: of the one fragment that has the bytes, or computed from others, its group's first.
+//! Reads: from the cache tier, of the one fragment that has the bytes, or computed from others, its
+//! group's first.
 
 use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
@@ -74,10 +75,16 @@ impl Cluster {
         start: u64,
         into: &mut [u8],
     ) -> Result<()> {
+        let Err(missed) = self.read_cached(name, found, (piece, fragment), start, into) else {
+            return Ok(());
+        };
         let range = Range { piece, start, len: into.len() };
         let have = self.gather(name, found, range, 1 << fragment, true)?;
         let bytes = have[fragment].as_ref().expect("it was read or computed");
         into.copy_from_slice(bytes);
+        if let Some(missed) = missed {
+            self.fill_cache(&missed, found, (piece, fragment), start, into.len());
+        }
         Ok(())
     }
 

@@ -109,13 +109,6 @@ impl fmt::Debug for Peer {
     }
 }
 
-fn bytes_of(request: &Request) -> usize {
-    match request {
-        Request::Put { parts, .. } => parts.iter().map(|part| part.len()).sum(),
-        _ => 0,
-    }
-}
-
 /// Bytes of fragments went to the OSD or came from it.
 fn count(shared: &Shared, bytes: usize) {
     shared.traffic.fragments.fetch_add(bytes as u64, Ordering::Relaxed);
@@ -123,9 +116,10 @@ fn count(shared: &Shared, bytes: usize) {
 
 fn patience(request: &Request) -> u64 {
     match request {
-        Request::Put { .. } | Request::DeleteFolder { .. } | Request::Sweep { .. } => {
-            ANSWER_OF_DISK
-        }
+        Request::Put { .. }
+        | Request::Keep { .. }
+        | Request::DeleteFolder { .. }
+        | Request::Sweep { .. } => ANSWER_OF_DISK,
         _ => ANSWER,
     }
 }
@@ -176,7 +170,7 @@ impl Peer {
         if self.gone {
             return reply(Err(request.error(Cause::Failed, self.why.as_str())));
         }
-        let bytes = bytes_of(&request);
+        let bytes = request.payload();
         if bytes > 0 && self.waiting_bytes + bytes > WAITING_BYTES_MAX {
             let why = "too many fragments wait for this OSD already";
             return reply(Err(request.error(Cause::Failed, why)));
@@ -402,7 +396,7 @@ impl Peer {
                 return Err(why);
             }
         };
-        self.waiting_bytes -= bytes_of(&one.request).min(self.waiting_bytes);
+        self.waiting_bytes -= one.request.payload().min(self.waiting_bytes);
         if let Request::Get { .. } = one.request {
             if let Ok(Answer::Bytes(bytes)) = &answer {
                 count(&self.shared, bytes.len());
@@ -434,7 +428,7 @@ impl Peer {
                 let after = one.names.last().map_or("", String::as_str);
                 let (frame, meta, parts) = encode_request(&one.request, after, *tag);
                 wire.send(&frame, &meta, parts);
-                count(&self.shared, bytes_of(&one.request));
+                count(&self.shared, one.request.payload());
             }
             self.unsent.pop_front();
         }

@@ -26,7 +26,9 @@
 //! 24 PutRecord    name, 0, text
 //! 25 Record       name
 //! 26 Claims
-//! 64 Done         text of a Record                                          1 = there
+//! 27 Keep         path                     payload     offset                         block, CRC32Cs
+//! 28 Figures
+//! 64 Done         text of a Record, Figures                                 1 = there
 //! 65 Failed       why, in words                                             cause
 //! 66 Bytes                                                                           bytes
 //! 67 Listed       names, each with 0                                        1 = more
@@ -37,6 +39,10 @@
 //! and then their CRC32C, as in the file: whoever receives it compares them. What answers a *Header*
 //! or *Claims* are pages that have checksums of their own. So `meta` has a checksum here, `data` has
 //! not.
+//!
+//! *Keep* and *Figures* are for OSDs of role cache. With a *Keep* comes a block: [`BLOCK`] bytes of a
+//! fragment's payload from a multiple of that on, or what is left there, and behind them their
+//! checksums as in *Bytes*. What answers *Figures* is JSON.
 //!
 //! **Who speaks** is proved by both, with HMAC-SHA256 under the cluster's key over what
 //! [`Side::signed`] says: both nonces are in it, so that nothing said before can be said again.
@@ -57,6 +63,8 @@ pub const META_MAX: usize = 256 << 10;
 pub const DATA_MAX: usize = (64 << 20) + (64 << 10) + 4096;
 /// Most bytes of one [`Kind::Get`].
 pub const GET_MAX: u32 = 4 << 20;
+/// What a cache OSD keeps as one: so many bytes of a fragment's payload.
+pub const BLOCK: u64 = 64 << 10;
 /// Bytes of a nonce, and of a proof.
 pub const NONCE: usize = 32;
 /// Requests of one connection that may be unanswered.
@@ -85,6 +93,8 @@ pub enum Kind {
     PutRecord = 24,
     Record = 25,
     Claims = 26,
+    Keep = 27,
+    Figures = 28,
     Done = 64,
     Failed = 65,
     Bytes = 66,
@@ -92,7 +102,7 @@ pub enum Kind {
     Room = 68,
 }
 
-const KINDS: [Kind; 21] = [
+const KINDS: [Kind; 23] = [
     Kind::Hello,
     Kind::Challenge,
     Kind::Proof,
@@ -109,6 +119,8 @@ const KINDS: [Kind; 21] = [
     Kind::PutRecord,
     Kind::Record,
     Kind::Claims,
+    Kind::Keep,
+    Kind::Figures,
     Kind::Done,
     Kind::Failed,
     Kind::Bytes,
@@ -128,7 +140,7 @@ impl Kind {
     }
 
     fn carries_data(self) -> bool {
-        matches!(self, Kind::Put | Kind::Bytes)
+        matches!(self, Kind::Put | Kind::Keep | Kind::Bytes)
     }
 }
 

@@ -1,13 +1,15 @@
 //! `vstorage-osd`: serves disks of this host to the nodes of a cluster, and outlives their daemons.
 //!
 //! ```text
-//! vstorage-osd serve --listen ADDRESS:PORT --key-file FILE [--reserve BYTES] FOLDER...
+//! vstorage-osd serve --listen ADDRESS:PORT --key-file FILE [--reserve BYTES] [--cache-size BYTES]
+//!                    FOLDER...
 //! vstorage-osd claim --cluster UUID --domain DOMAIN --node NODE [--role ROLE] FOLDER...
 //! ```
 //!
 //! `claim` makes folders OSDs of a cluster, each for life; ROLE is capacity (the default) or cache.
-//! `serve` serves them until SIGTERM or SIGINT. Killing it with SIGKILL is safe: what it has
-//! acknowledged is on disk. Log lines go to standard error.
+//! `serve` serves them until SIGTERM or SIGINT; an OSD of role cache keeps at most `--cache-size`
+//! bytes, unless given as much as its disk has room for. Killing it with SIGKILL is safe: what it has
+//! acknowledged is on disk, and what a cache had nobody needs. Log lines go to standard error.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -19,8 +21,9 @@ use net::{ClusterKey, Signals};
 use osd::{Server, Setup};
 
 const USAGE: &str = "usage: vstorage-osd serve --listen ADDRESS:PORT --key-file FILE \
-                     [--reserve BYTES] FOLDER...\n       vstorage-osd claim --cluster UUID \
-                     --domain DOMAIN --node NODE [--role capacity|cache] FOLDER...";
+                     [--reserve BYTES] [--cache-size BYTES] FOLDER...\n       \
+                     vstorage-osd claim --cluster UUID --domain DOMAIN --node NODE \
+                     [--role capacity|cache] FOLDER...";
 
 fn log(line: &str) {
     eprintln!("vstorage-osd: {line}");
@@ -75,17 +78,19 @@ fn uuid_text(id: &[u8; 16]) -> String {
 }
 
 fn setup(arguments: impl Iterator<Item = String>) -> Result<Setup, String> {
-    let words = Words::of(arguments, &["--listen", "--key-file", "--reserve"])?;
+    let words = Words::of(arguments, &["--listen", "--key-file", "--reserve", "--cache-size"])?;
     let listen = words.must("--listen")?;
     let listen = listen.parse().map_err(|e| format!("--listen {listen}: {e}"))?;
-    let reserve = words.get("--reserve").unwrap_or("1073741824");
-    let reserve =
-        reserve.parse().map_err(|_| format!("--reserve {reserve}: not a number of bytes"))?;
+    let bytes = |name: &str, default: u64| match words.get(name) {
+        Some(text) => text.parse().map_err(|_| format!("{name} {text}: not a number of bytes")),
+        None => Ok(default),
+    };
+    let (reserve, cache_bytes) = (bytes("--reserve", 1 << 30)?, bytes("--cache-size", u64::MAX)?);
     let path = Path::new(words.must("--key-file")?);
     let key = ClusterKey::read(path).map_err(|why| {
         format!("cannot use the cluster key {}: {why}; copy it from another node", path.display())
     })?;
-    Ok(Setup { listen, key, folders: words.folders, reserve })
+    Ok(Setup { listen, key, folders: words.folders, reserve, cache_bytes })
 }
 
 fn serve(arguments: impl Iterator<Item = String>) -> Result<(), String> {

@@ -36,6 +36,8 @@ fn osd_streams() -> Vec<Vec<u8>> {
         frame(Kind::PutRecord, 4, b"name\0text", b""),
         frame(Kind::Delete, 5, b"a/b.obj/x", b""),
         frame(Kind::Space, 6, b"", b""),
+        frame(Kind::Keep, 7, b"a/b.obj/x", &[4; 100]),
+        frame(Kind::Figures, 8, b"", b""),
     ];
     let server = Hello { osd: [0; 16], ..hello };
     let roll = [
