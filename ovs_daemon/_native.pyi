@@ -123,9 +123,13 @@ class Engine:
         and tells of new addresses of those that are. None is taken out while the engine runs.
         Error: NO_ALBA, the backend is a directory."""
 
+    def set_caches(self, osds_json: str) -> None:
+        """[{"osd", "address", "domain", "node"}]: the cache tier, OSDs of role cache in this node's
+        Domain, in place of those of before; [] for none. Error: NO_ALBA."""
+
     def osd_states(self) -> str:
         """[{"osd": UUID, "name", "reachable", "why" or null, "total", "free": bytes or null}] of
-        the backend's OSDs; [] when it is a directory."""
+        the backend's OSDs, then of those of its cache tier; [] when it is a directory."""
 
     def set_upkeep(self, orders_json: str) -> None:
         """{"domains": [name] | null (all), "leaving": [UUID of an OSD], "repair_bytes_per_s",
@@ -144,8 +148,14 @@ class Engine:
         "repaired" and "scrubbed" since the start: {"fragments" stored, "damaged", "bytes",
         "bytes_between_domains"}, "collected": fragments of cut-off puts that were removed,
         "wire": {Domain: {"sent", "received", "fragments"}} of the OSD servers there: bytes in all,
-        and of both those of fragments, "why": the last failure or null}; null when the backend is
-        a directory."""
+        and of both those of fragments, "cache": null (no cache tier) or {"hits", "misses": reads of
+        fragments, "late": not answered in time, "passed": not asked since the OSD was late before,
+        "damaged": the cache's disk gave other bytes, "hit_bytes", "fills": blocks brought there,
+        "fill_bytes", "left_out": blocks that were not, since others were on their way, "osds":
+        [{"osd", "name", "reachable", and of what reaches it: "hits", "misses", "hit_bytes",
+        "admitted", "evicted", "damaged", "refused": blocks, "bytes" in use, "size": at most}]}: the
+        reads of this node, and what the OSDs have done for all, "why": the last failure or null};
+        null when the backend is a directory."""
 
     def settle_volume(self, uuid: str) -> None:
         """Bring what an open volume has now to the backend, and into a checkpoint, while it is
@@ -200,10 +210,10 @@ class Engine:
     @staticmethod
     def describe_preset(preset_json: str) -> str:
         """{"name", "policies": [{"k", "m", "c", "x", "domains", "local"}], "fragment_size",
-        "sco_size", "compression"?, "encryption"?} (doc/presets.md) -> the same with what each
-        policy promises: "notation",
-        "overhead", "survives_disks", "survives_node", "survives_domain",
-        "survives_domain_and_disk", "disk_repair_local", "node_repair_local", "repair_reads".
+        "sco_size", "compression"?, "encryption"?, "cache_on_write"?} (doc/presets.md) -> the
+        same with what each policy promises: "notation", "overhead", "survives_disks",
+        "survives_node", "survives_domain", "survives_domain_and_disk", "disk_repair_local",
+        "node_repair_local", "repair_reads".
 
         Raises BAD_PRESET with what is wrong. Pure, as are the next two.
         """

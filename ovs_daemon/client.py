@@ -213,9 +213,10 @@ class Client:
         sco_size: int,
         compression: str = "none",
         encryption: str = "none",
+        cache_on_write: bool = False,
     ) -> dict[str, Any]:
         """A new preset."""
-        body = {"name": name, "policies": policies}
+        body = {"name": name, "policies": policies, "cache_on_write": cache_on_write}
         sizes = {"fragment_size": fragment_size, "sco_size": sco_size}
         how = {"compression": compression, "encryption": encryption}
         return self._call("POST", "/v1/presets", {**body, **sizes, **how})

@@ -86,12 +86,18 @@ class Create(_OnePreset, base.Show):
             default="none",
             help="of objects, with the key that [alba] names; default: %(default)s",
         )
+        parser.add_argument(
+            "--cache-on-write",
+            action="store_true",
+            help="bring objects to the Domain's cache OSDs when they are stored, not only when "
+            "they are read",
+        )
         return parser
 
     def ask(self, parsed: argparse.Namespace) -> dict[str, Any]:
         """Create it."""
         sizes = parse_size(parsed.fragment_size), parse_size(parsed.sco_size)
-        how = parsed.compression, parsed.encryption
+        how = parsed.compression, parsed.encryption, parsed.cache_on_write
         return self.client.create_preset(parsed.name, parsed.policy, *sizes, *how)
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
@@ -110,6 +116,7 @@ class List(base.Rows):
         "sco_size",
         "compression",
         "encryption",
+        "cache_on_write",
     )
 
     def ask(self, parsed: argparse.Namespace) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from ovs_daemon.cli import base
+from ovs_daemon.cli.cache import describe_cache
 from ovs_daemon.units import format_size
 
 _LOOK_S = 0.2
@@ -30,7 +31,7 @@ def describe_safety(figures: dict[str, Any]) -> list[str]:
 
 
 class Status(base._Answering):
-    """Show how safe the objects are, and what repair and scrub have done on this node."""
+    """Show how safe the objects are, what this node has repaired, and how its cache tier does."""
 
     def ask(self, parsed: argparse.Namespace) -> dict[str, Any]:
         """Ask the daemon."""
@@ -108,6 +109,7 @@ def _told(figures: dict[str, Any]) -> str:
         f"scrubbed since the start: {format_size(scrubbed['bytes'])}, {scrubbed['damaged']} "
         "damaged fragments renewed"
     )
+    lines += describe_cache(figures["cache"])
     if figures["why"]:
         lines.append(f"the last failure: {figures['why']}")
     return "\n".join(lines)

@@ -3,7 +3,8 @@
     GET    /v1/presets                          {"presets": [...]}
     POST   /v1/presets                          {"name", "policies": [{"k", "m", "c", "x",
                                                  "domains", "local"}], "fragment_size", "sco_size",
-                                                 "compression"?, "encryption"?}
+                                                 "compression"?, "encryption"?,
+                                                 "cache_on_write"?}
     GET    /v1/presets/NAME
     DELETE /v1/presets/NAME                     {"deleted": true}
     POST   /v1/presets/NAME/check               {"cluster": [{"domain", "node", "disks"}]}
@@ -45,7 +46,8 @@ class _Routes:
 
     def create_preset(self, request: Request) -> dict[str, Any]:
         sizes = ("fragment_size", "sco_size")
-        fields = Fields(request, "name", "policies", *sizes, "compression", "encryption")
+        how = ("compression", "encryption", "cache_on_write")
+        fields = Fields(request, "name", "policies", *sizes, *how)
         return self._verbs.create_preset(
             fields.text("name"),
             fields.objects("policies"),
@@ -53,6 +55,7 @@ class _Routes:
             fields.integer("sco_size"),
             fields.text_or_none("compression") or "none",
             fields.text_or_none("encryption") or "none",
+            fields.has("cache_on_write") and fields.flag("cache_on_write"),
         )
 
     def show_preset(self, request: Request, name: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 A `vstorage-osd` knows nothing of the registry. The daemon of its node asks it what it serves and
 records that; every daemon tells its engine of all that are recorded, so that all nodes store
-objects on the same disks.
+objects on the same disks. Those of role cache in the node's own Domain are its cache tier.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ovs_daemon.registry import retry
 
 LOG = logging.getLogger(__name__)
 
-CAPACITY = "capacity"
+CAPACITY, CACHE = "capacity", "cache"
 # Until the server is asked again: after it was not there, and to see disks that it has got since.
 _AGAIN_S, _LOOK_S = 5.0, 60.0
 
@@ -48,6 +48,7 @@ class OsdLink:
         self._shared = shared
         self._clock = clock
         self._told: tuple[OsdSpec, ...] | None = None
+        self._caches: tuple[OsdSpec, ...] = ()
         self._ask_at = 0.0
 
     def due(self) -> bool:
@@ -73,10 +74,17 @@ class OsdLink:
         return True
 
     def _tell(self) -> None:
-        specs = specs_of(self._host.store.osds())
+        osds = self._host.store.osds()
+        specs = specs_of(osds)
         if specs != self._told:
             self._host.engine.set_osds(specs)
             self._told = specs
+        domain = _domain(self._host)
+        caches = caches_of(osds, domain)
+        if caches != self._caches:
+            self._host.engine.set_caches(caches)
+            self._caches = caches
+            LOG.info("the cache tier of Domain %s has %d OSDs", domain, len(caches))
 
 
 def register_osds(host: Host, server: str) -> list[Osd]:
@@ -111,6 +119,19 @@ def specs_of(osds: list[Osd]) -> tuple[OsdSpec, ...]:
     return tuple(OsdSpec(one.uuid, one.address, one.domain, one.node) for one in capacity)
 
 
+def caches_of(osds: list[Osd], domain: str) -> tuple[OsdSpec, ...]:
+    """The cache tier of a Domain: its OSDs of role cache."""
+    caches = (osd for osd in osds if osd.role == CACHE and osd.domain == domain)
+    return tuple(OsdSpec(one.uuid, one.address, one.domain, one.node) for one in caches)
+
+
+def _domain(host: Host) -> str:
+    """This node's own, as the registry has it or the configuration."""
+    node = host.store.node(host.settings.node)
+    known = None if node is None else node.domain
+    return host.settings.domain if known is None else known
+
+
 class OsdVerbs:
     """The verbs on OSDs. Each raises :class:`VStorageError`."""
 
@@ -137,13 +158,10 @@ class OsdVerbs:
 
     def whereabouts(self) -> dict[str, Any]:
         """What a new OSD of this node is claimed with."""
-        settings = self._host.settings
-        node = self._host.store.node(settings.node)
-        domain = settings.domain if node is None else node.domain
         return {
             "cluster": self._host.store.cluster_id(),
-            "domain": domain,
-            "node": settings.node,
+            "domain": _domain(self._host),
+            "node": self._host.settings.node,
         }
 
     def _states(self) -> dict[str, dict[str, Any]]:

@@ -17,7 +17,15 @@ from ovs_daemon.errors import Code, VStorageError, unknown_preset
 from ovs_daemon.registry import Operation
 
 #: what the engine knows of a preset
-FIELDS = ("name", "policies", "fragment_size", "sco_size", "compression", "encryption")
+FIELDS = (
+    "name",
+    "policies",
+    "fragment_size",
+    "sco_size",
+    "compression",
+    "encryption",
+    "cache_on_write",
+)
 
 
 def spec_of(preset: Preset) -> dict[str, Any]:

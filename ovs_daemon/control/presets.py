@@ -41,11 +41,13 @@ class PresetVerbs:
         sco_size: int,
         compression: str = "none",
         encryption: str = "none",
+        cache_on_write: bool = False,
     ) -> dict[str, Any]:
         """A new preset; sizes in bytes.
 
         :param compression: ``none``, ``lz4`` or ``zstd``
         :param encryption: ``none`` or ``aes-256-gcm``
+        :param cache_on_write: whether objects are brought to the cache tier when they are put
         :raises VStorageError: ``bad_preset`` with what is wrong, ``duplicate_name``
         """
         what = f"create preset {name!r}"
@@ -58,6 +60,7 @@ class PresetVerbs:
             self._host.now(),
             compression=compression,
             encryption=encryption,
+            cache_on_write=cache_on_write,
         )
         try:
             described = self._described(spec_of(preset), preset)

@@ -49,6 +49,7 @@ class Preset:
     :param sco_size: bytes
     :param compression: of objects: ``none``, ``lz4`` or ``zstd``
     :param encryption: of objects: ``none`` or ``aes-256-gcm``
+    :param cache_on_write: whether objects are brought to the cache tier when they are put
     :param version: of its registry record; 0 when it was never stored
     """
 
@@ -59,6 +60,7 @@ class Preset:
     created_at: str
     compression: str = "none"
     encryption: str = "none"
+    cache_on_write: bool = False
     version: int = 0
 
     def body(self) -> dict[str, Any]:

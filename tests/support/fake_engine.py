@@ -114,6 +114,7 @@ class FakeEngine:
         # What OSD servers serve, by address, and what the engine was told of.
         self.servers: dict[str, list[dict[str, str]]] = {}
         self.osds: dict[str, dict[str, str]] = {}
+        self.caches: list[dict[str, str]] = []
         #: orders of the upkeep, what was started of it, and its figures; None: no such backend
         self.orders: dict[str, Any] | None = None
         self.started: list[str] = []
@@ -319,6 +320,10 @@ class FakeEngine:
     def set_osds(self, osds_json: str, /) -> None:
         self._maybe_fail("set_osds")
         self.osds |= {one["osd"]: one for one in json.loads(osds_json)}
+
+    def set_caches(self, osds_json: str, /) -> None:
+        self._maybe_fail("set_caches")
+        self.caches = json.loads(osds_json)
 
     def set_upkeep(self, orders_json: str, /) -> None:
         self._maybe_fail("set_upkeep")

@@ -20,17 +20,27 @@ class OsdServer:
     """One disk and its server.
 
     :param root: where the folder and the log are made
+    :param role: ``capacity`` or ``cache``
     """
 
-    def __init__(self, root: Path, key: Path, cluster: str, domain: str, node: str) -> None:
+    def __init__(
+        self,
+        root: Path,
+        key: Path,
+        cluster: str,
+        domain: str,
+        node: str,
+        role: str = "capacity",
+    ) -> None:
         self.domain, self.node = domain, node
         self.folder = root / f"{domain}-{node}"
         self.log = root / f"{domain}-{node}.log"
         self.reserve = 0
+        self.cache_size: int | None = None
         self._key = key
         self._process: Process | None = None
         self.address = f"127.0.0.1:{free_port()}"
-        place = ["--cluster", cluster, "--domain", domain, "--node", node]
+        place = ["--cluster", cluster, "--domain", domain, "--node", node, "--role", role]
         claimed = subprocess.run(
             [find_program("vstorage-osd"), "claim", *place, str(self.folder)],
             check=True,
@@ -45,6 +55,8 @@ class OsdServer:
         heard = len(self.text())
         key, reserve = str(self._key), str(self.reserve)
         words = ["--listen", self.address, "--key-file", key, "--reserve", reserve]
+        if self.cache_size is not None:
+            words += ["--cache-size", str(self.cache_size)]
         command: list[str | Path] = [find_program("vstorage-osd"), "serve", *words, self.folder]
         self._process = Process("vstorage-osd", command, self.log)
         self._process.wait_until(lambda: bool(_LISTENS.search(self.text()[heard:])), "an address")

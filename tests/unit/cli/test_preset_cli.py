@@ -28,6 +28,7 @@ def test_compression_and_encryption(run: Run) -> None:
     words = ("--policy", "2+1,c=3,x=1", "--compression", "zstd", "--encryption", "aes-256-gcm")
     made = answer(run, "preset", "create", "safe", *words)
     assert (made["compression"], made["encryption"]) == ("zstd", "aes-256-gcm")
+    assert made["cache_on_write"] is False
     assert answer(run, "preset", "show", "default")["compression"] == "none"
     status, out, _ = run("preset", "list")
     assert status == 0
@@ -40,6 +41,16 @@ def test_compression_and_encryption(run: Run) -> None:
     status, _, err = run("preset", "delete", "safe")
     assert status == 1
     assert "2 volumes use it, one is 'vol1'" in err
+
+
+def test_objects_may_be_brought_to_the_cache_when_they_are_put(run: Run) -> None:
+    words = ("--policy", "2+1,c=3,x=1", "--cache-on-write")
+    made = answer(run, "preset", "create", "warm", *words)
+    assert made["cache_on_write"] is True
+    assert answer(run, "preset", "show", "warm")["cache_on_write"] is True
+    listed = {one["name"]: one["cache_on_write"] for one in answer(run, "preset", "list")}
+    assert listed["warm"] is True
+    assert listed["default"] is False
 
 
 def test_shipped_presets_stay(run: Run) -> None:

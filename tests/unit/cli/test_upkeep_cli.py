@@ -28,3 +28,34 @@ def test_work_is_begun(run: Run, house: House) -> None:
     status, out, _ = run("alba", "scrub", "--no-wait")
     assert (status, house.engine.started) == (0, ["repair", "scrub"])
     assert "node node1: idle" in out
+
+
+def test_the_cache_tier_is_shown(run: Run, house: House) -> None:
+    osd = {"hits": 90, "misses": 10, "evicted": 3, "damaged": 0, "refused": 0, "bytes": 1 << 20}
+    cache = {
+        "hits": 75,
+        "misses": 20,
+        "late": 5,
+        "passed": 7,
+        "damaged": 0,
+        "hit_bytes": 75 << 12,
+        "fills": 20,
+        "fill_bytes": 20 << 16,
+        "left_out": 2,
+        "osds": [
+            {"osd": "one", "name": "at a", "reachable": True, **osd, "size": 4 << 20},
+            {"osd": "two", "name": "at b", "reachable": False},
+            {"osd": "three", "name": "at c", "reachable": True},
+        ],
+    }
+    house.engine.figures = {**FIGURES, "cache": cache}
+    assert answer(run, "alba", "status")["cache"] == cache
+    status, out, _ = run("alba", "status")
+    assert status == 0
+    assert "cache tier: 75 of 100 reads (75 %) found there" in out
+    assert "5 not answered in time, 7 not asked" in out
+    assert "cache OSD one: 1 MiB of 4 MiB used; 90 hits, 10 misses, 3 blocks evicted" in out
+    assert "cache OSD two: out of reach" in out
+    assert "cache OSD three: does not answer" in out
+    house.engine.figures = FIGURES
+    assert "cache" not in run("alba", "status")[1]

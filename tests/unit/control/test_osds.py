@@ -100,6 +100,35 @@ def test_every_node_is_told_of_those_of_others(house: House) -> None:
     assert house.engine.osds == {}
 
 
+def test_the_cache_tier_is_that_of_the_own_domain(
+    house: House, link: OsdLink, clock: Clock
+) -> None:
+    house.engine.servers[SERVER] = served((FIRST, "capacity"))
+    # Without any it is not spoken of.
+    house.engine.fail.add("set_caches")
+    link.tend()
+    house.engine.fail.clear()
+    elsewhere = "192.0.2.8:6650"
+    house.engine.servers[elsewhere] = served((SECOND, "cache"))
+    register_osds(house.host, elsewhere)
+    link.tend()
+    assert house.engine.caches == [], "it is in another Domain"
+    house.engine.servers[elsewhere][0]["domain"] = "default"
+    register_osds(house.host, elsewhere)
+    link.tend()
+    cache = OsdSpec(SECOND, elsewhere, "default", "host1")
+    assert house.engine.caches == [vars(cache)]
+    assert list(house.engine.osds) == [FIRST]
+    # It fails if it is told of the same again.
+    house.engine.fail.add("set_caches")
+    link.tend()
+    house.engine.fail.clear()
+    house.engine.servers[elsewhere][0]["domain"] = "dc1"
+    register_osds(house.host, elsewhere)
+    link.tend()
+    assert house.engine.caches == []
+
+
 def test_they_are_shown_as_this_node_sees_them(house: House, link: OsdLink) -> None:
     house.engine.servers[SERVER] = served((FIRST, "capacity"), (SECOND, "cache"))
     link.tend()

@@ -30,6 +30,7 @@ FIGURES: dict[str, Any] = {
     "scrubbed": {"fragments": 0, "damaged": 0, "bytes": 0, "bytes_between_domains": 0},
     "collected": 0,
     "wire": {},
+    "cache": None,
     "why": None,
 }
 

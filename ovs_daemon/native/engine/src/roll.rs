@@ -32,11 +32,11 @@ impl Engine {
         Ok(json!(all).to_string())
     }
 
-    /// How the OSDs of the backend are, in JSON: `[{"osd", "name", "reachable", "why", "total",
-    /// "free"}]`.
+    /// How the OSDs of the backend are, and those of its cache tier, in JSON: `[{"osd", "name",
+    /// "reachable", "why", "total", "free"}]`.
     pub fn osd_states(&self) -> Result<String> {
         let Some(alba) = self.alba() else { return Ok("[]".to_owned()) };
-        let all: Vec<Value> = alba
+        let mut all: Vec<Value> = alba
             .osds()
             .iter()
             .zip(alba.rooms())
@@ -53,6 +53,7 @@ impl Engine {
                 })
             })
             .collect();
+        all.extend(crate::cache::states(alba));
         Ok(json!(all).to_string())
     }
 }

@@ -434,6 +434,7 @@ impl Engine {
     /// What the upkeep of the backend has seen and done, in JSON; `null`: there is none.
     pub fn upkeep(&self) -> String {
         let Some(upkeep) = &self.upkeep else { return "null".to_owned() };
+        let cache = self.alba().map(crate::cache::figures);
         let state = upkeep.shared.lock();
         let wire: BTreeMap<String, Value> = self.alba().map(exchanged).unwrap_or_default();
         let by_safety: BTreeMap<String, u64> =
@@ -456,6 +457,7 @@ impl Engine {
             "scrubbed": figures(&state.scrubbed),
             "collected": state.collected,
             "wire": wire,
+            "cache": cache,
             "why": state.why,
         })
         .to_string()

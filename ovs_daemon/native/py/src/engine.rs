@@ -170,6 +170,10 @@ impl Engine {
         self.perform(py, |engine| engine.set_osds(osds_json))
     }
 
+    fn set_caches(&self, py: Python<'_>, osds_json: &str) -> PyResult<()> {
+        self.perform(py, |engine| engine.set_caches(osds_json))
+    }
+
     fn set_upkeep(&self, py: Python<'_>, orders_json: &str) -> PyResult<()> {
         self.perform(py, |engine| engine.set_upkeep(orders_json))
     }
