@@ -13,6 +13,8 @@ use std::fs::File;
 use std::hint::black_box;
 use std::io::{Read, Seek};
 use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use alba::cluster::Cluster;
 use alba::code::Codec;
@@ -21,6 +23,7 @@ use alba::{Backend, BackendError, Cause, Sink};
 use format::crc32c;
 use format::fragment::FragmentName;
 use format::log::PAGE;
+use format::osd::wire::BLOCK;
 use machines::alba::{Cut, Layout, mix};
 
 use servers::{Servers, cpu_us};
@@ -35,6 +38,8 @@ const OBJECTS: usize = 4;
 const ROUNDS: usize = 5;
 const READS: usize = 40_000;
 const COUNTED: usize = 2000;
+/// How long bringing the object to the cache may take.
+const WARMING_MAX: Duration = Duration::from_secs(120);
 const NAME: &str = "00000000-0000-4000-8000-000000000001/sco/00000001";
 
 /// The layout that nine OSDs in three Domains get.
@@ -181,6 +186,28 @@ fn every_offset() -> impl Iterator<Item = u64> {
     (0..pages).map(move |number| number * 0x9e37_79b1 % pages * PAGE as u64)
 }
 
+/// The same of reads that a cache answers, which has been filled by reads before; and the share of
+/// reads that it did answer.
+fn cached_reads(servers: &mut Servers, cluster: &Cluster) -> (f64, f64, f64) {
+    let place = servers.add_cache();
+    cluster.set_caches(&[place]).expect("a cache");
+    let hits = || cluster.cache_figures().hits.load(Ordering::Relaxed);
+    let mut page = vec![0; PAGE];
+    let end = Instant::now() + WARMING_MAX;
+    for block in (0..OBJECT as u64).step_by(BLOCK as usize) {
+        let before = hits();
+        while hits() == before {
+            assert!(Instant::now() < end, "the object is not in the cache by now");
+            cluster.read(NAME, block, &mut page).expect("a read");
+        }
+    }
+    let before = hits();
+    let (server_us, reader_us) = partial_reads(servers, cluster, offsets().take(READS));
+    let share = (hits() - before) as f64 / READS as f64;
+    cluster.set_caches(&[]).expect("no cache");
+    (server_us, reader_us, share)
+}
+
 /// What passed the relays.
 #[derive(Debug, Default)]
 struct Traffic {
@@ -277,6 +304,12 @@ fn main() {
     );
     let (server_us, reader_us) = partial_reads(&servers, &cluster, offsets().take(READS));
     println!("and again: {server_us:.1} us of CPU of the server, {reader_us:.1} us of the reader");
+    let (cached_us, cached_reader_us, share) = cached_reads(&mut servers, &cluster);
+    println!(
+        "the same from the cache tier: {cached_us:.1} and {cached_reader_us:.1} us; it answered \
+         {:.2} % of the reads",
+        share * 100.0
+    );
     drop(cluster);
     let cluster = servers.cluster(true);
     let at: Vec<u64> = offsets().take(COUNTED).collect();
@@ -299,7 +332,8 @@ fn main() {
     println!(
         "RESULT {{\"upload_us_per_mib\":{upload_us:.0},\"upload_vs_limit\":{:.2},\
          \"partial_read_device_us\":{device_us:.1},\
-         \"partial_read_server_us\":{server_us:.1},\"partial_read_requests\":{:.3},\
+         \"partial_read_server_us\":{server_us:.1},\"cache_hit_server_us\":{cached_us:.1},\
+         \"cache_hit_share\":{share:.4},\"partial_read_requests\":{:.3},\
          \"degraded_read_requests\":{:.3},\"degraded_read_bytes\":{read:.0},\
          \"degraded_read_cross_domain_bytes\":{far},\"repair_cross_domain_bytes\":{outside}}}",
         upload_us / limit_us,

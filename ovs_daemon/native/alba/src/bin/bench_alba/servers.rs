@@ -50,11 +50,15 @@ impl Drop for Server {
 }
 
 impl Server {
-    fn start(program: &Path, root: &Path, domain: usize, node: usize, disk: &str) -> Self {
+    fn start(
+        (program, root): (&Path, &Path),
+        (domain, node): (usize, usize),
+        disk: &str,
+        role: Role,
+    ) -> Self {
         let folder = root.join(format!("dc{domain}-n{node}-{disk}"));
         let osd = new_osd_id().expect("a number");
         let (domain_name, node_name) = (format!("dc{domain}"), format!("n{node}"));
-        let role = Role::Capacity;
         let claim = Claim { cluster: CLUSTER, osd, domain: domain_name, node: node_name, role };
         FolderOsd::claim(&folder, &claim).expect("a new folder is claimed");
         let mut child = Command::new(program)
@@ -91,13 +95,13 @@ impl Server {
         cpu_us(&self.child.id().to_string())
     }
 
-    fn place(&self, counted: bool) -> Place {
-        Place::Server(OsdAddress {
+    fn place(&self, counted: bool) -> OsdAddress {
+        OsdAddress {
             osd: format!("{:032x}", u128::from_be_bytes(self.osd)),
             address: if counted { self.relay.address } else { self.address },
             domain: format!("dc{}", self.domain),
             node: format!("n{}", self.node),
-        })
+        }
     }
 }
 
@@ -106,11 +110,13 @@ pub(crate) struct Servers {
     program: PathBuf,
     root: PathBuf,
     pub(crate) all: Vec<Server>,
+    cache: Option<Server>,
 }
 
 impl Drop for Servers {
     fn drop(&mut self) {
         self.all.clear();
+        self.cache = None;
         let _ = fs::remove_dir_all(&self.root);
     }
 }
@@ -121,7 +127,7 @@ impl Servers {
         let root = below.join(format!("bench-alba-{}", std::process::id()));
         fs::create_dir_all(&root).expect("a folder");
         fs::write(root.join("key"), KEY).expect("a key");
-        let mut servers = Self { program: program.to_owned(), root, all: Vec::new() };
+        let mut servers = Self { program: program.to_owned(), root, all: Vec::new(), cache: None };
         for place in 0..DOMAINS * NODES {
             servers.add(place / NODES, place % NODES, "first");
         }
@@ -130,7 +136,17 @@ impl Servers {
 
     /// One more, on a disk of its own.
     pub(crate) fn add(&mut self, domain: usize, node: usize, disk: &str) {
-        self.all.push(Server::start(&self.program, &self.root, domain, node, disk));
+        let (paths, role) = ((self.program.as_path(), self.root.as_path()), Role::Capacity);
+        self.all.push(Server::start(paths, (domain, node), disk, role));
+    }
+
+    /// One of role cache beside them, in the first Domain: its address.
+    pub(crate) fn add_cache(&mut self) -> OsdAddress {
+        let paths = (self.program.as_path(), self.root.as_path());
+        let cache = Server::start(paths, (0, 0), "cache", Role::Cache);
+        let place = cache.place(false);
+        self.cache = Some(cache);
+        place
     }
 
     /// Takes a server away, and its disk.
@@ -142,7 +158,8 @@ impl Servers {
 
     /// A cluster of all, through the relays if `counted`.
     pub(crate) fn cluster(&self, counted: bool) -> Cluster {
-        let places: Vec<Place> = self.all.iter().map(|server| server.place(counted)).collect();
+        let places: Vec<Place> =
+            self.all.iter().map(|server| Place::Server(server.place(counted))).collect();
         let key = ClusterKey::new(KEY.as_bytes()).expect("it is long enough");
         let link = Link { cluster: CLUSTER, key };
         let cluster = Cluster::connect(&places, Preset::shipped().remove(0), 0, Some(link));
@@ -151,7 +168,7 @@ impl Servers {
 
     /// CPU that all servers have used.
     pub(crate) fn cpu_us(&self) -> f64 {
-        self.all.iter().map(Server::cpu_us).sum()
+        self.all.iter().chain(&self.cache).map(Server::cpu_us).sum()
     }
 
     /// Counts from nothing.
