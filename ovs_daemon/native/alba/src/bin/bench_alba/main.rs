@@ -23,7 +23,7 @@ use alba::{Backend, BackendError, Cause, Sink};
 use format::crc32c;
 use format::fragment::FragmentName;
 use format::log::PAGE;
-use format::osd::wire::BLOCK;
+use format::osd::wire;
 use machines::alba::{Cut, Layout, mix};
 
 use servers::{Servers, cpu_us};
@@ -194,7 +194,7 @@ fn cached_reads(servers: &mut Servers, cluster: &Cluster) -> (f64, f64, f64) {
     let hits = || cluster.cache_figures().hits.load(Ordering::Relaxed);
     let mut page = vec![0; PAGE];
     let end = Instant::now() + WARMING_MAX;
-    for block in (0..OBJECT as u64).step_by(BLOCK as usize) {
+    for block in (0..OBJECT as u64).step_by(wire::BLOCK as usize) {
         let before = hits();
         while hits() == before {
             assert!(Instant::now() < end, "the object is not in the cache by now");
@@ -203,7 +203,7 @@ fn cached_reads(servers: &mut Servers, cluster: &Cluster) -> (f64, f64, f64) {
     }
     let before = hits();
     let (server_us, reader_us) = partial_reads(servers, cluster, offsets().take(READS));
-    let share = (hits() - before) as f64 / READS as f64;
+    let share = (hits() - before) as f64 / (READS + 1) as f64;
     cluster.set_caches(&[]).expect("no cache");
     (server_us, reader_us, share)
 }
