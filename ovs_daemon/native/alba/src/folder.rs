@@ -131,6 +131,9 @@ impl FolderOsd {
             let why = format!("it was claimed for node {} of {}", found.node, found.domain);
             return Err(refuse(why));
         }
+        if found.role != claim.role {
+            return Err(refuse(format!("it was claimed for the role {}", found.role.text())));
+        }
         Ok(found)
     }
 

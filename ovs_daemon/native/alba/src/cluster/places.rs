@@ -101,6 +101,10 @@ pub(super) fn open_folders(places: &[OsdPlace], reserve: u64) -> Result<Opened> 
             }
         };
         let (claim, text) = (osd.claimed().clone(), place.path.display().to_string());
+        if claim.role == Role::Cache {
+            let why = format!("{text} was claimed for a cache, which keeps no objects");
+            return Err(failed("open", "the cluster", why));
+        }
         let (other, cluster) = first.get_or_insert_with(|| (text.clone(), claim.cluster));
         if claim.cluster != *cluster {
             let why = format!("{other} and {text} belong to different clusters");

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use format::fragment::FragmentName;
-use format::osd::Claim;
+use format::osd::{Claim, Role};
 
 use super::{Cluster, OsdPlace, random_id};
 use crate::folder::{FolderOsd, read_claim};
@@ -271,6 +271,20 @@ fn a_foreign_or_emptied_folder_is_not_used() {
     let preset = Preset::shipped().remove(0);
     let error = Cluster::open(&lab.places(), preset, 0).unwrap_err().to_string();
     assert!(error.contains("belong to different clusters"), "{error}");
+}
+
+#[test]
+fn a_folder_of_a_cache_gets_no_objects() {
+    let lab = Lab::new("cache");
+    drop(lab.open());
+    let disk = lab.disk(1, 1);
+    let claim = Claim { role: Role::Cache, ..read_claim(&disk).unwrap().unwrap() };
+    let error = FolderOsd::claim(&disk, &claim).unwrap_err().to_string();
+    assert!(error.contains("it was claimed for the role capacity"), "{error}");
+    fs::remove_dir_all(&disk).unwrap();
+    FolderOsd::claim(&disk, &claim).unwrap();
+    let error = Cluster::open(&lab.places(), Preset::shipped().remove(0), 0).unwrap_err();
+    assert!(error.to_string().contains("was claimed for a cache"), "{error}");
 }
 
 #[test]
