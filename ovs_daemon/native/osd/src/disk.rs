@@ -149,7 +149,7 @@ impl Disk {
     }
 
     /// What a cache answers to a small read, if that takes no device; it needs none of the threads.
-    pub(crate) fn from_cache(&self, asked: &Asked, tag: u64) -> Option<alba::codec::Outgoing> {
+    pub(crate) fn cached_answer(&self, asked: &Asked, tag: u64) -> Option<alba::codec::Outgoing> {
         let (cache, request) = (self.shared.cache.as_ref()?, &asked.request);
         let Request::Get { len, .. } = request else { return None };
         if *len > AT_ONCE_MAX || self.shared.osd.check_path(request).is_err() {

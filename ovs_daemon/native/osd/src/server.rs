@@ -285,7 +285,7 @@ impl Server {
         let asked = decode_request(received).map_err(|e| e.to_string())?;
         let here = self.names.iter().position(|(_, name)| *name == osd);
         let disk = here.and_then(|disk| self.disks.get(disk)).ok_or("no such OSD")?;
-        if let Some((frame, meta, parts)) = disk.from_cache(&asked, tag) {
+        if let Some((frame, meta, parts)) = disk.cached_answer(&asked, tag) {
             if connection.performed(tag, &house)? {
                 connection.wire.send(&frame, &meta, parts);
             }
