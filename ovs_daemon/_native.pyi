@@ -108,6 +108,10 @@ class Engine:
         """{"uuid", "epoch", "address"}: the DTL node forgets the volume: after a deletion, or on
         the former node after a new one is in sync. Repeating it is harmless."""
 
+    def clear_buffer(self, uuid: str) -> None:
+        """Removes what the write buffer has of a volume that is not open, for good: all of it is on
+        the backend, or belongs to a former owner's time. Repeating it is harmless."""
+
     def extend_lease(self, seconds: float) -> None:
         """This node's lease in the registry lasts so long from now (count from before the request
         that renewed it). Never called: no lease is needed. When it ends every open volume is

@@ -1,7 +1,9 @@
-"""Which backend a node stores objects on, told apart by an identity that lies on the backend.
+"""What a node's volumes rest on: which backend, which write buffers, which boot of the kernel.
 
 A volume can be opened only where its objects are. Two nodes with folders of their own look alike
-from outside; the identity is what tells them from two nodes that share one.
+from outside; an identity that lies on the backend is what tells them from two nodes that share
+one. Another one lies with the write buffers: a node that comes back with a new disk, or one that
+is not mounted, has not what it acknowledged; nor, maybe, has one that lost power.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ from pathlib import Path
 
 from ovs_daemon.errors import Code, VStorageError
 
-_FILE = "backend.id"
+_BACKEND, _BUFFERS = "backend.id", "buffer.id"
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 def has_identity(folder: Path) -> bool:
@@ -26,7 +29,34 @@ def identity_of_folder(folder: Path) -> str:
 
     :raises VStorageError: ``internal``, the folder cannot be used
     """
-    path = folder / _FILE
+    fix = "put back what it held: every node's record has it, see 'vstorage node show --json'"
+    return _identity(folder, _BACKEND, f"use the backend {folder}", "[engine] backend_dir", fix)
+
+
+def identity_of_buffers(folder: Path) -> str:
+    """The identity of the folder of a node's write buffers, made with the folder.
+
+    :raises VStorageError: ``internal``, the folder cannot be used
+    """
+    fix = "remove it; volumes that this node served last then wait for the logs of other nodes"
+    return _identity(folder, _BUFFERS, f"use the folder {folder}", "[engine] buffer_dir", fix)
+
+
+def boot_of_kernel() -> str:
+    """What tells this boot of the kernel from all others.
+
+    :raises VStorageError: ``internal``, the kernel does not say
+    """
+    try:
+        return _BOOT.read_text().strip()
+    except OSError as failure:
+        raise VStorageError(
+            Code.INTERNAL, "tell whether power was lost", str(failure), "mount /proc"
+        ) from failure
+
+
+def _identity(folder: Path, name: str, what: str, option: str, fix: str) -> str:
+    path = folder / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not path.exists():
@@ -34,24 +64,16 @@ def identity_of_folder(folder: Path) -> str:
         found = path.read_text().strip()
     except OSError as failure:
         raise VStorageError(
-            Code.INTERNAL,
-            f"use the backend {folder}",
-            str(failure),
-            "mount it, or correct the option [engine] backend_dir",
+            Code.INTERNAL, what, str(failure), f"mount it, or correct the option {option}"
         ) from failure
     if not found:
-        raise VStorageError(
-            Code.INTERNAL,
-            f"use the backend {folder}",
-            f"{path} is empty",
-            "put back what it held: every node's record has it, see 'vstorage node show --json'",
-        )
+        raise VStorageError(Code.INTERNAL, what, f"{path} is empty", fix)
     return found
 
 
 def _make(folder: Path, path: Path) -> None:
     """Make an identity, whole and durable, unless another node is faster."""
-    made = folder / f".{_FILE}.{uuid.uuid4()}"
+    made = folder / f".{path.name}.{uuid.uuid4()}"
     try:
         with made.open("x") as file:
             file.write(f"{uuid.uuid4()}\n")

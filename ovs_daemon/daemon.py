@@ -24,7 +24,7 @@ from oslo_config import cfg
 from oslo_log import log
 
 from ovs_daemon import options
-from ovs_daemon.backend import identity_of_folder
+from ovs_daemon.backend import boot_of_kernel, identity_of_buffers, identity_of_folder
 from ovs_daemon.control.api import Api
 from ovs_daemon.control.domains import domain_of
 from ovs_daemon.control.dtl import DtlDesk
@@ -49,6 +49,7 @@ from ovs_daemon.metrics.figures import Gatherer
 from ovs_daemon.metrics.server import MetricsServer
 from ovs_daemon.notify import notify
 from ovs_daemon.policy.model import DtlMode, Role
+from ovs_daemon.policy.ownership import Home
 from ovs_daemon.registry import open_registry
 from ovs_daemon.rpc.events import make_events
 from ovs_daemon.rpc.server import RpcServer, make_server
@@ -127,6 +128,7 @@ def _run(conf: cfg.ConfigOpts) -> None:
         dtl_mode=DtlMode(conf.dtl.mode),
         cluster_key=key,
         preset=None if _in_folder(conf) else conf.alba.preset,
+        home=_home(conf),
     )
     host = Host(store, engine, edge, settings)
     me = Alive(conf.host, settings.membership.instance, host.now())
@@ -311,6 +313,12 @@ def _backend(conf: cfg.ConfigOpts, cluster: str) -> str:
     if folder is not None:
         return identity_of_folder(Path(folder))
     return f"alba:{cluster if conf.alba.shared else conf.host}"
+
+
+def _home(conf: cfg.ConfigOpts) -> Home:
+    """What this node's write buffers rest on."""
+    folder = Path(conf.engine.buffer_dir)
+    return Home(boot_of_kernel(), identity_of_buffers(folder))
 
 
 def _in_folder(conf: cfg.ConfigOpts) -> bool:

@@ -14,7 +14,7 @@ import logging
 import threading
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from ovs_daemon.edge import EdgeClient
 from ovs_daemon.engine import EngineClient
 from ovs_daemon.errors import Code, VStorageError, unknown_volume
 from ovs_daemon.policy.model import DtlMode, Role
+from ovs_daemon.policy.ownership import Home
 from ovs_daemon.registry import Conflict
 
 LOG = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ class Settings:
     :param domain: name of the Domain in which this host registers; where it is, says its node
     :param availability_zone: OpenStack's name for a Domain that this host has to make
     :param preset: that of volumes which name none; None where the backend knows no presets
+    :param home: what this host's write buffers rest on
     """
 
     node: str
@@ -84,6 +86,7 @@ class Settings:
     dtl_mode: DtlMode = DtlMode.SYNC
     cluster_key: bytes | None = None
     preset: str | None = None
+    home: Home = field(default_factory=Home)
 
 
 class Host:
@@ -135,8 +138,9 @@ class Host:
     @property
     def opener(self) -> Opener:
         """What opens volumes here."""
-        backend = self.settings.membership.backend
-        return Opener(self.store, self.engine, self.settings.node, self.guard, backend)
+        here = self.settings
+        backend = here.membership.backend
+        return Opener(self.store, self.engine, here.node, self.guard, backend, here.home)
 
     def require_own(self, what: str, volume: Volume) -> None:
         """Refuse what only a volume's owner may do.

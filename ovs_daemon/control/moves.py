@@ -8,7 +8,7 @@ import time
 from dataclasses import replace
 
 from ovs_daemon.control.host import Host
-from ovs_daemon.control.opening import parted, refuse_other_backend
+from ovs_daemon.control.opening import parted, record_of, refuse_other_backend
 from ovs_daemon.control.records import Attachment, Dtl, Mode, State, Volume
 from ovs_daemon.control.remote import edge_address, served_here
 from ovs_daemon.control.store import ALIVE, put
@@ -17,6 +17,7 @@ from ovs_daemon.control.view import View
 from ovs_daemon.edge import Where
 from ovs_daemon.errors import Code, VStorageError, unknown_node
 from ovs_daemon.policy.model import DtlMode, DtlState
+from ovs_daemon.policy.ownership import Home, Loss, loss
 from ovs_daemon.policy.takeover import takeovers
 from ovs_daemon.registry import Absent, Conflict
 
@@ -142,7 +143,8 @@ def take_over(host: Host, reference: str, accept_loss: bool) -> Volume:
     """Have this node go on with a volume whose owner is dead.
 
     Without ``accept_loss`` only where nothing can be lost. With it, the volume is as the backend
-    has it; the record keeps what may be missing.
+    has it, or, on the node that served it last, as that has it; the record keeps what may be
+    missing.
 
     :raises VStorageError: ``unknown_volume``, ``in_use`` while its owner lives, ``not_in_sync``
         with what would be lost, or an engine code
@@ -155,7 +157,7 @@ def take_over(host: Host, reference: str, accept_loss: bool) -> Volume:
         if volume.node == me:
             if accept_loss and volume.served not in (None, me):
                 return host.acquire(_force(host, what, volume))
-            return host.open(volume)
+            return _take_own(host, what, volume, accept_loss)
         view = View.of(host.store)
         if volume.node in view.alive:
             raise VStorageError(
@@ -174,28 +176,58 @@ def take_over(host: Host, reference: str, accept_loss: bool) -> Volume:
             raise VStorageError(
                 Code.NOT_IN_SYNC,
                 what,
-                _statement(volume),
+                _statement(volume, host.settings.home),
                 f"bring node {volume.served or volume.node} back; if it is gone for good and that "
                 f"loss is accepted, 'vstorage volume takeover --accept-loss {volume.name}'",
             )
         return host.acquire(_force(host, what, volume))
 
 
+def _take_own(host: Host, what: str, volume: Volume, accept_loss: bool) -> Volume:
+    """Open what this node owns; with what is here, if that must be."""
+    try:
+        return host.open(volume)
+    except VStorageError as failure:
+        if failure.code != Code.NOT_IN_SYNC:
+            raise
+        current = host.again(what, volume)
+        if current.node != host.settings.node:
+            raise
+        if not accept_loss:
+            raise VStorageError(
+                failure.code,
+                what,
+                f"{failure.why}. {_statement(current, host.settings.home)}",
+                f"{failure.fix.split(';')[0]}; if that can never be and that loss is accepted, "
+                f"'vstorage volume takeover --accept-loss {current.name}'",
+            ) from failure
+    return host.acquire(_force(host, what, current))
+
+
 def _force(host: Host, what: str, volume: Volume) -> Volume:
-    """Make this node the owner of what the backend has."""
+    """Make this node the owner of what the backend has, and of what it has itself if it served the
+    volume last."""
     here = host.settings
+    last = volume.served in (None, here.node) and volume.node == here.node
     refuse_other_backend(what, volume, here.node, here.membership.backend)
     forced = replace(
         parted(volume),
-        node=host.settings.node,
-        served=host.settings.node,
+        node=here.node,
+        served=here.node,
+        home=here.home if last else None,
+        # What another owner's time may have left here must not come into force.
+        saved=not last,
         epoch=volume.epoch + 1,
         dtl=Dtl(volume.dtl.mode),
-        forced={"at": host.now(), "from": volume.node, "may_be_lost": _statement(volume)},
+        forced={
+            "at": host.now(),
+            "from": volume.node,
+            "may_be_lost": _statement(volume, here.home),
+        },
     )
     operations = [put(forced)]
     try:
-        if volume.node == host.settings.node:
+        if volume.node == here.node:
             version = host.store.commit(*operations)
         else:
             version = host.store.commit(*operations, Absent(ALIVE, volume.node))
@@ -206,9 +238,15 @@ def _force(host: Host, what: str, volume: Volume) -> Volume:
     return replace(forced, version=version)
 
 
-def _statement(volume: Volume) -> str:
-    """What is lost if another node goes on with a volume now."""
+def _statement(volume: Volume, here: Home) -> str:
+    """What is lost if a node goes on with a volume now.
+
+    :param here: what the write buffers rest on of the node that is asked
+    """
     served = volume.served or volume.node
+    if served == volume.node and (lost := loss(record_of(volume), here)) is not None:
+        # That nobody asks a living owner's volume of another node has been checked.
+        return _own_statement(volume, lost)
     if volume.dtl.mode is DtlMode.NONE or volume.dtl.node is None:
         return (
             f"no other node keeps its log: all that node {served} had in its write buffer and not "
@@ -223,6 +261,17 @@ def _statement(volume: Volume) -> str:
         f"its log on node {volume.dtl.node} is {volume.dtl.state.value}: acknowledged writes are "
         f"on node {served} only, and would be lost with all that the backend has not"
     )
+
+
+def _own_statement(volume: Volume, lost: Loss) -> str:
+    keeper = volume.dtl.node
+    log = "" if keeper is None else f", unless node {keeper}, which keeps its log, has them"
+    if lost is Loss.FOLDER:
+        return (
+            "All that was acknowledged and is not on the backend would be lost, flushed writes "
+            f"among it{log}"
+        )
+    return f"Writes that were acknowledged and not flushed would be lost{log}"
 
 
 def _check_target(host: Host, what: str, volume: Volume, target: str) -> None:
@@ -310,5 +359,11 @@ def _root(volume: Volume) -> str:
 def _handed(volume: Volume, target: str) -> Volume:
     """All of it is on the backend: whoever served it last has nothing more."""
     return replace(
-        parted(volume), node=target, served=target, epoch=volume.epoch + 1, dtl=Dtl(volume.dtl.mode)
+        parted(volume),
+        node=target,
+        served=target,
+        home=None,
+        saved=True,
+        epoch=volume.epoch + 1,
+        dtl=Dtl(volume.dtl.mode),
     )

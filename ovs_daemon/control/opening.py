@@ -19,7 +19,7 @@ from ovs_daemon.control.store import ALIVE, Store, put
 from ovs_daemon.engine import DtlSpec, EngineClient, FetchSpec, FollowerAt, OpenSpec
 from ovs_daemon.errors import Code, VStorageError, unknown_volume
 from ovs_daemon.policy.model import DtlState
-from ovs_daemon.policy.ownership import Decision, Fetch, Knowledge, Record, Step, decide
+from ovs_daemon.policy.ownership import Decision, Fetch, Home, Knowledge, Record, Step, decide
 from ovs_daemon.registry import Absent, Conflict
 
 LOG = logging.getLogger(__name__)
@@ -38,7 +38,14 @@ def record_of(volume: Volume) -> Record:
     """The part of a volume's record on which ownership rests."""
     dtl = volume.dtl
     return Record(
-        volume.node, volume.epoch, volume.served or volume.node, dtl.node, dtl.state, dtl.mode
+        volume.node,
+        volume.epoch,
+        volume.served or volume.node,
+        dtl.node,
+        dtl.state,
+        dtl.mode,
+        volume.home,
+        volume.saved,
     )
 
 
@@ -49,6 +56,8 @@ def with_record(volume: Volume, record: Record) -> Volume:
         node=record.owner,
         epoch=record.epoch,
         served=record.served,
+        home=record.home,
+        saved=record.saved,
         dtl=Dtl(volume.dtl.mode, record.keeper, record.state),
     )
 
@@ -110,16 +119,24 @@ class Opener:
 
     :param node: this one's name
     :param backend: identity of the backend that this node can open volumes from
+    :param home: what this node's write buffers rest on
     """
 
     def __init__(
-        self, store: Store, engine: EngineClient, node: str, guard: Guard, backend: str
+        self,
+        store: Store,
+        engine: EngineClient,
+        node: str,
+        guard: Guard,
+        backend: str,
+        home: Home,
     ) -> None:
         self._store = store
         self._engine = engine
         self._node = node
         self._guard = guard
         self._backend = backend
+        self._home = home
 
     def acquire(self, volume: Volume, chosen: bool = False) -> tuple[Volume, dict[str, Any]]:
         """Open a volume that is not open here; returns its record, and what was recovered.
@@ -137,7 +154,7 @@ class Opener:
             if current is None:
                 raise unknown_volume(what, volume.name)
             refuse_other_backend(what, current, self._node, self._backend)
-            decision = decide(self._node, record_of(current), known, chosen)
+            decision = decide(self._node, record_of(current), known, chosen, self._home)
             if decision.step is Step.OPEN:
                 with self._guard.gate:
                     if generation == self._guard.generation:
@@ -148,6 +165,10 @@ class Opener:
             if decision.step is Step.FETCH:
                 outcome = self._fetch(current, decision.keep_local)
                 known = replace(known, fetched=(current.epoch, outcome))
+                continue
+            if decision.step is Step.CLEAR:
+                self._engine.clear_buffer(current.uuid)
+                known = replace(known, cleared=current.epoch)
                 continue
             known = self._swap(what, current, decision, known)
         raise VStorageError(
@@ -273,6 +294,6 @@ def _resting(what: str, volume: Volume, decision: Decision) -> VStorageError:
         Code.NOT_IN_SYNC,
         what,
         decision.reason,
-        "bring that node back; if it is gone for good, 'vstorage volume takeover' says what would "
-        "be lost",
+        f"{decision.remedy}; if that can never be, 'vstorage volume takeover {volume.name}' says "
+        "what would be lost",
     )

@@ -17,6 +17,7 @@ from typing import Any
 
 from ovs_daemon.engine import Parent
 from ovs_daemon.policy.model import DtlMode, DtlState
+from ovs_daemon.policy.ownership import Home
 
 
 class State(enum.StrEnum):
@@ -98,6 +99,8 @@ class Volume:
     :param dtl: its copy on another node
     :param served: the node whose write buffer has everything that is not on the backend; None for
         the owner (records of earlier releases)
+    :param home: what that write buffer rested on; None in records of earlier releases
+    :param saved: everything is on the backend, nothing in any write buffer
     :param mds: nodes that follow its map, beside the owner
     :param forced: what may have been lost when somebody had it taken over all the same
     :param backend: identity of the backend that has its objects; "" in older records
@@ -123,6 +126,8 @@ class Volume:
     limits: dict[str, float] | None = None
     dtl: Dtl = Dtl()
     served: str | None = None
+    home: Home | None = None
+    saved: bool = False
     mds: tuple[str, ...] = ()
     forced: dict[str, str] | None = None
     backend: str = ""
@@ -174,6 +179,8 @@ class Volume:
             dtl.get("node"),
             DtlState(dtl.get("state", DtlState.STANDALONE)),
         )
+        home = fields.get("home")
+        fields["home"] = None if home is None else Home(**home)
         fields["mds"] = tuple(fields.get("mds", ()))
         return cls(**fields, version=version)
 

@@ -101,6 +101,8 @@ class FakeEngine:
         self.events: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self.answers: dict[int, bool] = {}
         self.leases: list[float] = []
+        #: volumes whose leftovers were removed
+        self.cleared: list[str] = []
         #: where the Edges of volumes that were closed were told to look
         self.moved: dict[str, str | None] = {}
         self._fetched: set[tuple[str, int]] = set()
@@ -308,6 +310,12 @@ class FakeEngine:
         if spec["address"] not in self.keepers.up:
             raise FakeEngineError("dtl_unreachable", "drop_tail", f"{spec['address']} is away")
         self.keepers.tails.pop((spec["address"], spec["uuid"]), None)
+
+    def clear_buffer(self, uuid: str, /) -> None:
+        self._maybe_fail("clear_buffer")
+        if uuid in self.open:
+            raise FakeEngineError("busy", "clear_buffer", "it is open")
+        self.cleared.append(uuid)
 
     def extend_lease(self, seconds: float, /) -> None:
         self.leases.append(seconds)

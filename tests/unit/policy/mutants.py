@@ -203,6 +203,9 @@ OWNERSHIP_WORLDS = {
     "owners-power": Bounds(writes=1, crashes=2, pauses=0, cuts=1, power=1),
     "owners-clock": Bounds(writes=1, crashes=1, pauses=1, cuts=1, aware=False),
     "owners-answers": Bounds(writes=1, crashes=1, pauses=0, cuts=1, lost_answers=1),
+    "owners-outage": Bounds(writes=1, crashes=1, pauses=0, cuts=1, outages=1),
+    "owners-disk": Bounds(writes=1, crashes=1, pauses=0, cuts=1, disks=1),
+    "owners-moves": Bounds(writes=2, crashes=1, pauses=0, cuts=0, moves=1),
 }
 
 OWNERSHIP_MUTANTS = (
@@ -231,8 +234,8 @@ OWNERSHIP_MUTANTS = (
         Mutant(
             "nobody records who served last",
             "ownership",
-            "return Decision(Step.OPEN) if last else Decision(Step.ADOPT, _adopted(me, record))",
-            "return Decision(Step.OPEN)",
+            "    if outcome is Fetch.DONE:\n        return _open(me, record, here)",
+            "    if outcome is Fetch.DONE:\n        return Decision(Step.OPEN)",
             "who serves has every acknowledged write",
         ),
     ),
@@ -254,6 +257,57 @@ OWNERSHIP_MUTANTS = (
             "    if record.owner != me:\n        if not chosen",
             "    if False:\n        if not chosen",
             "one node serves",
+        ),
+    ),
+    (
+        "owners-outage",
+        Mutant(
+            "an owner that lost power goes on without its keeper",
+            "ownership",
+            "if served and lost is not None:",
+            "if served and lost is Loss.FOLDER:",
+            "who serves has every acknowledged write",
+        ),
+    ),
+    (
+        "owners-outage",
+        Mutant(
+            "that power was lost is forgotten before the log is there",
+            "ownership",
+            "return Decision(Step.RAISE_EPOCH, replace(record, epoch=record.epoch + 1))",
+            "return Decision(Step.RAISE_EPOCH, replace(record, epoch=record.epoch + 1, home=here))",
+            "who serves has every acknowledged write",
+        ),
+    ),
+    (
+        "owners-outage",
+        Mutant(
+            "a volume is given back to an owner that lost power, without its log",
+            "ownership",
+            "Step.GIVE_BACK, replace(record, owner=record.served, epoch=record.epoch + 1)",
+            "Step.GIVE_BACK, replace(record, owner=record.served, epoch=record.epoch + 1, "
+            "state=DtlState.DEGRADED)",
+            "who serves has every acknowledged write",
+        ),
+    ),
+    (
+        "owners-disk",
+        Mutant(
+            "a node with an empty disk opens what only it had",
+            "ownership",
+            "if loss(record, here) is Loss.FOLDER:",
+            "if loss(record, here) is Loss.POWER:",
+            "who serves has every acknowledged write",
+        ),
+    ),
+    (
+        "owners-moves",
+        Mutant(
+            "leftovers are opened with what the backend has",
+            "ownership",
+            "            return Decision(Step.CLEAR)",
+            "            return Decision(Step.ADOPT, replace(record, home=here, saved=False))",
+            "what was given up does not come back",
         ),
     ),
 )

@@ -3,7 +3,8 @@
 The owners ask `policy.ownership`, as in production; engine and keeper are models of what
 `machines::dtl` promises (its own worlds show that it does). A decision rests on a record that was
 read earlier; swaps fail, or succeed without an answer; nodes crash, pause for longer than their
-lease and go on, cannot reach the keeper; the keeper loses power and with it the end of the log.
+lease and go on, cannot reach the keeper; the keeper loses power and with it the end of the log. So
+do nodes, or they come back with an empty disk. A volume that is handed over is on the backend.
 
 `aware`: a paused node notices that its lease was over before it serves anything. One that does not
 (its clock went wrong) may answer reads with old data, but must not acknowledge a write.
@@ -31,6 +32,9 @@ class Bounds:
     cuts: int = 1
     lost_answers: int = 0
     power: int = 0
+    outages: int = 0
+    disks: int = 0
+    moves: int = 0
     aware: bool = True
 
 
@@ -47,6 +51,8 @@ class Host:
     link: bool = False
     pending: tuple[Any, Any] | None = None
     log: tuple[int, ...] = ()
+    boot: int = 0
+    disk: int = 0
 
     @property
     def runs(self) -> bool:
@@ -75,6 +81,13 @@ class State:
     cuts: int = 0
     lost: int = 0
     power: int = 0
+    outages: int = 0
+    disks: int = 0
+    moves: int = 0
+    # What the backend has of a volume that was handed over and is not open yet; and whether the
+    # new owner opened something else.
+    handed: tuple[int, ...] | None = None
+    returned: bool = False
 
     def with_host(self, place: int, host: Host) -> State:
         """The same with one host changed."""
@@ -105,7 +118,8 @@ class World:
 
     def start(self) -> State:
         """A serves, in sync."""
-        record = self.own.Record("A", 1, "A", KEEPER, self.states.IN_SYNC)
+        home = self.own.Home("0", "0")
+        record = self.own.Record("A", 1, "A", KEEPER, self.states.IN_SYNC, home=home)
         serving = Host(self.own.Knowledge(opened=1, raised=1), link=True)
         return State(record, (serving, Host(self.own.Knowledge())), fence=1)
 
@@ -116,6 +130,8 @@ class World:
             if host.runs:
                 yield from self._decisions(state, place, host)
                 yield from self._client(state, place, host)
+                yield from self._hand_over(state, place, host)
+            yield from self._outages(state, place, host)
             yield from self._misfortunes(state, place, host)
         if state.power < self.bounds.power and state.kept:
             shorter = replace(state, kept=state.kept[:-1], suspect=True, power=state.power + 1)
@@ -125,7 +141,8 @@ class World:
         name = NODES[place]
         if host.pending is None:
             owner_dead = state.record.owner != name and not state.hosts[1 - place].alive
-            decision = self.own.decide(name, state.record, host.known, owner_dead)
+            here = self.own.Home(str(host.boot), str(host.disk))
+            decision = self.own.decide(name, state.record, host.known, owner_dead, here)
             if decision.step is not self.own.Step.REST:
                 pending = replace(host, pending=(decision, state.record))
                 yield f"{name} decides to {decision.step}", state.with_host(place, pending)
@@ -146,7 +163,15 @@ class World:
         elif decision.step is step.OPEN:
             known = replace(host.known, opened=basis.epoch)
             link = basis.state is self.states.IN_SYNC
-            yield words, state.with_host(place, replace(done, known=known, link=link))
+            returned = state.handed is not None and state.handed != host.log
+            opened = replace(state, handed=None, returned=returned)
+            if host.boot:
+                words += " after an outage"
+            yield words, opened.with_host(place, replace(done, known=known, link=link))
+        elif decision.step is step.CLEAR:
+            known = replace(host.known, cleared=basis.epoch)
+            log = state.handed or ()
+            yield words, state.with_host(place, replace(done, known=known, log=log))
         elif decision.step is step.LET_GO:
             known = replace(host.known, opened=None, stopped=False)
             yield words, state.with_host(place, replace(done, known=known, unaware=False))
@@ -226,11 +251,62 @@ class World:
         linked = replace(host, link=to is self.states.IN_SYNC)
         yield f"{name} records {to}", replace(state, record=record).with_host(place, linked)
 
+    def _hand_over(self, state: State, place: int, host: Host) -> Iterator[tuple[str, State]]:
+        """A volume that serves is closed, with everything on the backend, and given away."""
+        name, other = NODES[place], NODES[1 - place]
+        mine = (state.record.owner, state.record.epoch) == (name, host.known.opened)
+        if not mine or not host.serves or state.moves == self.bounds.moves:
+            return
+        stored, target = host.log, state.hosts[1 - place]
+        # What the target has left from a time of its own is opened with the rest, where it fits.
+        fits = target.log[: len(stored)] == stored
+        leftover = replace(target, log=target.log if fits else stored)
+        record = replace(
+            state.record,
+            owner=other,
+            served=other,
+            epoch=state.record.epoch + 1,
+            state=self.states.DEGRADED,
+            home=None,
+            saved=True,
+        )
+        given = replace(state, record=record, handed=stored, moves=state.moves + 1)
+        closed = replace(host, known=self.own.Knowledge(), link=False)
+        yield f"{name} hands over", given.with_host(place, closed).with_host(1 - place, leftover)
+
+    def _outages(self, state: State, place: int, host: Host) -> Iterator[tuple[str, State]]:
+        """A node loses power, and with it the end of what it has; or its disk."""
+        name, bounds = NODES[place], self.bounds
+        dark = Host(
+            self.own.Knowledge(),
+            up=False,
+            alive=host.alive,
+            reaches=host.reaches,
+            boot=host.boot + 1,
+            disk=host.disk,
+        )
+        if host.log and state.outages < bounds.outages:
+            left = host.log[:-1]
+            after = replace(state, outages=state.outages + 1)
+            if state.record.served == name and state.record.state is not self.states.IN_SYNC:
+                # Nobody else had it, and the record says so.
+                kept = tuple(one for one in state.acknowledged if one in left)
+                after = replace(after, acknowledged=kept)
+            yield f"{name} loses power", after.with_host(place, replace(dark, log=left))
+        if host.log and state.disks < bounds.disks:
+            after = replace(state, disks=state.disks + 1)
+            empty = replace(dark, disk=host.disk + 1)
+            yield f"{name} gets an empty disk", after.with_host(place, empty)
+
     def _misfortunes(self, state: State, place: int, host: Host) -> Iterator[tuple[str, State]]:
         name, bounds = NODES[place], self.bounds
         blank = self.own.Knowledge()
         if host.up and state.crashes < bounds.crashes:
-            fallen = Host(blank, up=False, alive=host.alive, reaches=host.reaches, log=host.log)
+            fallen = replace(
+                Host(blank, up=False, alive=host.alive, reaches=host.reaches, log=host.log),
+                boot=host.boot,
+                disk=host.disk,
+            )
             yield (
                 f"{name} crashes",
                 replace(state.with_host(place, fallen), crashes=state.crashes + 1),
@@ -280,9 +356,15 @@ def check(world: World, state: State) -> None:
         raise Violation("one node serves")
     if serving and not set(state.acknowledged) <= set(serving[0].log):
         raise Violation("who serves has every acknowledged write")
+    if state.returned:
+        raise Violation("what was given up does not come back")
 
 
-INVARIANTS = ("one node serves", "who serves has every acknowledged write")
+INVARIANTS = (
+    "one node serves",
+    "who serves has every acknowledged write",
+    "what was given up does not come back",
+)
 
 HAPPENS: dict[str, Callable[[str], bool]] = {
     "another node takes over and serves": lambda words: words == "B performs open",
@@ -291,6 +373,8 @@ HAPPENS: dict[str, Callable[[str], bool]] = {
     "a successor finds the owner back and no keeper": lambda words: words.endswith(": owner_back"),
     "an owner goes on without the keeper": lambda words: "swaps to degrade" in words,
     "a fenced owner is refused": lambda words: "is fenced" in words or "is refused" in words,
+    "a node that lost power serves again": lambda words: words.endswith("open after an outage"),
+    "leftovers are removed": lambda words: words.endswith("performs clear"),
     "a swap comes too late": lambda words: words.endswith("too late"),
 }
 

@@ -146,6 +146,17 @@ pub fn fetch(
     Ok(there.summary(false))
 }
 
+/// Removes what lies in `<buffer_dir>/<uuid>`, and what an earlier fetch left beside it; durably.
+///
+/// # Errors
+/// Any of it may be left.
+pub fn clear(buffer_dir: &Path, volume: &Uuid) -> Result<(), StoreError> {
+    let folders = Folders::new(buffer_dir, volume);
+    Dir::at(&folders.fetched).remove_all()?;
+    Dir::at(&folders.own).remove_all()?;
+    folders.root.sync()
+}
+
 /// The folder of the volume's write buffer, and those beside it.
 struct Folders {
     root: Dir,

@@ -20,7 +20,7 @@ mod server;
 mod tasks;
 
 pub use call::{CallError, Caller, Patience, greet, remove};
-pub use fetch::{FetchError, Fetched, Local, Saved, Survey, fetch, keep_own, survey};
+pub use fetch::{FetchError, Fetched, Local, Saved, Survey, clear, fetch, keep_own, survey};
 pub use inspect::{Contents, inspect, whole_batches};
 pub use line::{Line, LineEvent};
 pub use outbox::Outbox;

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use dtl::{CallError, Caller, FetchError, Local, Patience, fetch, remove};
+use dtl::{CallError, Caller, FetchError, Local, Patience, clear, fetch, remove};
 use format::entry::Uuid;
 use machines::dtl::State;
 use machines::dtl::link::Mode;
@@ -226,6 +226,18 @@ impl Engine {
         dropped.map_err(|error| call_failed(&what, &request, &error))
     }
 
+    /// Removes what this node's write buffer has of a volume that is not open here: leftovers of a
+    /// time when it owned the volume, which might fit the end of the log.
+    pub fn clear_buffer(&self, text: &str) -> Result<()> {
+        let what = format!("cannot clear the write buffer of volume {text}");
+        let id = uuid(text)?;
+        let _claim = self.claim(&what, id)?;
+        clear(&self.config.buffer_dir, &id).map_err(|error| {
+            let fix = "check the write buffer's disk and try again";
+            Error::new("STORE", &what, error.to_string(), fix)
+        })
+    }
+
     /// This node's lease lasts so long from now.
     pub fn extend_lease(&self, seconds: f64) {
         let lease = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::ZERO);
@@ -258,7 +270,8 @@ impl Engine {
     }
 }
 
-/// Undoes what a takeover that was cut short has left in the folder of write buffers.
+/// Undoes what a takeover that was cut short has left in the folder of write buffers; earlier
+/// releases did not exchange the folders in one step, and left ".replaced" ones.
 pub(crate) fn undo_leftovers(config: &Config) -> std::result::Result<(), media::StoreError> {
     let dir = Dir::at(&config.buffer_dir);
     let names = dir.list()?;

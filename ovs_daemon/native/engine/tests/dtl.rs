@@ -286,6 +286,24 @@ fn what_lost_power_is_not_taken_for_the_whole() {
 }
 
 #[test]
+fn leftovers_of_a_former_owner_are_removed() {
+    let cluster = Cluster::new("dtl-leftovers");
+    let (a, keeper) = (cluster.node("a"), cluster.node("keeper"));
+    let guest = a.serve_new(&keeper);
+    assert_eq!(a.engine.clear_buffer(V).unwrap_err().code, "ALREADY_OPEN");
+    drop(guest);
+    a.kill();
+    let (a, folder) = (cluster.node("a"), cluster.folder("a", "buffer").join(V));
+    assert!(folder.exists());
+    a.engine.clear_buffer(V).unwrap();
+    assert!(!folder.exists());
+    a.engine.clear_buffer(V).unwrap();
+    a.open(2, "sync", "degraded", &keeper).unwrap();
+    a.kill();
+    keeper.kill();
+}
+
+#[test]
 fn an_asynchronous_dtl_keeps_nobody_waiting() {
     let cluster = Cluster::new("dtl-async");
     let (a, keeper) = (cluster.node("a"), cluster.node("keeper"));

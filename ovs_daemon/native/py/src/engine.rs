@@ -151,6 +151,10 @@ impl Engine {
         self.perform(py, |engine| engine.drop_tail(request_json))
     }
 
+    fn clear_buffer(&self, py: Python<'_>, uuid: &str) -> PyResult<()> {
+        self.perform(py, |engine| engine.clear_buffer(uuid))
+    }
+
     fn extend_lease(&self, py: Python<'_>, seconds: f64) -> PyResult<()> {
         self.perform(py, |engine| {
             engine.extend_lease(seconds);

@@ -194,7 +194,7 @@ impl Cluster<'_> {
         }
     }
 
-    /// A node is gone with its disk; it comes back, empty, when nothing depends on it any more.
+    /// A node is gone with its disk; it comes back, empty.
     fn destroy(&mut self, node: Host) {
         let record = self.registry.record;
         // A question that is on its way may still turn the record to `degraded`.
@@ -208,23 +208,21 @@ impl Cluster<'_> {
         self.end_process(node);
         self.close_all(node, true);
         self.nodes[node].disk = SimDisk::new();
+        self.nodes[node].home.disk += 1;
         self.nodes[node].powered = false;
         self.at(self.now + S, Event::Boot { node });
     }
 
     /// A process starts.
     pub(super) fn boot(&mut self, node: Host) {
-        let waits = self.promise.thin && self.registry.record.served == node;
-        if self.nodes[node].up || waits {
-            if waits {
-                self.at(self.now + S, Event::Boot { node });
-            }
+        if self.nodes[node].up {
             return;
         }
         self.say(format_args!("node {node}: starts"));
         let powered = std::mem::replace(&mut self.nodes[node].powered, true);
         self.nodes[node].up = true;
         if !powered {
+            self.nodes[node].home.boot += 1;
             self.mark_power_loss(node);
         }
         self.start_daemon(node);

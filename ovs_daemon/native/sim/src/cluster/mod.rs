@@ -63,7 +63,7 @@ use oracle::Oracle;
 use owner::Owner;
 use plan::Plan;
 pub use plan::describe;
-use policy::{Record, View};
+use policy::{Home, Record, View};
 use promise::Promise;
 use registry::Registry;
 use steward::Daemon;
@@ -94,6 +94,8 @@ pub enum Shell {
     ServeUnsynced,
     /// The folder of the write buffer is not synced when a file is made.
     ForgetFolder,
+    /// A node does not notice that it lost power, or has another disk.
+    ForgetHome,
 }
 
 /// A planted fault.
@@ -166,6 +168,8 @@ struct Node {
     /// Its process runs (or is frozen).
     up: bool,
     powered: bool,
+    /// Which boot, and which disk.
+    home: Home,
     paused_until: u64,
     life: u32,
     /// Its disk is so many times slower.
@@ -257,6 +261,8 @@ impl<'a> Cluster<'a> {
             keeper: None,
             state: State::Standalone,
             mode: plan.mode,
+            home: None,
+            saved: false,
         };
         let mut session = Session::restored(ENTRIES, 0, false);
         plant_session(&mut session, planted);
@@ -532,6 +538,7 @@ impl Node {
             disk: SimDisk::new(),
             up: false,
             powered: true,
+            home: Home { boot: 0, disk: 0 },
             paused_until: 0,
             life: 0,
             slow: 1,

@@ -13,13 +13,14 @@ pub type Named = (&'static str, Planted);
 pub const SEEDS: u64 = 400;
 
 /// Mistakes around the machines; they need no feature.
-pub const SHELL: [Named; 6] = [
+pub const SHELL: [Named; 7] = [
     ("the lease is not obeyed", Planted::Shell(Shell::IgnoreLease)),
     ("a degraded volume is taken over", Planted::Shell(Shell::TakeOverDegraded)),
     ("what lost power is trusted", Planted::Shell(Shell::TrustAfterPowerLoss)),
     ("a returning owner does not ask its DTL node", Planted::Shell(Shell::PreferLocal)),
     ("what was recovered is not synced", Planted::Shell(Shell::ServeUnsynced)),
     ("a new file's folder is not synced", Planted::Shell(Shell::ForgetFolder)),
+    ("a node does not notice that it lost power", Planted::Shell(Shell::ForgetHome)),
 ];
 
 /// Mistakes in the machines.

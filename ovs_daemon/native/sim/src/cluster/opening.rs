@@ -107,6 +107,16 @@ impl Cluster<'_> {
         }
     }
 
+    /// What `dtl::clear` does.
+    pub(super) fn remove_leftovers(&self, node: Host) -> Result<(), FileError> {
+        let files = Folder { disk: &self.nodes[node].disk, name: "buffer" };
+        for folder in [FETCHED, NAME] {
+            clear(&files, folder)?;
+            files.sync_dir(folder)?;
+        }
+        files.sync_dir("")
+    }
+
     /// Opens the volume as the record says.
     pub(super) fn open_volume(&mut self, node: Host, record: &Record) -> Result<(), String> {
         let spec = OpenSpec {

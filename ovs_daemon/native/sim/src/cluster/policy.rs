@@ -7,6 +7,15 @@
 use machines::dtl::State;
 use machines::dtl::link::Mode;
 
+/// What a node's write buffer rests on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Home {
+    /// Which boot of its kernel it is.
+    pub(super) boot: u32,
+    /// Which disk.
+    pub(super) disk: u32,
+}
+
 /// The volume's record in the registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Record {
@@ -17,6 +26,10 @@ pub(super) struct Record {
     pub(super) keeper: Option<usize>,
     pub(super) state: State,
     pub(super) mode: Mode,
+    /// Of the node that served it last.
+    pub(super) home: Option<Home>,
+    /// Everything is on the backend, and nothing in any write buffer.
+    pub(super) saved: bool,
 }
 
 /// What came of fetching the log.
@@ -24,6 +37,8 @@ pub(super) struct Record {
 pub(super) enum Fetch {
     Done,
     Unreachable,
+    /// The same, and the node that served the volume last lives.
+    OwnerBack,
     Insufficient,
     Fenced,
 }
@@ -33,6 +48,7 @@ pub(super) enum Fetch {
 pub(super) struct Knowledge {
     pub(super) raised: Option<u64>,
     pub(super) fetched: Option<(u64, Fetch)>,
+    pub(super) cleared: Option<u64>,
 }
 
 /// What to do next.
@@ -41,6 +57,7 @@ pub(super) enum Step {
     Rest,
     TakeOver(Record),
     RaiseEpoch(Record),
+    Clear,
     Fetch { keep_local: bool },
     Adopt(Record),
     Degrade(Record),
@@ -48,8 +65,15 @@ pub(super) enum Step {
     Open,
 }
 
-/// What node `me` has to do about the volume, which is not open there.
-pub(super) fn decide(me: usize, record: Record, known: Knowledge, chosen: bool) -> Step {
+/// What node `me` has to do about the volume, which is not open there. `here`: what its write
+/// buffer rests on.
+pub(super) fn decide(
+    me: usize,
+    record: Record,
+    known: Knowledge,
+    chosen: bool,
+    here: Home,
+) -> Step {
     if record.owner != me {
         if !chosen || record.state != State::InSync {
             return Step::Rest;
@@ -59,27 +83,54 @@ pub(super) fn decide(me: usize, record: Record, known: Knowledge, chosen: bool) 
     if known.raised != Some(record.epoch) {
         return Step::RaiseEpoch(Record { epoch: record.epoch + 1, ..record });
     }
-    if record.state == State::InSync {
-        return with_log(me, record, known);
+    if record.saved {
+        if known.cleared != Some(record.epoch) {
+            return Step::Clear;
+        }
+        return Step::Adopt(Record { served: me, home: Some(here), saved: false, ..record });
     }
-    if record.served != me { Step::Rest } else { Step::Open }
+    if record.state == State::InSync {
+        return with_log(me, record, known, here);
+    }
+    if record.served != me || other_disk(record, here) {
+        return Step::Rest;
+    }
+    open(me, record, here)
 }
 
-fn with_log(me: usize, record: Record, known: Knowledge) -> Step {
-    let last = record.served == me;
-    let degraded = Record { state: State::Degraded, ..record };
-    if last && record.mode != Mode::Sync {
-        return Step::Degrade(degraded);
+/// The disk that had what was acknowledged is not there.
+fn other_disk(record: Record, here: Home) -> bool {
+    record.home.is_some_and(|home| home.disk != here.disk)
+}
+
+fn open(me: usize, record: Record, here: Home) -> Step {
+    match (record.served, record.home) == (me, Some(here)) {
+        true => Step::Open,
+        false => Step::Adopt(adopted(me, record, here)),
     }
+}
+
+fn with_log(me: usize, record: Record, known: Knowledge, here: Home) -> Step {
+    let served = record.served == me;
+    let degraded = Record { state: State::Degraded, ..record };
+    if served && record.mode != Mode::Sync {
+        return if other_disk(record, here) { Step::Rest } else { Step::Degrade(degraded) };
+    }
+    let last = served && !other_disk(record, here);
     let outcome = match known.fetched {
         Some((epoch, outcome)) if epoch == record.epoch => outcome,
         _ => return Step::Fetch { keep_local: last },
     };
+    let lost = record.home.is_some_and(|home| home != here);
     match outcome {
-        Fetch::Done if last => Step::Open,
-        Fetch::Done => Step::Adopt(adopted(me, record)),
+        Fetch::Done => open(me, record, here),
         Fetch::Fenced => Step::Rest,
-        _ if last => Step::Degrade(degraded),
+        _ if served && lost => Step::Rest,
+        _ if served => Step::Degrade(degraded),
+        Fetch::OwnerBack => {
+            let (owner, epoch) = (record.served, record.epoch + 1);
+            Step::GiveBack(Record { owner, epoch, ..record })
+        }
         Fetch::Insufficient => {
             let (owner, epoch) = (record.served, record.epoch + 1);
             Step::GiveBack(Record { owner, epoch, ..degraded })
@@ -88,8 +139,8 @@ fn with_log(me: usize, record: Record, known: Knowledge) -> Step {
     }
 }
 
-fn adopted(me: usize, record: Record) -> Record {
-    let adopted = Record { served: me, ..record };
+fn adopted(me: usize, record: Record, here: Home) -> Record {
+    let adopted = Record { served: me, home: Some(here), ..record };
     match record.keeper == Some(me) {
         true => Record { keeper: None, state: State::Standalone, ..adopted },
         false => adopted,

@@ -5,10 +5,6 @@
 //! *damaged* until it is made whole: by opening the volume (what it has is the truth then), by a
 //! new `in_sync`, or by a write that began after the loss and was acknowledged while `in_sync`.
 //! When every holder is damaged, only what was flushed is promised.
-//!
-//! Nor is more promised when the owner lost power, comes back, and cannot reach its DTL node: it
-//! does not wait for it, but goes on with what its disk has (`ownership.decide`). That takes two
-//! failures; the simulation found that it costs what the DTL node still has.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -91,18 +87,6 @@ impl Cluster<'_> {
             self.promise.damaged.insert(*node, self.now);
         }
         self.promise_darkens();
-    }
-
-    /// A node that served last goes on without its DTL node.
-    pub(super) fn promise_alone(&mut self, node: Host) {
-        if self.promise.damaged.contains_key(&node) {
-            let record = &self.registry.record;
-            let keeper = record.keeper.filter(|_| record.state == State::InSync);
-            if let Some(keeper) = keeper {
-                self.promise.damaged.insert(keeper, self.now);
-            }
-            self.promise_darkens();
-        }
     }
 
     fn promise_darkens(&mut self) {

@@ -38,6 +38,8 @@ pub(super) struct Daemon {
     known: Knowledge,
     /// The generation of the lease under which it was learned.
     known_in: u32,
+    /// Who lived when the record was read last.
+    alive: Vec<bool>,
     failures: u32,
     not_before: u64,
     /// The volume is to be given to this node.
@@ -198,8 +200,10 @@ impl Cluster<'_> {
             && record.owner == node
         {
             let (epoch, state) = (record.epoch + 1, State::Standalone);
-            let served = target;
-            let handed = Record { owner: target, served, epoch, keeper: None, state, ..record };
+            let (served, home, saved) = (target, None, true);
+            let keeper = None;
+            let handed =
+                Record { owner: target, served, epoch, keeper, state, home, saved, ..record };
             return self.swap(node, handed, version, Task::HandingOver);
         }
         let daemon = &mut self.nodes[node].daemon;
@@ -207,14 +211,19 @@ impl Cluster<'_> {
             (daemon.known, daemon.known_in) = (Knowledge::default(), daemon.generation);
         }
         let known = daemon.known;
+        daemon.alive = alive.to_vec();
+        let here = self.nodes[node].home;
         let mut record = record;
+        if self.shell(Shell::ForgetHome) && record.home.is_some() {
+            record.home = Some(here);
+        }
         if self.shell(Shell::TakeOverDegraded) && record.owner != node {
             record.state = State::InSync;
         }
         let view = View { alive, domains: &self.plan.domains, recovery: &self.plan.recovery };
         let dead = !alive[record.owner];
         let chosen = record.owner != node && dead && view.successor(&record) == Some(node);
-        let step = decide(node, record, known, chosen);
+        let step = decide(node, record, known, chosen, here);
         self.follow(node, step, record, version, known);
     }
 
@@ -239,15 +248,23 @@ impl Cluster<'_> {
                 let raised = Knowledge { raised: Some(new.epoch), ..known };
                 self.swap(node, new, version, Task::Swapping(raised));
             }
+            Step::Clear => self.clear_buffer(node, record.epoch),
             Step::Adopt(new) | Step::Degrade(new) | Step::GiveBack(new) => {
-                if matches!(step, Step::Degrade(_)) {
-                    self.promise_alone(node);
-                }
                 self.swap(node, new, version, Task::Swapping(known));
             }
             Step::Fetch { keep_local } => self.begin_fetch(node, &record, keep_local),
             Step::Open => self.try_open(node, &record),
         }
+    }
+
+    /// All is on the backend: nothing that lies here may come into force.
+    fn clear_buffer(&mut self, node: Host, epoch: u64) {
+        if let Err(error) = self.remove_leftovers(node) {
+            self.say(format_args!("node {node}: {error}"));
+            return self.give_up(node);
+        }
+        self.nodes[node].daemon.known.cleared = Some(epoch);
+        self.read_record(node);
     }
 
     fn try_open(&mut self, node: Host, record: &Record) {
@@ -357,7 +374,12 @@ impl Cluster<'_> {
         self.nodes[node].daemon.task = Task::Idle;
         self.close(conn, 0);
         self.say(format_args!("node {node}: fetching the log: {outcome:?}"));
-        let Some(outcome) = outcome else { return self.give_up(node) };
+        let Some(mut outcome) = outcome else { return self.give_up(node) };
+        let served = self.registry.record.served;
+        if outcome == Fetch::Unreachable && self.nodes[node].daemon.alive.get(served) == Some(&true)
+        {
+            outcome = Fetch::OwnerBack;
+        }
         self.nodes[node].daemon.known.fetched = Some((epoch, outcome));
         self.read_record(node);
     }
