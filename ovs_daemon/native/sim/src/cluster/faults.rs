@@ -209,6 +209,7 @@ impl Cluster<'_> {
         self.close_all(node, true);
         self.nodes[node].disk = SimDisk::new();
         self.nodes[node].home.disk += 1;
+        self.witness.destroyed(node);
         self.nodes[node].powered = false;
         self.at(self.now + S, Event::Boot { node });
     }

@@ -8,6 +8,7 @@ use buffer::files::{FileError, Files};
 use dtl::{Contents, inspect, read_replica, store_fence};
 use format::dtl::Fence;
 use format::log::PAGE;
+use machines::dtl::Held;
 use machines::dtl::keeper::{Action, Keeper, Message};
 use media::Slice;
 
@@ -25,8 +26,8 @@ pub(super) struct Kept {
     bytes: BTreeMap<u32, u64>,
     fences: VecDeque<Fence>,
     storing: bool,
-    /// Connections that said hello; true: of a node that takes over.
-    callers: BTreeMap<u32, bool>,
+    /// Connections that said hello: their epochs; true: of a node that takes over.
+    callers: BTreeMap<u32, (u64, bool)>,
 }
 
 fn path(sco: u32) -> String {
@@ -34,6 +35,10 @@ fn path(sco: u32) -> String {
 }
 
 impl Kept {
+    pub(super) fn held(&self) -> Held {
+        self.keeper.held()
+    }
+
     fn append(
         &mut self,
         files: &dyn Files,
@@ -130,8 +135,11 @@ impl Cluster<'_> {
                         }
                     }
                 }
+                if successor && self.shell(Shell::NoFence) {
+                    return self.show_tail(node, conn);
+                }
                 if let Some(kept) = &mut self.nodes[node].kept {
-                    kept.callers.insert(conn, successor);
+                    kept.callers.insert(conn, (epoch, successor));
                 }
                 Message::Hello { connection: conn, epoch, generation }
             }
@@ -196,7 +204,9 @@ impl Cluster<'_> {
             }
             Action::Greet { connection, held } => {
                 self.send(connection, 1, Packet::Greeted { held });
-                if kept.callers.get(&connection) == Some(&true) {
+                let caller = kept.callers.get(&connection).copied();
+                self.witness_greet(node, caller.map_or(0, |(epoch, _)| epoch));
+                if caller.is_some_and(|(_, successor)| successor) {
                     self.stream_tail(node, kept, connection);
                 }
             }
@@ -217,6 +227,8 @@ impl Cluster<'_> {
                 return Some(written.map_or(Message::WriteFailed, |()| Message::Written));
             }
             Action::Acknowledge { connection, sequence } => {
+                let caller = kept.callers.get(&connection);
+                self.witness_acknowledged(node, caller.map_or(u64::MAX, |(epoch, _)| *epoch));
                 self.send(connection, 1, Packet::Acknowledged { sequence });
             }
             Action::Unlink { below } => {
@@ -226,6 +238,14 @@ impl Cluster<'_> {
             }
         }
         None
+    }
+
+    /// What a DTL node would do that has no fence.
+    fn show_tail(&mut self, node: Host, conn: u32) {
+        let Some(kept) = self.nodes[node].kept.take() else { return };
+        self.send(conn, 1, Packet::Greeted { held: kept.held() });
+        self.stream_tail(node, &kept, conn);
+        self.nodes[node].kept = Some(kept);
     }
 
     fn hang_up_caller(&mut self, kept: &mut Kept, conn: u32) {

@@ -151,7 +151,10 @@ impl Cluster<'_> {
                 self.send_keeper(dtl, Packet::Append(batch.unwrap_or_default()));
                 self.wait_for_answer(node, dtl);
             }
-            Action::Release => return true,
+            Action::Release => {
+                self.witness_release(node, dtl);
+                return true;
+            }
             Action::Propose { to, .. } => {
                 dtl.proposal += 1;
                 let Some(owner) = self.owner(node) else { return false };

@@ -39,6 +39,7 @@ mod reads;
 mod registry;
 mod sessions;
 mod steward;
+mod witness;
 mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -67,6 +68,7 @@ use policy::{Home, Record, View};
 use promise::Promise;
 use registry::Registry;
 use steward::Daemon;
+use witness::Witness;
 
 /// A node, or the guest's host, or the registry's.
 pub(crate) type Host = usize;
@@ -96,6 +98,10 @@ pub enum Shell {
     ForgetFolder,
     /// A node does not notice that it lost power, or has another disk.
     ForgetHome,
+    /// A node that takes over reads what the DTL node has, and does not fence it.
+    NoFence,
+    /// The record takes a state from any epoch.
+    SwapAnyEpoch,
 }
 
 /// A planted fault.
@@ -220,6 +226,7 @@ struct Cluster<'a> {
     guest: Guest,
     oracle: Oracle,
     promise: Promise,
+    witness: Witness,
     phase: Phase,
     /// All power was lost in the end.
     was_dark: bool,
@@ -281,6 +288,7 @@ impl<'a> Cluster<'a> {
             guest: Guest::new(plan.lbas.clone(), session),
             oracle: Oracle::new(plan.lbas.len(), plan.lying),
             promise: Promise::default(),
+            witness: Witness::default(),
             phase: Phase::Chaos,
             was_dark: false,
             stats: Stats::default(),

@@ -144,6 +144,7 @@ impl Cluster<'_> {
         self.say(format_args!("node {node}: serves under epoch {epoch}, the log ends at {end}"));
         self.stats.openings += 1;
         self.promise.opened(node);
+        self.witness_opened(node, epoch, end);
         if let Some(keeper) = record.keeper
             && record.mode != Mode::None
         {

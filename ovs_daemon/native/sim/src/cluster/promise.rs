@@ -34,6 +34,10 @@ fn holders(record: &Record) -> BTreeSet<Host> {
 }
 
 impl Promise {
+    pub(super) fn is_damaged(&self, node: Host) -> bool {
+        self.damaged.contains_key(&node)
+    }
+
     pub(super) fn opened(&mut self, node: Host) {
         self.damaged.remove(&node);
         self.thin = false;
@@ -94,6 +98,7 @@ impl Cluster<'_> {
         if holders.iter().all(|node| self.promise.damaged.contains_key(node)) {
             self.say(format_args!("oracle: only what was flushed is promised"));
             self.oracle.blackout();
+            self.witness.darkens();
             self.promise.dark_at = self.now;
             self.stats.blackouts += 1;
         }

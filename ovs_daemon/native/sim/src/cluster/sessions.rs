@@ -1,9 +1,9 @@
 //! The engine's side of an Edge's sessions, as `edge::server` does it: who is let in is decided by
 //! `machines::edge::Door`.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
-use format::edge::{Attached, CloseReason, Done};
+use format::edge::{Attached, CloseReason, Command, Done};
 use machines::edge::{Guest, Mutant, Verdict};
 
 use super::net::Packet;
@@ -14,7 +14,7 @@ pub(super) struct Session {
     entered: bool,
     /// It takes no more requests; what was taken is waited for.
     ending: bool,
-    in_flight: BTreeSet<u32>,
+    in_flight: BTreeMap<u32, Command>,
 }
 
 impl Cluster<'_> {
@@ -34,7 +34,9 @@ impl Cluster<'_> {
                     return;
                 }
                 if !quiesced {
-                    session.in_flight.insert(command.tag);
+                    let others = session.in_flight.clone();
+                    session.in_flight.insert(command.tag, command);
+                    self.witness_asked(&command, others.values());
                     self.submit(node, conn, &command, data);
                 }
             }
@@ -53,7 +55,7 @@ impl Cluster<'_> {
             self.send(conn, 1, Packet::TurnedAway);
             return self.close(conn, 1);
         };
-        let session = Session { entered: false, ending: false, in_flight: BTreeSet::new() };
+        let session = Session { entered: false, ending: false, in_flight: BTreeMap::new() };
         match owner.door.knock(conn, guest) {
             Verdict::Enter => {
                 owner.sessions.insert(conn, session);

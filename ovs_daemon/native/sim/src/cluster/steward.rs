@@ -348,6 +348,11 @@ impl Cluster<'_> {
         let accepted = match answer {
             Some(Answer::Read { record, version, .. }) => {
                 match judge(node, record, proposal.epoch, keeper, proposal.to) {
+                    Err(()) if self.shell(Shell::SwapAnyEpoch) => {
+                        let record = Record { state: proposal.to, ..record };
+                        let swap = Ask::Swap { record, version, absent: None };
+                        return self.ask(node, Purpose::Desk, swap);
+                    }
                     Err(()) => Some(false),
                     Ok(None) => Some(true),
                     Ok(Some(record)) => {
