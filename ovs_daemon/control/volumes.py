@@ -338,7 +338,9 @@ def _make(host: Host, volume: Volume) -> Volume:
     host.engine.create_volume(
         CreateSpec(first.uuid, first.size, first.epoch, first.parent, first.sco_size, preset)
     )
-    return host.open(host.update(what, volume, epoch=first.epoch, state=State.AVAILABLE))
+    home = host.settings.home
+    made = host.update(what, volume, epoch=first.epoch, state=State.AVAILABLE, home=home)
+    return host.open(made)
 
 
 def _undo(host: Host, volume: Volume) -> None:

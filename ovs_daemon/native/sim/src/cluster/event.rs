@@ -109,6 +109,8 @@ pub(super) enum Event {
     },
     EdgeLook,
     Fault,
+    /// An owner is kept from noticing that another node takes over.
+    Usurp,
     Mend(Mend),
     Heal,
     Check,

@@ -249,6 +249,36 @@ impl Cluster<'_> {
         }
     }
 
+    /// The owner does not reach the registry; guests mostly reach the owner, and sometimes it does
+    /// not reach its DTL node, and only that hears of a newer epoch.
+    pub(super) fn usurp(&mut self) {
+        if self.phase != Phase::Chaos {
+            return;
+        }
+        let pause = 6 * S + self.random.below(4 * S);
+        self.at(self.now + pause, Event::Usurp);
+        let (record, registry) = (self.registry.record, self.registry_host());
+        let lasts = 3 * S + self.random.below(2 * S);
+        self.say(format_args!("fault: node {} is usurped", record.owner));
+        self.stats.faults += 1;
+        self.cut_off(record.owner, registry, lasts);
+        if self.random.chance(2, 3) {
+            self.cut_off(self.edge_host(), registry, lasts + S);
+        }
+        if let Some(keeper) = record.keeper
+            && self.random.chance(1, 2)
+        {
+            self.cut_off(record.owner, keeper, lasts + 2 * S);
+        }
+    }
+
+    fn cut_off(&mut self, one: Host, other: Host, lasts: u64) {
+        for (from, to) in [(one, other), (other, one)] {
+            self.cuts.insert((from, to));
+            self.at(self.now + lasts, Event::Mend(Mend::Cut(from, to)));
+        }
+    }
+
     fn lose_connection(&mut self) {
         let numbers: Vec<u32> = self.conns.keys().copied().collect();
         if numbers.is_empty() {

@@ -259,6 +259,7 @@ impl<'a> Cluster<'a> {
         let mut random = Random::new(seed);
         let mut plan = Plan::draw(&mut random);
         plan.spoil_clocks(&mut Random::new(seed ^ 0xc10c));
+        plan.usurp(&mut Random::new(seed ^ 0x05a7));
         let count = plan.domains.len();
         let owner = random.index(count);
         let record = Record {
@@ -323,6 +324,9 @@ impl<'a> Cluster<'a> {
         self.at(500 * MS, Event::Check);
         if !self.plan.faults.is_empty() {
             self.at(2 * S, Event::Fault);
+        }
+        if self.plan.usurped {
+            self.at(2 * S, Event::Usurp);
         }
         let chaos = self.plan.chaos;
         self.at(chaos, Event::Heal);
@@ -429,6 +433,7 @@ impl<'a> Cluster<'a> {
             }
             Event::EdgeLook => self.edge_look(),
             Event::Fault => self.fault(),
+            Event::Usurp => self.usurp(),
             Event::Mend(mend) => self.mend(mend),
             Event::Heal => self.heal(),
             Event::Check => self.check(),

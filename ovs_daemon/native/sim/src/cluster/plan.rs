@@ -84,6 +84,8 @@ pub(super) struct Plan {
     pub(super) clocks: Vec<i64>,
     /// So wrong that leases mean nothing: only the fence keeps a former owner from acknowledging.
     pub(super) wild_clocks: bool,
+    /// Beside other faults, owners do not notice that others take their volume.
+    pub(super) usurped: bool,
     /// Kinds of faults with their weights.
     pub(super) faults: Vec<(Kind, u64)>,
     /// Mean time between two faults.
@@ -126,6 +128,7 @@ impl Plan {
             slow_jobs: [0, 0, 20, 200][random.index(4)],
             clocks: (0..nodes).map(|_| random.below(401) as i64 - 200).collect(),
             wild_clocks: false,
+            usurped: false,
             faults,
             gap: if rare { 5 * S } else { (300 * MS) << random.below(4) },
             chaos: 8 * S + random.below(30 * S),
@@ -165,6 +168,17 @@ impl Plan {
             }
         }
     }
+
+    /// In some seeds clocks are so slow that owners believe for long in leases that are over, and
+    /// it is made sure that they are (`faults::usurp`).
+    pub(super) fn usurp(&mut self, random: &mut Random) {
+        if random.chance(1, 8) {
+            (self.wild_clocks, self.usurped) = (true, true);
+            for clock in &mut self.clocks {
+                *clock = random.below(300_001) as i64 - 600_000;
+            }
+        }
+    }
 }
 
 impl fmt::Display for Plan {
@@ -180,7 +194,11 @@ impl fmt::Display for Plan {
             self.lbas.len(),
             self.depth,
             self.limits.sco_clusters,
-            if self.wild_clocks { "wild clocks, " } else { "" },
+            match (self.wild_clocks, self.usurped) {
+                (true, false) => "wild clocks, ",
+                (_, true) => "slow clocks, usurped owners, ",
+                _ => "",
+            },
             self.gap / MS,
             kinds.join(" ")
         )
@@ -196,7 +214,8 @@ pub fn describe() -> String {
     format!(
         "* 3 to 5 nodes in 1 to 3 Domains, with Recovery Domains or without; DTL `sync` (8 of 10), \
          `async`, `none`; clocks up to 200 millionths wrong, and in 1 of 8 seeds \
-         so wrong that leases mean nothing;\n\
+         so wrong that leases mean nothing; in another 1 of 8 all are slow, and owners are cut from the \
+         registry, and sometimes from their DTL node, until another node has taken over;\n\
          * a volume of 8 to 47 clusters that are used, in one chunk of the map or in many; SCOs of 8 \
          to 64 clusters, compaction or not; 1 to 12 requests at once: writes (also FUA), trims, \
          reads, flushes, 1 to 4 clusters long;\n\

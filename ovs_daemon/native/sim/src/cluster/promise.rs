@@ -69,6 +69,10 @@ impl Cluster<'_> {
             }
             self.stats.in_sync += 1;
         }
+        if after.saved && !before.saved {
+            // Compaction may have moved something since it was drained: that changes nothing.
+            self.witness.closed();
+        }
         if after.served != before.served {
             self.promise.damaged.remove(&after.served);
             self.stats.handed_on += 1;

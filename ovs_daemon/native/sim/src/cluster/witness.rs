@@ -32,6 +32,11 @@ impl Witness {
         self.released = 0;
     }
 
+    /// Everything is on the backend, and the last batches say nothing new.
+    pub(super) fn closed(&mut self) {
+        self.released = 0;
+    }
+
     /// The disk of a DTL node is a new one.
     pub(super) fn destroyed(&mut self, node: Host) {
         self.greeted.remove(&node);
