@@ -21,7 +21,7 @@ _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 def has_identity(folder: Path) -> bool:
     """Whether a node has used the folder as its backend."""
-    return (folder / _FILE).exists()
+    return (folder / _BACKEND).exists()
 
 
 def identity_of_folder(folder: Path) -> str:
