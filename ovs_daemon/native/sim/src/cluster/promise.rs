@@ -4,7 +4,9 @@
 //! the registry says `in_sync` of a synchronous DTL, its DTL node. A holder that lost power is
 //! *damaged* until it is made whole: by opening the volume (what it has is the truth then), by a
 //! new `in_sync`, or by a write that began after the loss and was acknowledged while `in_sync`.
-//! When every holder is damaged, only what was flushed is promised.
+//! When every holder is damaged, only what was flushed is promised. That may also come about when the
+//! last words of an owner that lost power reach the registry, and say that its log is degraded: from
+//! then on nobody else is known to have it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -77,6 +79,13 @@ impl Cluster<'_> {
             self.promise.damaged.remove(&after.served);
             self.stats.handed_on += 1;
         }
+        if self.all_damaged(after) && !self.all_damaged(before) {
+            self.promise_darkens();
+        }
+    }
+
+    fn all_damaged(&self, record: &Record) -> bool {
+        holders(record).iter().all(|node| self.promise.damaged.contains_key(node))
     }
 
     /// A write that began at `began` is acknowledged.
@@ -98,8 +107,7 @@ impl Cluster<'_> {
     }
 
     fn promise_darkens(&mut self) {
-        let holders = holders(&self.registry.record);
-        if holders.iter().all(|node| self.promise.damaged.contains_key(node)) {
+        if self.all_damaged(&self.registry.record) {
             self.say(format_args!("oracle: only what was flushed is promised"));
             self.oracle.blackout();
             self.witness.darkens();
