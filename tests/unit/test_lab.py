@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ovs_daemon import _native
 from tests.openstack.lab.configuration import TEMPLATES, Configuration
 from tests.openstack.lab.layout import ZONES, Layout, Port
 from tests.openstack.lab.processes import LabError, Processes, start_ticks
@@ -91,6 +92,37 @@ def test_long_paths_get_a_short_run_directory(tmp_path: Path) -> None:
 def test_ports_are_no_services_own() -> None:
     assert len(set(Port)) == len(Port)
     assert not {3306, 4369, 5000, 5672, 8774, 8776, 8778, 9292, 9696, 11211, 25672} & set(Port)
+
+
+def test_no_two_servers_of_the_zones_have_one_port() -> None:
+    zones = [
+        [zone.libvirt_port, zone.dtl_port, zone.edge_port, *(disk.port for disk in zone.disks)]
+        for zone in ZONES
+    ]
+    ports = [*Port, *(port for zone in zones for port in zone)]
+    assert len(set(ports)) == len(ports)
+    for zone in ZONES:
+        assert not set(range(zone.migration_port, zone.migration_port + 50)) & set(ports)
+
+
+def test_the_zones_disks_satisfy_the_preset_together_and_alone() -> None:
+    shipped = json.loads(_native.Engine.shipped_presets())
+    preset = next(one for one in shipped if one["name"] == "default")
+    disks = [
+        {"domain": zone.name, "node": disk.node, "disks": 1}
+        for zone in ZONES
+        for disk in zone.disks
+    ]
+
+    def policy(left: list[dict[str, object]]) -> object:
+        judged = json.loads(_native.Engine.judge_preset(json.dumps(preset), json.dumps(left)))
+        return judged["policy"] and judged["policy"]["notation"]
+
+    assert policy(disks) == "2+2 over 2 Domains, 1 local"
+    for zone in ZONES:
+        assert policy([one for one in disks if one["domain"] != zone.name]) is not None
+    for lost in disks:
+        assert policy([one for one in disks if one != lost]) is not None
 
 
 @pytest.mark.parametrize("template", sorted(path.name for path in TEMPLATES.iterdir()))

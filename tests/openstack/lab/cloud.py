@@ -46,13 +46,19 @@ class Cloud:
 
     def start(self) -> None:
         """Start what does not run and make what is missing."""
+        if (self.lab.state / "backend").exists():
+            print("this lab kept objects in a folder, where no node looks any more:", flush=True)
+            with self._step("what was stored is removed"):
+                self.wipe()
         with self._step("configuration written"):
             self.configuration.write()
         with self._step("namespaces"):
             self.namespaces.ensure(ZONES)
         with self._step("MariaDB, RabbitMQ, memcached, etcd"):
             self.infrastructure.start()
-        with self._step("our cluster: in each zone a storage node, and an Edge on the hypervisor"):
+        with self._step(
+            "our cluster: in each zone OSDs, a storage node, and an Edge on the hypervisor"
+        ):
             self.cluster.start()
         with self._step("databases"):
             self.databases.ensure()
@@ -103,12 +109,14 @@ class Cloud:
             for zone in ZONES:
                 self.services.stop_guests(zone)
         ours = [service.name for service in self.services.nodes]
+        osds = [service.name for service in self.services.osds]
         running = self.processes.names()
         holders = [name for name in running if name.startswith("namespace")]
-        last = {*ours, *ORDER, *holders}
+        last = {*ours, *osds, *ORDER, *holders}
         for what, names in (
             ("OpenStack and libvirt", [name for name in running if name not in last]),
             ("our nodes", ours),
+            ("our OSDs", osds),
             ("MariaDB, RabbitMQ, memcached, etcd", list(ORDER)),
             ("namespaces", holders),
         ):

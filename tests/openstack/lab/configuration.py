@@ -66,8 +66,7 @@ class Configuration:
             "database": database_url(),
             "rabbitmq": rabbitmq_url(),
             "registry": registry_url(),
-            "cluster_key": lab.state / "cluster.key",
-            "backend": lab.backend,
+            "cluster_key": lab.cluster_key,
             "password": layout.PASSWORD,
             "encryption_key": layout.ENCRYPTION_KEY,
             "region": layout.REGION,
@@ -179,8 +178,8 @@ class Configuration:
             (folder / name).write_text(render(name, values))
 
     def _cluster_key(self) -> None:
-        """Make the secret that our nodes share, once."""
-        path = self._lab.state / "cluster.key"
+        """Make the secret that our nodes and OSD servers share, once."""
+        path = self._lab.cluster_key
         if not path.exists():
             fresh = path.with_suffix(".new")
             fresh.touch(mode=0o600)

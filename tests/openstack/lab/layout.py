@@ -42,15 +42,38 @@ class Port(IntEnum):
     ETCD_PEERS = 12380
 
 
+#: two zones of three disks, each on a host of its own, satisfy "2+2 over 2 Domains, 1 local"
+DISKS_PER_ZONE = 3
+
+
+@dataclass(frozen=True)
+class Disk:
+    """An OSD: a folder and its server, which stand for a host of the zone that has disks only.
+
+    :param node: the name of that host
+    :param port: where its server listens
+    """
+
+    node: str
+    port: int
+
+    @property
+    def address(self) -> str:
+        """Where the nodes find it."""
+        return f"127.0.0.1:{self.port}"
+
+
 @dataclass(frozen=True)
 class Zone:
-    """An availability zone: a Domain with a storage node, and a hypervisor that only attaches.
+    """An availability zone: a Domain with a storage node, hosts with disks, and a hypervisor that
+    only attaches.
 
     :param name: of the Domain, and of the Cinder and Nova zone
     :param libvirt_port: where the zone's libvirt listens for migrations
     :param migration_port: the first of 50 ports for memory that moves
     :param dtl_port: where the storage node keeps logs of others
     :param edge_port: where Edges of other hosts reach the storage node
+    :param osd_port: of the first of its OSD servers; the others have the next ones
     """
 
     name: str
@@ -58,6 +81,15 @@ class Zone:
     migration_port: int
     dtl_port: int
     edge_port: int
+    osd_port: int
+
+    @property
+    def disks(self) -> tuple[Disk, ...]:
+        """The zone's OSDs, as many as two zones need for the preset `default`."""
+        return tuple(
+            Disk(f"osd-{self.name}-{number + 1}", self.osd_port + number)
+            for number in range(DISKS_PER_ZONE)
+        )
 
     @property
     def storage(self) -> str:
@@ -70,7 +102,10 @@ class Zone:
         return f"compute-{self.name}"
 
 
-ZONES = (Zone("az1", 16510, 49300, 16640, 16740), Zone("az2", 16511, 49400, 16641, 16741))
+ZONES = (
+    Zone("az1", 16510, 49300, 16640, 16740, 16650),
+    Zone("az2", 16511, 49400, 16641, 16741, 16660),
+)
 
 
 @dataclass(frozen=True)
@@ -136,9 +171,9 @@ class Layout:
         return Path(tempfile.gettempdir()) / f"ovs-lab-{mark}"
 
     @property
-    def backend(self) -> Path:
-        """Where all nodes keep objects: what a file system is that all hosts mount."""
-        return self.state / "backend"
+    def cluster_key(self) -> Path:
+        """The secret that our nodes and OSD servers share."""
+        return self.state / "cluster.key"
 
     def node_run(self, node: str) -> Path:
         """The run directory of a node of ours."""
@@ -147,6 +182,10 @@ class Layout:
     def node_state(self, node: str) -> Path:
         """The state of a node of ours."""
         return self.state / node
+
+    def osd_folder(self, disk: Disk) -> Path:
+        """What an OSD keeps its fragments in."""
+        return self.state / disk.node
 
     def folders(self) -> tuple[Path, ...]:
         """All folders that must exist before anything starts."""

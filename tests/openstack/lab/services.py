@@ -13,12 +13,14 @@ from pathlib import Path
 
 from ovs_nova.options import RUN_DIRS_VARIABLE
 from tests.openstack.lab.infrastructure import listens
-from tests.openstack.lab.layout import ZONES, Layout, Port, Zone
+from tests.openstack.lab.layout import ZONES, Disk, Layout, Port, Zone
 from tests.openstack.lab.namespaces import Namespaces
 from tests.openstack.lab.processes import LabError, Processes
 from tests.support.process import accepts
 
 CHUNK_BYTES_MAX = 64 << 20
+#: of the disk, which all folders of the lab share, stays free in any case
+OSD_RESERVE_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,10 @@ class Services:
         ]
         self.storage = [self._node(zone.storage) for zone in ZONES]
         self.nodes = [*self.attaching, *self.storage]
+        self.osds = [self._osd(disk) for zone in ZONES for disk in zone.disks]
         self.libvirt = [service for zone in ZONES for service in self._libvirt(zone)]
         self.openstack = self._openstack()
-        everything = [*self.nodes, *self.libvirt, self.keystone, *self.openstack]
+        everything = [*self.osds, *self.nodes, *self.libvirt, self.keystone, *self.openstack]
         self.by_name = {service.name: service for service in everything}
 
     def _openstack(self) -> list[Service]:
@@ -140,6 +143,18 @@ class Services:
             daemon_of(name),
             ("vstorage-daemon", "--config-file", config),
             ready=lambda: accepts(run / "control.sock"),
+        )
+
+    def _osd(self, disk: Disk) -> Service:
+        options = (
+            "--listen", disk.address,
+            "--key-file", str(self._lab.cluster_key),
+            "--reserve", str(OSD_RESERVE_BYTES),
+        )  # fmt: skip
+        return Service(
+            f"vstorage-{disk.node}",
+            ("vstorage-osd", "serve", *options, str(self._lab.osd_folder(disk))),
+            ready=lambda: listens(disk.port),
         )
 
     def _edge(self, name: str) -> Service:
