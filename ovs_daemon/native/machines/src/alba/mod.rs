@@ -10,6 +10,9 @@ mod mend;
 #[cfg(test)]
 mod mend_tests;
 mod pace;
+mod parting;
+#[cfg(test)]
+mod parting_tests;
 mod placement;
 #[cfg(test)]
 mod placement_tests;
@@ -24,6 +27,7 @@ pub use gather::Gather;
 pub use layout::{FRAGMENTS_MAX, GLOBAL_MAX, Layout, LayoutError, Set};
 pub use mend::{Mending, Next, at_once, due, safety};
 pub use pace::Pace;
+pub use parting::{Proof, Standing, counts, keeps, next_standing, takes};
 pub use placement::{Disk, Shortage, mix, place, refill};
 pub use plan::{Over, Step, plan};
 pub use policy::{Policy, PolicyError, Promise};
