@@ -3,6 +3,7 @@
 //! ```text
 //! osd.claim                        whose it is (format::osd); without it nothing is stored here
 //! osd.lock                         held by the process that uses it
+//! osd.sealed                       it leaves the cluster: nothing is stored here any more
 //! <object>.obj/<fragment name>     fragments (format::fragment)
 //! uses/<name>                      which disks objects may lie on (see `uses`)
 //! ```
@@ -10,17 +11,18 @@
 //! compared with its checksums.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use format::fragment::{FragmentName, StoredFragment};
 use format::log::PAGE;
 use format::osd::wire::is_path;
 use format::osd::{CLAIM_NAME, Claim, PLACE_MAX};
 use format::{Malformed, crc32c};
+use machines::alba::takes;
 use media::{Dir, File, FileLock, read_cached_at};
 
 use crate::batch::put_all;
-use crate::osd::{Answer, OBJECT, Parts, Request, USES, fragment_path};
+use crate::osd::{Answer, OBJECT, Parts, Request, SEAL, USES, fragment_path};
 use crate::part::Part;
 use crate::{Backend, BackendError, Cause, Directory, Put, Result};
 
@@ -37,6 +39,8 @@ pub struct FolderOsd {
     /// Bytes that stay free on the disk.
     reserve: u64,
     disk: u64,
+    /// Whether it is sealed. Held by those who store fragments until they have.
+    sealed: RwLock<bool>,
     _lock: FileLock,
 }
 
@@ -149,7 +153,8 @@ impl FolderOsd {
         let lock = FileLock::take(&path.join(LOCK_NAME)).map_err(|e| wrong(e.to_string()))?;
         let store = Directory::open(path)?;
         let disk = Dir::at(path).device().map_err(|e| wrong(e.to_string()))?;
-        Ok(Self { path: path.to_owned(), claim, store, reserve, disk, _lock: lock })
+        let sealed = RwLock::new(store.len(SEAL)?.is_some());
+        Ok(Self { path: path.to_owned(), claim, store, reserve, disk, sealed, _lock: lock })
     }
 
     /// Whose it is and where it stands.
@@ -205,7 +210,7 @@ impl FolderOsd {
             Request::Names { folder } => {
                 let mut names = self.store.list(folder)?;
                 if folder.is_empty() {
-                    names.retain(|name| name != CLAIM_NAME && name != LOCK_NAME);
+                    names.retain(|name| ![CLAIM_NAME, LOCK_NAME, SEAL].contains(&&**name));
                 }
                 // What is seen on a disk that was taken away meanwhile tells nothing.
                 if names.is_empty() && !self.reachable() {
@@ -219,6 +224,7 @@ impl FolderOsd {
             }
             Request::Sweep { folder } => self.store.sweep(folder).map(|()| Answer::Done),
             Request::Space => self.space().map(|(total, free)| Answer::Space { total, free }),
+            Request::PutRecord { name, text } if name == SEAL => self.seal(text),
             Request::PutRecord { name, text } => {
                 let path = format!("{USES}/{name}");
                 let put = self.store.put(&path, &mut |sink| sink.write(text))?;
@@ -235,6 +241,14 @@ impl FolderOsd {
                 Err(request.error(Cause::Failed, "it is no cache"))
             }
         }
+    }
+
+    /// Takes no fragment any more, once those that are being stored are.
+    fn seal(&self, text: &[u8]) -> Result<Answer> {
+        let mut sealed = self.sealed.write().unwrap_or_else(PoisonError::into_inner);
+        let put = self.store.put(SEAL, &mut |sink| sink.write(text))?;
+        *sealed = true;
+        Ok(Answer::Put(put))
     }
 
     /// Refuses what leads out of the folder or to what is not for everybody.
@@ -266,6 +280,14 @@ impl FolderOsd {
     /// Stores fragments, each if none has its name, with as few waits for the disk as that takes.
     /// Durable on return; outcomes in the same order.
     pub fn put_all(&self, puts: &[(String, Parts)]) -> Vec<Result<Put>> {
+        let sealed = self.sealed.read().unwrap_or_else(PoisonError::into_inner);
+        if !takes(*sealed) {
+            let refuse = |(path, _): &(String, Parts)| {
+                let why = format!("{} is sealed: it leaves the cluster", self.path.display());
+                Err(failed("store", path, Cause::Failed, why))
+            };
+            return puts.iter().map(refuse).collect();
+        }
         let mut room = match self.space() {
             Ok((_, free)) => free,
             Err(e) => return puts.iter().map(|_| Err(e.clone())).collect(),

@@ -21,6 +21,8 @@ use crate::{BackendError, Cause, Put, Result};
 pub const OBJECT: &str = ".obj";
 /// Folder of the records of use.
 pub const USES: &str = "uses";
+/// Name of the record by which an OSD is sealed: it stores no fragment any more.
+pub const SEAL: &str = "osd.sealed";
 
 /// Bytes of a file in pieces, in order; shared by those that still have to send or store them.
 pub type Parts = Arc<Vec<Part>>;
@@ -75,7 +77,7 @@ pub enum Request {
     },
     /// Bytes in all, and bytes that may still be stored.
     Space,
-    /// Store a record of use, if none has its name. Durable when answered.
+    /// Store a record of use, if none has its name; or [`SEAL`] the OSD. Durable when answered.
     PutRecord {
         /// Its name.
         name: String,

@@ -12,7 +12,7 @@ mod peer;
 mod roll;
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -94,6 +94,7 @@ pub struct RemoteOsd {
     /// Numbers of its connections.
     peers: [usize; LINES],
     mailbox: Arc<Mailbox>,
+    engaged: AtomicBool,
 }
 
 impl RemoteOsd {
@@ -105,6 +106,17 @@ impl RemoteOsd {
         };
         if moved {
             self.peers.iter().for_each(|peer| self.mailbox.send(Command::Reconnect(*peer)));
+        }
+    }
+
+    /// From now on it is asked, or nothing is asked there any more.
+    pub fn engage(&self, asked: bool) {
+        if self.engaged.swap(asked, Ordering::Relaxed) == asked {
+            return;
+        }
+        for peer in self.peers {
+            let command = if asked { Command::Reconnect(peer) } else { Command::Retire(peer) };
+            self.mailbox.send(command);
         }
     }
 

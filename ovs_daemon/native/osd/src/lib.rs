@@ -12,6 +12,8 @@ pub mod cache;
 mod cache_tests;
 pub mod disk;
 #[cfg(test)]
+mod leave_tests;
+#[cfg(test)]
 mod mend_tests;
 mod reads;
 mod server;

@@ -1,5 +1,6 @@
 //! A cluster over real servers on loopback: 3 Domains of 3 nodes with one disk each.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -13,6 +14,7 @@ use alba::remote::{Fleet, Link, roll};
 use alba::{Backend, Cause, Cluster, Put};
 use format::osd::wire::{Frame, Hello, Kind, VERSION};
 use format::osd::{Claim, Role};
+use machines::alba::Standing;
 use net::ClusterKey;
 
 use crate::{Running, Setup};
@@ -30,6 +32,12 @@ pub(crate) struct Lab {
     /// Nodes of a Domain, and disks of a node, each with a server of its own.
     nodes: usize,
     disks: usize,
+    /// Of disks that are no members, by number.
+    pub(crate) standings: BTreeMap<usize, Standing>,
+    /// How often a disk was replaced.
+    lives: Vec<u8>,
+    /// Those that were removed.
+    former: Vec<OsdAddress>,
 }
 
 impl Drop for Lab {
@@ -48,17 +56,46 @@ impl Lab {
         let root = std::env::temp_dir().join(format!("ovs-osd-{}-{name}", std::process::id()));
         let _ = fs::remove_dir_all(&root);
         let (servers, addresses) = (Vec::new(), Vec::new());
-        let mut lab = Self { root, servers, addresses, nodes, disks };
+        let standings = BTreeMap::new();
+        let (lives, former) = (vec![0; 3 * nodes * disks], Vec::new());
+        let mut lab = Self { root, servers, addresses, nodes, disks, standings, lives, former };
         for number in 0..lab.count() {
-            let (domain, node) = lab.stands(number);
-            let osd = [number as u8 + 1; 16];
-            let claim = Claim { cluster: CLUSTER, osd, domain, node, role: Role::Capacity };
-            FolderOsd::claim(&lab.folder(number), &claim).unwrap();
+            lab.claim(number);
             let server = lab.serve(number, "127.0.0.1:0".parse().unwrap());
             lab.addresses.push(server.address());
             lab.servers.push(Some(server));
         }
         lab
+    }
+
+    /// Nobody knows any more of those that were removed.
+    pub(crate) fn forget_former(&mut self) {
+        self.former.clear();
+    }
+
+    fn claim(&self, number: usize) {
+        let (domain, node) = self.stands(number);
+        let osd = self.osd(number);
+        let claim = Claim { cluster: CLUSTER, osd, domain, node, role: Role::Capacity };
+        FolderOsd::claim(&self.folder(number), &claim).unwrap();
+    }
+
+    /// The UUID of a disk.
+    pub(crate) fn osd(&self, number: usize) -> [u8; 16] {
+        [number as u8 + 1 + 100 * self.lives[number]; 16]
+    }
+
+    /// A new disk is where one was that was removed.
+    pub(crate) fn replace(&mut self, number: usize) {
+        let mut gone = self.places().swap_remove(number);
+        gone.standing = Standing::Removed;
+        self.former.push(gone);
+        self.standings.remove(&number);
+        self.servers[number] = None;
+        let _ = fs::remove_dir_all(self.folder(number));
+        self.lives[number] += 1;
+        self.claim(number);
+        self.restart(number);
     }
 
     fn count(&self) -> usize {
@@ -85,17 +122,18 @@ impl Lab {
         self.servers[number] = None;
     }
 
-    fn restart(&mut self, number: usize) {
+    pub(crate) fn restart(&mut self, number: usize) {
         self.servers[number] = Some(self.serve(number, self.addresses[number]));
     }
 
-    fn places(&self) -> Vec<OsdAddress> {
+    pub(crate) fn places(&self) -> Vec<OsdAddress> {
         let place = |number: usize| {
             let (domain, node) = self.stands(number);
-            let osd = format!("{:032x}", u128::from_be_bytes([number as u8 + 1; 16]));
-            OsdAddress { osd, address: self.addresses[number], domain, node }
+            let osd = format!("{:032x}", u128::from_be_bytes(self.osd(number)));
+            let standing = self.standings.get(&number).copied().unwrap_or_default();
+            OsdAddress { osd, address: self.addresses[number], domain, node, standing }
         };
-        (0..self.count()).map(place).collect()
+        (0..self.count()).map(place).chain(self.former.iter().cloned()).collect()
     }
 
     pub(crate) fn addresses(&self) -> &[SocketAddr] {

@@ -11,7 +11,6 @@ use machines::alba::{Cut, FRAGMENTS_MAX, Layout, Seen, Set, Verdict, out_of_reac
 use crate::osd::{OBJECT, Request, fragments_of, names_of};
 use crate::{Cause, Result};
 
-use super::uses::Use;
 use super::{Cluster, FOUND_MAX, failed, lock};
 
 /// How long an OSD may take to say what it has of an object; afterwards it is taken for out of reach,
@@ -116,7 +115,8 @@ impl Cluster {
 
     fn here(&self) -> Vec<usize> {
         let osds = self.osds();
-        (0..osds.len()).filter(|osd| osds[*osd].reachable()).collect()
+        let is_asked = |osd: &usize| self.standing_of(osds[*osd].id()).is_asked();
+        (0..osds.len()).filter(is_asked).filter(|osd| osds[*osd].reachable()).collect()
     }
 
     fn reach_among(&self, here: Vec<usize>, learned: bool) -> Reach {
@@ -124,40 +124,6 @@ impl Cluster {
         let up: Vec<usize> = here.into_iter().filter(|osd| read.contains(osd)).collect();
         let away = self.away(&up, &[]);
         Reach { away, hides: self.hides(&up), up, learned }
-    }
-
-    /// How many disks of each Domain are not among these: of those that records of use name, and of
-    /// these `late` ones.
-    fn away(&self, up: &[usize], late: &[usize]) -> Vec<usize> {
-        let osds = self.osds();
-        let ids: BTreeSet<u64> = up.iter().map(|osd| osds[*osd].id()).collect();
-        let uses = lock(&self.uses);
-        let mut known: BTreeMap<u64, &str> = uses.iter().flat_map(Use::disks).collect();
-        known.extend(late.iter().map(|osd| (osds[*osd].id(), &*osds[*osd].claim().domain)));
-        let mut away: BTreeMap<&str, usize> = BTreeMap::new();
-        for (id, domain) in &known {
-            *away.entry(domain).or_default() += usize::from(!ids.contains(id));
-        }
-        away.into_values().collect()
-    }
-
-    /// Whether the disks that are not among these could hold a whole acknowledged object of which
-    /// nothing is seen: as far as records of use tell, or because too few are there that could have
-    /// such records, or because several of those that are away are named by none. (Two disks at least
-    /// have fragments of an acknowledged object.)
-    fn hides(&self, up: &[usize]) -> bool {
-        let osds = self.osds();
-        let uses = lock(&self.uses);
-        let named: BTreeSet<u64> = uses.iter().flat_map(Use::disks).map(|(id, _)| id).collect();
-        let all: BTreeSet<u64> = osds.iter().map(|osd| osd.id()).collect();
-        let ids: BTreeSet<u64> = up.iter().map(|osd| osds[*osd].id()).collect();
-        let unnamed = all.difference(&ids).filter(|id| !named.contains(id)).count();
-        // Of a folder that could not be opened the number is not known.
-        let unopened = self.missing.len().saturating_sub(named.difference(&all).count());
-        up.is_empty()
-            || 2 * up.len() < self.size()
-            || unnamed + unopened > 1
-            || uses.iter().any(|one| one.hides(&ids))
     }
 
     /// What is seen of an object on the OSDs that can be reached; one that fails or is slow now

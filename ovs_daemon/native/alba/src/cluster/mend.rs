@@ -318,7 +318,8 @@ impl Cluster {
             .flat_map(|piece| (0..found.layout.fragments()).map(move |one| (piece, one)));
         for (piece, one) in all {
             for osd in found.osds(piece, one) {
-                if !terms.covers(&self.domain_of(*osd)) {
+                let leaves = terms.leaving.contains(&self.osd(*osd).id());
+                if leaves || !terms.covers(&self.domain_of(*osd)) {
                     continue;
                 }
                 let before = done.bytes;

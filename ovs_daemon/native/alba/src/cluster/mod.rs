@@ -6,6 +6,7 @@
 //! was acknowledged is never taken for absent.
 
 mod find;
+mod leave;
 mod leftovers;
 mod mend;
 #[cfg(test)]
@@ -30,7 +31,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use machines::alba::{Disk, Layout};
+use machines::alba::{Disk, Layout, Standing};
 use media::Pool;
 
 use crate::code::Codec;
@@ -68,6 +69,9 @@ pub struct Cluster {
     told: Mutex<BTreeSet<Use>>,
     /// The OSDs (by number) whose records of use are known.
     read: Mutex<BTreeSet<usize>>,
+    /// How OSDs stand, by their numbers for placement; of others nothing is known but that they are
+    /// members.
+    standings: Mutex<BTreeMap<u64, Standing>>,
     /// The folders that could not be opened, and why.
     missing: Vec<(PathBuf, BackendError)>,
     remotes: Mutex<Remotes>,
@@ -141,6 +145,7 @@ impl Cluster {
             uses: Mutex::default(),
             told: Mutex::default(),
             read: Mutex::default(),
+            standings: Mutex::default(),
             missing,
             remotes: Mutex::new(Remotes::new(link)?),
             pool: Pool::new(KEEP),
@@ -166,9 +171,13 @@ impl Cluster {
         self.osds.read().unwrap_or_else(PoisonError::into_inner)[number].clone()
     }
 
-    /// How many OSDs belong to the cluster, whether they can be reached or not.
-    fn size(&self) -> usize {
-        self.osds.read().unwrap_or_else(PoisonError::into_inner).len() + self.missing.len()
+    /// How an OSD stands.
+    fn standing(&self, osd: usize) -> Standing {
+        self.standing_of(self.osd(osd).id())
+    }
+
+    fn standing_of(&self, id: u64) -> Standing {
+        lock(&self.standings).get(&id).copied().unwrap_or_default()
     }
 
     fn codec(&self, layout: Layout) -> Arc<Codec> {
@@ -298,7 +307,9 @@ impl Backend for Cluster {
     fn troubles(&self) -> Vec<BackendError> {
         let missing = self.missing.iter().map(|(_, why)| why.clone());
         let osds = self.osds();
-        let gone = osds.iter().filter_map(|osd| {
+        // Of those that leave it is told elsewhere how far they are.
+        let members = osds.iter().filter(|osd| self.standing_of(osd.id()) == Standing::Member);
+        let gone = members.filter_map(|osd| {
             let why = osd.trouble()?;
             Some(failed("reach", &osd.name(), why))
         });

@@ -7,11 +7,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use format::osd::{Claim, Role};
-use serde::Deserialize;
+use machines::alba::Standing;
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
 
 use super::{Cluster, failed, lock, random_id};
 use crate::folder::{FolderOsd, read_claim};
-use crate::osd::{Answer, LocalOsd, Osd, Request};
+use crate::osd::{Answer, LocalOsd, Osd, Request, disk_id};
 use crate::remote::{Fleet, Link, RemoteOsd};
 use crate::{BackendError, Result};
 
@@ -42,6 +44,14 @@ pub struct OsdAddress {
     pub domain: String,
     /// Name of its node.
     pub node: String,
+    /// How it stands to the cluster.
+    #[serde(default, deserialize_with = "standing")]
+    pub standing: Standing,
+}
+
+fn standing<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Standing, D::Error> {
+    let name = String::deserialize(from)?;
+    Standing::named(&name).ok_or_else(|| D::Error::custom(format!("{name:?} is no standing")))
 }
 
 /// Where an OSD is.
@@ -156,11 +166,17 @@ impl Remotes {
                 )
             })?;
             let claim = place.claim(fleet.link().cluster, Role::Capacity)?;
+            let asked = place.standing.is_asked();
             match self.known.get(&claim.osd) {
-                Some(osd) => osd.move_to(place.address),
+                Some(osd) => {
+                    osd.move_to(place.address);
+                    osd.engage(asked);
+                }
+                None if place.standing == Standing::Removed => {}
                 None => {
                     let id = claim.osd;
                     let osd = Arc::new(fleet.add(claim, place.address));
+                    osd.engage(asked);
                     self.known.insert(id, osd.clone());
                     new.push(osd);
                 }
@@ -184,11 +200,20 @@ impl Cluster {
         self.ask_all(jobs).into_iter().map(room).collect()
     }
 
-    /// Makes OSDs behind servers part of the cluster, and tells of new addresses of those that are.
-    /// None is ever taken out while the cluster is open: what is on it may be needed.
+    /// Makes OSDs behind servers part of the cluster, and tells how those stand that are, and where
+    /// they are by now. One of which nothing is told stays as it is: what is on it may be needed.
+    /// What has been put when this returns, and was not acknowledged, counts nothing that an OSD
+    /// answered which is lost.
     pub fn set_servers(&self, addresses: &[OsdAddress]) -> Result<()> {
+        let mut changed = false;
+        // First: nothing may be put on one that leaves between the two.
+        for place in addresses {
+            let id = disk_id(&place.claim([0; 16], Role::Capacity)?.osd);
+            let before = lock(&self.standings).insert(id, place.standing);
+            changed |= before.unwrap_or_default() != place.standing;
+        }
         let new = lock(&self.remotes).update(addresses)?;
-        if new.is_empty() {
+        if new.is_empty() && !changed {
             return Ok(());
         }
         {

@@ -5,7 +5,7 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use format::fragment::{FragmentName, NAME_MAX};
-use machines::alba::{Cut, Layout, Policy, Verdict, mix, place};
+use machines::alba::{Cut, Layout, Policy, Standing, Verdict, counts, mix, place};
 use media::Buffer;
 
 use crate::osd::{Answer, Request, fragment_path};
@@ -152,7 +152,14 @@ impl Cluster {
     fn prepare(&self, name: &str, bytes: u64, preset: &Preset) -> Result<(Policy, Vec<usize>)> {
         let mut up: Vec<usize> = self.reach().up().to_vec();
         loop {
-            let roomy = self.roomy(&up, bytes);
+            // One that leaves gets nothing new, as long as the others are enough.
+            let member = |osd: &usize| self.standing(*osd) == Standing::Member;
+            let mut stay: Vec<usize> = up.iter().copied().filter(member).collect();
+            let mut roomy = self.roomy(&stay, bytes);
+            if stay.len() < up.len() && preset.choose(&self.disks(&roomy)).0.is_none() {
+                stay.clone_from(&up);
+                roomy = self.roomy(&stay, bytes);
+            }
             let (policy, shortages) = preset.choose(&self.disks(&roomy));
             let Some(policy) = policy.copied() else {
                 let why: Vec<String> = shortages.iter().map(ToString::to_string).collect();
@@ -162,7 +169,7 @@ impl Cluster {
                 return Err(BackendError { cause, ..failed("store", name, why) });
             };
             let osds = self.osds();
-            let used = Use::of(&policy, up.iter().map(|osd| &osds[*osd]));
+            let used = Use::of(&policy, stay.iter().map(|osd| &osds[*osd]));
             if lock(&self.told).contains(&used) {
                 return Ok((policy, roomy));
             }
@@ -219,8 +226,12 @@ impl Cluster {
             let jobs = placed.iter().map(|disk| osds[*disk]).zip(fragments).collect();
             let enough = Enough { of: policy.layout().global(), are: policy.acknowledge() };
             let outcomes = self.store_all(name, jobs, enough);
-            let global = &outcomes[..enough.of];
-            if global.iter().filter(|outcome| outcome.is_ok()).count() < enough.are {
+            let global = outcomes[..enough.of].iter().zip(&placed);
+            // It may be lost by now, and those who look for what is needed have not seen this.
+            let counted = global.filter(|(outcome, disk)| {
+                outcome.is_ok() && counts(self.standing(osds[**disk]))
+            });
+            if counted.count() < enough.are {
                 let why = outcomes.into_iter().find_map(Result::err);
                 return Err(why.unwrap_or_else(|| failed("store", name, "too few were stored")));
             }

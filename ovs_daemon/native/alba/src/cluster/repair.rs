@@ -1,7 +1,7 @@
 //! Repair: missing fragments are computed again, inside their Domain where that is possible, and
 //! stored in the Domain of their group.
 
-use machines::alba::{Policy, Set, refill};
+use machines::alba::{Policy, Set, Standing, refill};
 
 use crate::pieces::{Fragment, Label};
 use crate::{Backend, Result};
@@ -88,7 +88,7 @@ impl Cluster {
         let with_room = self.roomy(&up, 2 * len);
         let fits = |osd: &usize| {
             let holds = (0..layout.fragments()).any(|one| found.osd(piece, one) == Some(*osd));
-            holds || with_room.contains(osd)
+            holds || with_room.contains(osd) && self.standing(*osd) == Standing::Member
         };
         let candidates: Vec<usize> = up.into_iter().filter(fits).collect();
         let place = |one| {

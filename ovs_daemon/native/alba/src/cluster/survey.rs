@@ -31,22 +31,34 @@ pub struct Survey {
     pub partial: Vec<String>,
     /// How many objects are to be mended.
     pub to_mend: u64,
+    /// Objects of which fewer fragments were seen than it takes to acknowledge one, or of which it
+    /// cannot be told whether they are stored.
+    pub short: u64,
+    /// Whether an object that can be read, once all are back that are not lost, could be hidden.
+    pub hidden: bool,
 }
 
 impl Cluster {
     /// Calls `each` with the name of every object of which something is stored; false ends it, and is
     /// what is returned then.
     pub fn walk(&self, each: &mut dyn FnMut(&str) -> bool) -> Result<bool> {
-        self.walk_below("", each)
+        self.walk_below("", &mut false, each)
     }
 
-    fn walk_below(&self, folder: &str, each: &mut dyn FnMut(&str) -> bool) -> Result<bool> {
-        for name in self.every_name(folder, &self.reach())? {
+    fn walk_below(
+        &self,
+        folder: &str,
+        hidden: &mut bool,
+        each: &mut dyn FnMut(&str) -> bool,
+    ) -> Result<bool> {
+        let reach = self.reach();
+        *hidden |= self.hides_for_good(reach.up());
+        for name in self.every_name(folder, &reach)? {
             let path = if folder.is_empty() { name.clone() } else { format!("{folder}/{name}") };
             let on = match object_of(&path) {
                 Some(object) => each(object),
                 None if path == USES => true,
-                None => self.walk_below(&path, each)?,
+                None => self.walk_below(&path, hidden, each)?,
             };
             if !on {
                 return Ok(false);
@@ -58,20 +70,24 @@ impl Cluster {
     /// Looks at all objects. `go_on` is asked after each; false ends it.
     pub fn survey(&self, terms: &Terms, go_on: &mut dyn FnMut(&Survey) -> bool) -> Result<Survey> {
         let mut survey = Survey::default();
-        self.walk(&mut |name| {
+        let mut hidden = false;
+        self.walk_below("", &mut hidden, &mut |name| {
             self.survey_object(name, terms, &mut survey);
             go_on(&survey)
         })?;
+        survey.hidden |= hidden;
         survey.todo.sort();
         Ok(survey)
     }
 
     fn survey_object(&self, name: &str, terms: &Terms, survey: &mut Survey) {
-        let (verdict, sighting, _) = self.judge(name);
+        let (verdict, sighting, reach) = self.judge(name);
+        survey.hidden |= self.hides_for_good(reach.up());
         let seen = match verdict {
             Verdict::Stored(seen) => seen,
             Verdict::Unknown => {
                 survey.unknown += 1;
+                survey.short += 1;
                 return;
             }
             Verdict::Absent => {
@@ -90,6 +106,7 @@ impl Cluster {
         let worst = seen.pieces.iter().filter_map(|piece| safety(&layout, *piece)).min();
         let worst = worst.unwrap_or(0);
         survey.objects += 1;
+        survey.short += u64::from(!seen.enough());
         *survey.by_safety.entry(worst).or_default() += 1;
         let gone: u64 =
             seen.pieces.iter().map(|piece| u64::from((layout.all() & !piece).count_ones())).sum();

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -27,6 +28,8 @@ pub(crate) enum Command {
     Ask { peer: usize, request: Request, reply: Reply },
     /// The address has changed.
     Reconnect(usize),
+    /// Nothing is asked there any more.
+    Retire(usize),
     /// That was all.
     Stop,
 }
@@ -113,7 +116,8 @@ impl Fleet {
             number
         });
         let _: [usize; LINES] = peers;
-        RemoteOsd { claim, shared, peers, mailbox: self.mailbox.clone() }
+        let mailbox = self.mailbox.clone();
+        RemoteOsd { claim, shared, peers, mailbox, engaged: AtomicBool::new(true) }
     }
 }
 
@@ -163,6 +167,11 @@ impl Loop {
                     Command::Reconnect(peer) => {
                         if let Some(peer) = self.peers.get_mut(peer) {
                             peer.reconnect(&mut self.ring, now);
+                        }
+                    }
+                    Command::Retire(peer) => {
+                        if let Some(peer) = self.peers.get_mut(peer) {
+                            peer.retire(&mut self.ring);
                         }
                     }
                     Command::Stop => return self.stop(),

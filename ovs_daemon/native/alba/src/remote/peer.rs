@@ -93,6 +93,8 @@ pub(crate) struct Peer {
     broke_at: Option<u64>,
     /// Requests fail at once.
     gone: bool,
+    /// It is not tried to connect.
+    retired: bool,
     /// Of connecting and greeting.
     until: u64,
     retry_at: u64,
@@ -146,6 +148,7 @@ impl Peer {
             next_tag: 1,
             broke_at: None,
             gone: false,
+            retired: false,
             until: 0,
             retry_at: 0,
             retry: RETRY_MIN,
@@ -158,7 +161,7 @@ impl Peer {
 
     /// Whether it has to be looked at without an event.
     pub(crate) fn has_deadline(&self) -> bool {
-        !matches!(self.state, State::Up(_)) || !self.waiting.is_empty()
+        !self.retired && !matches!(self.state, State::Up(_)) || !self.waiting.is_empty()
     }
 
     fn token(&self, kind: u64) -> u64 {
@@ -194,6 +197,9 @@ impl Peer {
     }
 
     fn look(&mut self, ring: &mut Ring, now: u64) {
+        if self.retired {
+            return;
+        }
         match self.state {
             State::Down if now >= self.retry_at => self.connect(ring, now),
             State::Connecting(_) | State::Greeting { .. } if now >= self.until => {
@@ -229,8 +235,19 @@ impl Peer {
     /// The address has changed.
     pub(crate) fn reconnect(&mut self, ring: &mut Ring, now: u64) {
         self.retry = RETRY_MIN;
+        self.retired = false;
         self.broken("its address was changed", false, ring, now);
         self.retry_at = now;
+    }
+
+    /// Nobody asks any more, and nobody is answered.
+    pub(crate) fn retire(&mut self, ring: &mut Ring) {
+        if !self.retired {
+            self.retired = true;
+            self.close(ring);
+            "it leaves the cluster, for good".clone_into(&mut self.why);
+            self.give_up();
+        }
     }
 
     pub(crate) fn stop(&mut self, ring: &mut Ring) {

@@ -13,6 +13,7 @@ use alba::folder::FolderOsd;
 use alba::preset::Preset;
 use alba::remote::Link;
 use format::osd::{Claim, Role};
+use machines::alba::Standing;
 use net::ClusterKey;
 
 use crate::relay::Relay;
@@ -101,6 +102,7 @@ impl Server {
             address: if counted { self.relay.address } else { self.address },
             domain: format!("dc{}", self.domain),
             node: format!("n{}", self.node),
+            standing: Standing::Member,
         }
     }
 }
