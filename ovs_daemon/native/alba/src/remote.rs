@@ -145,8 +145,9 @@ impl Osd for RemoteOsd {
     }
 
     fn name(&self) -> String {
-        let id: String = self.claim.osd.iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("OSD {id} at {}", lock(&self.shared.address))
+        let hex: String = self.claim.osd.iter().map(|byte| format!("{byte:02x}")).collect();
+        let [a, b, c, d, e] = [0..8, 8..12, 12..16, 16..20, 20..32].map(|part| &hex[part]);
+        format!("OSD {a}-{b}-{c}-{d}-{e} at {}", lock(&self.shared.address))
     }
 
     fn reachable(&self) -> bool {

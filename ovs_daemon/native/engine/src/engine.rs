@@ -495,7 +495,8 @@ impl Engine {
         self.sealed.as_ref().map(|sealed| sealed.cluster())
     }
 
-    /// Makes OSDs behind servers part of the backend, and tells of new addresses of those that are.
+    /// Makes OSDs behind servers part of the backend, and tells where those are by now that are, and
+    /// how they stand.
     pub fn set_osds(&self, osds_json: &str) -> Result<()> {
         let what = "cannot use the OSDs of the cluster";
         let osds: Vec<OsdAddress> = parse(what, osds_json)?;
@@ -712,13 +713,25 @@ impl Engine {
             }));
         }
         findings.extend(self.backend.troubles().iter().map(|trouble| {
+            // One behind a server is named so.
+            let of_server = trouble.object.strip_prefix("OSD ");
+            let osd = of_server.and_then(|rest| rest.split(' ').next());
+            let fix = match osd {
+                Some(osd) => format!(
+                    "start its vstorage-osd; after [alba] repair_delay what is on it is stored on \
+                     others. If it will never be back, 'vstorage osd remove {osd} --lost', and put \
+                     a new disk in its place with 'vstorage osd claim'"
+                ),
+                None => "bring the disk back and restart this daemon; if it is lost, claim a new \
+                         one in its place with 'vstorage-offline claim' and repair"
+                    .to_owned(),
+            };
             json!({
                 "code": "OSD_MISSING",
                 "severity": "warning",
                 "object": trouble.object,
                 "why": trouble.to_string(),
-                "fix": "bring the disk back and restart this daemon; if it is lost, claim a new one \
-                        in its place with 'vstorage-offline claim' and repair",
+                "fix": fix,
             })
         }));
         findings.extend(self.preset_findings());

@@ -9,6 +9,7 @@ mod config;
 mod engine;
 mod error;
 mod events;
+mod farewell;
 mod followers;
 mod following;
 mod group;

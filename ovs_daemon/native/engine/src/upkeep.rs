@@ -8,13 +8,15 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use alba::cluster::{Mended, PARTIAL_AGE, Survey, Terms};
-use alba::osd::{Exchanged, disk_id};
+use alba::osd::Exchanged;
 use alba::{Cluster, Sealed};
+use machines::alba::Standing;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::farewell::Farewell;
 use crate::spec::{parse, uuid};
 
 /// How often it is looked whether there is something to do.
@@ -28,9 +30,9 @@ const REST: u32 = 1;
 struct Orders {
     /// Domains whose fragments this engine mends; `None`: all.
     domains: Option<BTreeSet<String>>,
-    /// UUIDs of OSDs that are to be emptied.
+    /// UUIDs of OSDs that are lost, of which every living node has heard that.
     #[serde(default)]
-    leaving: BTreeSet<String>,
+    heard: BTreeSet<String>,
     /// Bytes that mending may move each second.
     repair_bytes_per_s: u64,
     /// Bytes that scrubbing may read each second; 0: it is not done by itself.
@@ -64,6 +66,10 @@ struct State {
     repaired: Mended,
     scrubbed: Mended,
     collected: u64,
+    /// OSDs that leave, by UUID.
+    farewells: BTreeMap<String, Farewell>,
+    /// Passes that could not be ended.
+    failures: u64,
     why: Option<String>,
 }
 
@@ -135,8 +141,10 @@ struct Worker<'a> {
     /// OSDs that are away, by number, since when.
     away: BTreeMap<[u8; 16], Instant>,
     looked: Option<Instant>,
-    /// OSDs that were taken for lost, or leaving, at the last look.
-    settled: BTreeSet<[u8; 16]>,
+    /// OSDs that were taken for lost, or were leaving, at the last look, and of which of them all had
+    /// heard.
+    settled: BTreeMap<[u8; 16], Standing>,
+    heard: BTreeSet<String>,
     scrubbed: Instant,
 }
 
@@ -153,7 +161,8 @@ impl<'a> Worker<'a> {
             shared,
             away: BTreeMap::new(),
             looked: None,
-            settled: BTreeSet::new(),
+            settled: BTreeMap::new(),
+            heard: BTreeSet::new(),
             scrubbed: Instant::now(),
         }
     }
@@ -172,9 +181,11 @@ impl<'a> Worker<'a> {
             let lost = self.lost(&orders);
             let every = Duration::from_secs_f64(orders.every_s);
             let due = self.looked.is_none_or(|looked| looked.elapsed() >= every);
-            if repair || due || lost != self.settled {
-                self.settled = lost;
-                self.look_and_mend(&terms, &orders);
+            if repair || due || lost != self.settled || orders.heard != self.heard {
+                (self.settled, self.heard) = (lost, orders.heard.clone());
+                let seen = self.look_and_mend(&terms, &orders);
+                let farewells = self.farewells(&orders, seen.as_ref());
+                self.shared.lock().farewells = farewells;
                 self.looked = Some(Instant::now());
             }
             let every = Duration::from_secs_f64(orders.scrub_every_s);
@@ -191,7 +202,7 @@ impl<'a> Worker<'a> {
     fn watch(&mut self) {
         for osd in self.cluster.osds() {
             let id = osd.claim().osd;
-            if osd.reachable() {
+            if osd.reachable() || self.cluster.stands(&id) == Standing::Removed {
                 self.away.remove(&id);
             } else {
                 self.away.entry(id).or_insert_with(Instant::now);
@@ -200,11 +211,12 @@ impl<'a> Worker<'a> {
     }
 
     /// Those that are away for longer than is waited, and those that are to leave.
-    fn lost(&self, orders: &Orders) -> BTreeSet<[u8; 16]> {
+    fn lost(&self, orders: &Orders) -> BTreeMap<[u8; 16], Standing> {
         let delay = Duration::from_secs_f64(orders.delay_s);
         let away = self.away.iter().filter(|(_, since)| since.elapsed() >= delay);
-        let leaving = orders.leaving.iter().filter_map(|text| uuid(text).ok());
-        away.map(|(id, _)| *id).chain(leaving).collect()
+        let leaving = self.cluster.parting();
+        let leaving = leaving.into_iter().map(|(osd, standing)| (osd.claim().osd, standing));
+        away.map(|(id, _)| (*id, Standing::Member)).chain(leaving).collect()
     }
 
     fn terms(&self, orders: &Orders) -> Terms {
@@ -212,15 +224,17 @@ impl<'a> Worker<'a> {
         let mut waiting: BTreeMap<String, usize> = BTreeMap::new();
         for osd in self.cluster.osds() {
             let since = self.away.get(&osd.claim().osd);
-            if since.is_some_and(|since| since.elapsed() < delay) {
+            let lost = self.cluster.stands(&osd.claim().osd) == Standing::Lost;
+            if !lost && since.is_some_and(|since| since.elapsed() < delay) {
                 *waiting.entry(osd.claim().domain.clone()).or_default() += 1;
             }
         }
-        let leaving = orders.leaving.iter().filter_map(|text| uuid(text).ok());
+        let parting = self.cluster.parting().into_iter();
+        let leaving = parting.filter(|(_, standing)| standing.is_emptied());
         Terms {
             domains: orders.domains.clone(),
             waiting,
-            leaving: leaving.map(|id| disk_id(&id)).collect(),
+            leaving: leaving.map(|(osd, _)| osd.id()).collect(),
         }
     }
 
@@ -250,14 +264,16 @@ impl<'a> Worker<'a> {
                 Some(survey)
             }
             Err(error) => {
+                state.failures += 1;
                 state.why = Some(error.to_string());
                 None
             }
         }
     }
 
-    fn look_and_mend(&self, terms: &Terms, orders: &Orders) {
-        let Some(survey) = self.look(terms) else { return };
+    /// What was seen at last, by a look that was not cut off.
+    fn look_and_mend(&self, terms: &Terms, orders: &Orders) -> Option<Survey> {
+        let survey = self.look(terms)?;
         let before = now_ns().saturating_sub(PARTIAL_AGE.as_nanos() as u64);
         for name in &survey.partial {
             // What fails is tried again at the next look.
@@ -282,10 +298,34 @@ impl<'a> Worker<'a> {
                 break;
             }
         }
-        if changed > 0 {
-            self.look(terms);
-        }
+        let latest = if changed > 0 { self.look(terms) } else { Some(survey) };
         self.shared.lock().repairs += 1;
+        latest
+    }
+
+    /// How far those are that leave, of the Domains that are mended here. `seen`: what the look at
+    /// all objects has found that has just ended.
+    fn farewells(&self, orders: &Orders, seen: Option<&Survey>) -> BTreeMap<String, Farewell> {
+        let mut all = BTreeMap::new();
+        for (osd, standing) in self.cluster.parting() {
+            let domain = &osd.claim().domain;
+            if orders.domains.as_ref().is_some_and(|domains| !domains.contains(domain)) {
+                continue;
+            }
+            let id = osd.claim().osd;
+            let text = volume::uuid_text(&id);
+            // The look counts when it began after that.
+            let seen = seen.filter(|_| self.settled.get(&id) == Some(&standing));
+            let heard = orders.heard.contains(&text);
+            let mut last = Instant::now();
+            let farewell = Farewell::of(self.cluster, &id, standing, (seen, heard), &mut || {
+                let on = self.shared.rest(last.elapsed() * REST);
+                last = Instant::now();
+                on
+            });
+            all.insert(text, farewell);
+        }
+        all
     }
 
     /// Whether there is something to do that a scrub, which may take days, must not keep waiting.
@@ -339,7 +379,10 @@ impl<'a> Worker<'a> {
                 state.scrubbed_at = seconds();
             }
             Ok(false) => {}
-            Err(error) => state.why = Some(error.to_string()),
+            Err(error) => {
+                state.failures += 1;
+                state.why = Some(error.to_string());
+            }
         }
     }
 }
@@ -410,7 +453,7 @@ impl Engine {
     pub fn set_upkeep(&self, orders_json: &str) -> Result<()> {
         let what = "cannot look after the backend";
         let orders: Orders = parse(what, orders_json)?;
-        for text in &orders.leaving {
+        for text in &orders.heard {
             uuid(text)?;
         }
         let shared = self.upkeep_of(what)?;
@@ -439,6 +482,8 @@ impl Engine {
         let wire: BTreeMap<String, Value> = self.alba().map(exchanged).unwrap_or_default();
         let by_safety: BTreeMap<String, u64> =
             state.survey.by_safety.iter().map(|(safety, n)| (safety.to_string(), *n)).collect();
+        let farewells: BTreeMap<&String, Value> =
+            state.farewells.iter().map(|(osd, farewell)| (osd, farewell.told())).collect();
         json!({
             "doing": if state.doing.is_empty() { "idle" } else { state.doing },
             "done": state.done,
@@ -456,6 +501,9 @@ impl Engine {
             "repaired": figures(&state.repaired),
             "scrubbed": figures(&state.scrubbed),
             "collected": state.collected,
+            "domains": state.orders.as_ref().and_then(|orders| orders.domains.clone()),
+            "leaving": farewells,
+            "failures": state.failures,
             "wire": wire,
             "cache": cache,
             "why": state.why,

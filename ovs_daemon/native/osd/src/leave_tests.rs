@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use alba::cluster::{Survey, Terms};
-use alba::osd::disk_id;
 use alba::{Backend, Cluster, Put};
 use machines::alba::{Proof, Standing, next_standing};
 
@@ -27,7 +26,7 @@ fn survey(cluster: &Cluster) -> Survey {
 
 fn terms(cluster: &Cluster) -> Terms {
     let emptied = cluster.parting().into_iter().filter(|(_, one)| one.is_emptied());
-    Terms { leaving: emptied.map(|(osd, _)| disk_id(&osd)).collect(), ..Terms::default() }
+    Terms { leaving: emptied.map(|(osd, _)| osd.id()).collect(), ..Terms::default() }
 }
 
 /// Everything is mended; how many fragments that took.

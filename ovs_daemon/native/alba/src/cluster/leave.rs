@@ -2,20 +2,29 @@
 //! `machines::alba::parting`).
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use format::fragment::FragmentName;
 use machines::alba::{Standing, Verdict, keeps};
 
 use super::{Cluster, failed};
 use crate::Result;
-use crate::osd::{Request, SEAL, USES};
+use crate::osd::{Osd, Request, SEAL, USES, disk_id};
 
 use super::mend::object_of;
 
 impl Cluster {
-    /// OSDs that leave, or are lost: their UUIDs, and how they stand.
-    pub fn parting(&self) -> Vec<([u8; 16], Standing)> {
-        let all = self.osds().into_iter().map(|osd| (osd.claim().osd, self.standing_of(osd.id())));
+    /// How an OSD stands.
+    pub fn stands(&self, osd: &[u8; 16]) -> Standing {
+        self.standing_of(disk_id(osd))
+    }
+
+    /// OSDs that leave, or are lost, and how they stand.
+    pub fn parting(&self) -> Vec<(Arc<dyn Osd>, Standing)> {
+        let all = self.osds().into_iter().map(|osd| {
+            let standing = self.standing_of(osd.id());
+            (osd, standing)
+        });
         all.filter(|(_, one)| !matches!(one, Standing::Member | Standing::Removed)).collect()
     }
 

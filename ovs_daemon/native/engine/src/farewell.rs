@@ -1,0 +1,60 @@
+//! How far an OSD is that leaves the cluster (`machines::alba::parting`).
+
+use alba::Cluster;
+use alba::cluster::Survey;
+use machines::alba::{Proof, Standing, next_standing};
+use serde_json::{Value, json};
+
+/// See the top of the file.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Farewell {
+    standing: Standing,
+    /// What is known; `None`: it was not found out.
+    proof: Option<Proof>,
+    why: Option<String>,
+}
+
+impl Farewell {
+    /// Looks. `seen`: what the last look at all objects has found, and whether all had heard, when it
+    /// began, that the OSD is lost. `go_on` is asked from time to time.
+    pub(crate) fn of(
+        cluster: &Cluster,
+        osd: &[u8; 16],
+        standing: Standing,
+        seen: (Option<&Survey>, bool),
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Self {
+        let proof = match standing {
+            Standing::Lost => Ok(seen.0.map(|survey| Proof {
+                alone: 0,
+                short: survey.short,
+                hidden: survey.hidden,
+                after: seen.1,
+            })),
+            Standing::Sealed => cluster.seal(osd).and_then(|()| cluster.alone_on(osd, go_on)).map(
+                |alone| alone.map(|alone| Proof { alone, after: true, ..Proof::default() }),
+            ),
+            _ => {
+                let alone = cluster.alone_on(osd, go_on);
+                alone.map(|alone| alone.map(|alone| Proof { alone, ..Proof::default() }))
+            }
+        };
+        match proof {
+            Ok(proof) => Self { standing, proof, why: None },
+            Err(error) => Self { standing, proof: None, why: Some(error.to_string()) },
+        }
+    }
+
+    /// In JSON.
+    pub(crate) fn told(&self) -> Value {
+        let next = self.proof.and_then(|proof| next_standing(self.standing, &proof));
+        json!({
+            "standing": self.standing.name(),
+            "next": next.map(Standing::name),
+            "alone": self.proof.map(|proof| proof.alone),
+            "short": self.proof.map(|proof| proof.short),
+            "hidden": self.proof.map(|proof| proof.hidden),
+            "why": self.why,
+        })
+    }
+}
