@@ -123,9 +123,11 @@ class Engine:
         OSD_SERVER."""
 
     def set_osds(self, osds_json: str) -> None:
-        """[{"osd", "address", "domain", "node"}]: makes OSDs behind servers part of the backend,
-        and tells of new addresses of those that are. None is taken out while the engine runs.
-        Error: NO_ALBA, the backend is a directory."""
+        """[{"osd", "address", "domain", "node", "standing": "member" unless given, "leaving",
+        "sealed", "lost" or "removed"}]: makes OSDs behind servers part of the backend, and tells
+        where those are by now that are, and how they stand. One that is missing stays as it was.
+        When it returns no put counts any more what an OSD answered that is lost. Error: NO_ALBA,
+        the backend is a directory."""
 
     def set_caches(self, osds_json: str) -> None:
         """[{"osd", "address", "domain", "node"}]: the cache tier, OSDs of role cache in this node's
@@ -136,9 +138,10 @@ class Engine:
         the backend's OSDs, then of those of its cache tier; [] when it is a directory."""
 
     def set_upkeep(self, orders_json: str) -> None:
-        """{"domains": [name] | null (all), "leaving": [UUID of an OSD], "repair_bytes_per_s",
-        "scrub_bytes_per_s" (0: only when asked for), "delay_s", "every_s", "scrub_every_s"}: look
-        after the erasure-coded backend like this from now on. Error: NO_ALBA, it is a directory."""
+        """{"domains": [name] | null (all), "heard": {UUID of an OSD that is lost, of which every
+        node has heard that: version of its record}, "repair_bytes_per_s", "scrub_bytes_per_s" (0:
+        only when asked for), "delay_s", "every_s", "scrub_every_s"}: look after the erasure-coded
+        backend like this from now on. Error: NO_ALBA, it is a directory."""
 
     def start_upkeep(self, kind: str) -> None:
         """Do it now: "repair" (look at all objects and mend them) or "scrub" (read everything).
@@ -151,6 +154,11 @@ class Engine:
         "unknown": objects of which it cannot be told, "missing": fragments, "to_mend": objects,
         "repaired" and "scrubbed" since the start: {"fragments" stored, "damaged", "bytes",
         "bytes_between_domains"}, "collected": fragments of cut-off puts that were removed,
+        "domains": those that are mended here or null (all), "leaving": {UUID: {"standing", "next":
+        how it may stand next or null, "heard": version or null, "alone": fragments that no other
+        OSD has, "short": objects with too few fragments elsewhere, "hidden": whether something
+        could not be seen, each null if it is not known, "why": or null}} of the OSDs there that
+        leave, "failures": looks and scrubs that could not be ended,
         "wire": {Domain: {"sent", "received", "fragments"}} of the OSD servers there: bytes in all,
         and of both those of fragments, "cache": null (no cache tier) or {"hits", "misses": reads of
         fragments, "late": not answered in time, "passed": not asked since the OSD was late before,

@@ -184,6 +184,18 @@ class Client:
         osds: list[dict[str, Any]] = self._call("POST", "/v1/osds", {"address": address})["osds"]
         return osds
 
+    def decommission_osd(self, uuid: str) -> dict[str, Any]:
+        """Move what is on an OSD elsewhere, then remove it."""
+        return self._call("POST", _named("osds", uuid) + "/decommission", {})
+
+    def remove_osd(self, uuid: str, lost: bool) -> dict[str, Any]:
+        """Forget an OSD; ``lost``: it will never be back."""
+        return self._call("POST", _named("osds", uuid) + "/remove", {"lost": lost})
+
+    def resume_osd(self, uuid: str) -> dict[str, Any]:
+        """Have an OSD stay that leaves."""
+        return self._call("POST", _named("osds", uuid) + "/resume", {})
+
     def osd_whereabouts(self) -> dict[str, Any]:
         """Cluster, Domain and node for which a new OSD of the daemon's node is claimed."""
         return self._call("GET", "/v1/osds/whereabouts")

@@ -257,7 +257,7 @@ def start_engine(conf: cfg.ConfigOpts, store: Store) -> EngineClient:
         ) from missing
     configuration = options.engine_config(conf, store.cluster_id())
     if conf.alba.shared:
-        specs = specs_of(store.osds())
+        specs = specs_of(store.all_osds())
         configuration["alba"]["osds"] = [dataclasses.asdict(spec) for spec in specs]
     if "alba" in configuration:
         preset = store.preset(conf.alba.preset)

@@ -94,12 +94,13 @@ class DtlSpec:
 
 @dataclass(frozen=True)
 class OsdSpec:
-    """An OSD behind a server: its UUID, ADDRESS:PORT, and where it stands."""
+    """An OSD behind a server: its UUID, ADDRESS:PORT, Domain, node, and how it stands."""
 
     osd: str
     address: str
     domain: str
     node: str
+    standing: str = "member"
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,8 @@ class Orders:
     """How the engine looks after an erasure-coded backend; see `control/upkeep.py`.
 
     :param domains: whose fragments it mends; None for all
-    :param leaving: UUIDs of OSDs that are to be emptied
+    :param heard: OSDs that are lost, of which every node has heard that, each with the version of
+        its record
     :param repair_bytes_per_s: what mending may move
     :param scrub_bytes_per_s: what scrubbing may read; 0: it is done only when somebody asks
     :param delay_s: after which an OSD that is away is taken for lost
@@ -124,7 +126,7 @@ class Orders:
     """
 
     domains: tuple[str, ...] | None
-    leaving: tuple[str, ...]
+    heard: dict[str, int]
     repair_bytes_per_s: int
     scrub_bytes_per_s: int
     delay_s: float
@@ -268,7 +270,7 @@ class EngineClient:
         return osds
 
     def set_osds(self, osds: Sequence[OsdSpec]) -> None:
-        """Store objects on these as well; none is taken out while the engine runs."""
+        """Store objects on these as well, as they stand; one that is missing stays as it is."""
         text = json.dumps([asdict(osd) for osd in osds])
         self._call(lambda: self._engine.set_osds(text))
 

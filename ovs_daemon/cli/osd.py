@@ -1,4 +1,4 @@
-"""`vstorage osd list | show | add | claim`."""
+"""`vstorage osd list | show | add | claim | decommission | remove | resume`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ovs_daemon.errors import Code, VStorageError
 class List(base.Rows):
     """List the OSDs of the cluster."""
 
-    shown = ("uuid", "domain", "node", "address", "role", "reachable", "size", "free")
+    shown = ("uuid", "domain", "node", "address", "role", "standing", "reachable", "size", "free")
 
     def ask(self, parsed: argparse.Namespace) -> list[dict[str, Any]]:
         """List them."""
@@ -84,6 +84,65 @@ class Claim(base.Rows):
             )
         rows = (line.split(" ", 1) for line in done.stdout.splitlines())
         return [{"uuid": uuid, "path": path} for uuid, path in rows]
+
+
+class _Standing(base.Say):
+    """A change of how an OSD stands."""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """Arguments."""
+        parser = super().get_parser(prog_name)
+        parser.add_argument("uuid", metavar="OSD")
+        return parser
+
+    def sentence(self, answer: Any) -> str:
+        """How it stands, and what will become of it."""
+        standing = answer["standing"]
+        return f"OSD {answer['uuid']} of {answer['domain']} {_BECOMES[standing]}"
+
+
+class Decommission(_Standing):
+    """Store what is on an OSD on others of its Domain, then remove it; it goes on by itself."""
+
+    def ask(self, parsed: argparse.Namespace) -> dict[str, Any]:
+        """Begin."""
+        return self.client.decommission_osd(parsed.uuid)
+
+
+class Remove(_Standing):
+    """Forget an OSD that will never be back, once all that was on it is stored elsewhere."""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """Arguments."""
+        parser = super().get_parser(prog_name)
+        parser.add_argument(
+            "--lost",
+            action="store_true",
+            help="its disk will never be back: if it is, nobody will believe what is on it",
+        )
+        return parser
+
+    def ask(self, parsed: argparse.Namespace) -> dict[str, Any]:
+        """Begin."""
+        return self.client.remove_osd(parsed.uuid, parsed.lost)
+
+
+class Resume(_Standing):
+    """Have an OSD stay that is being emptied, or was said to be lost."""
+
+    def ask(self, parsed: argparse.Namespace) -> dict[str, Any]:
+        """Have it stay."""
+        return self.client.resume_osd(parsed.uuid)
+
+
+_BECOMES = {
+    "member": "stays",
+    "leaving": "is being emptied, and removed then: 'vstorage alba status' shows how far it is",
+    "sealed": "is empty, and about to be removed",
+    "lost": "counts as lost, and is removed when all that was on it is stored elsewhere: "
+    "'vstorage alba status' shows how far that is",
+    "removed": "is removed",
+}
 
 
 def _program() -> str:

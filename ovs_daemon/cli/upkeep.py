@@ -67,8 +67,11 @@ class _Work(base.Say):
             bars: dict[str, Any] = {}
             while not parsed.no_wait:
                 figures = self.client.upkeep()
-                idle = figures["doing"] == "idle" and figures[counter] > before[counter]
-                if idle or figures[counter] >= enough:
+                # One that cannot be ended says why.
+                ended = figures[counter] > before[counter] or (
+                    figures["failures"] > before["failures"]
+                )
+                if (figures["doing"] == "idle" and ended) or figures[counter] >= enough:
                     break
                 doing = figures["doing"]
                 if doing != "idle":
@@ -99,6 +102,7 @@ class Scrub(_Work):
 def _told(figures: dict[str, Any]) -> str:
     lines = [f"node {figures['node']}: {_doing(figures)}"]
     lines += describe_safety(figures) if figures["surveys"] else ["no look at the objects yet"]
+    lines += [_leaving(uuid, one) for uuid, one in sorted(figures["leaving"].items())]
     repaired, scrubbed = figures["repaired"], figures["scrubbed"]
     lines.append(
         f"repaired since the start: {repaired['fragments']} fragments, "
@@ -119,3 +123,15 @@ def _doing(figures: dict[str, Any]) -> str:
     if figures["doing"] == "idle":
         return "idle"
     return f"{figures['doing']}, {figures['done']} of {figures['of']} objects"
+
+
+def _leaving(uuid: str, one: dict[str, Any]) -> str:
+    told = f"OSD {uuid} is {one['standing']}"
+    if one["standing"] == "lost":
+        if one["short"] is not None:
+            told += f": {one['short']} objects have too few fragments elsewhere"
+        if one["hidden"]:
+            told += ", and others could be hidden"
+    elif one["alone"] is not None:
+        told += f": {one['alone']} fragments are on it alone"
+    return told if one["why"] is None else f"{told}: {one['why']}"

@@ -15,15 +15,16 @@ from functools import partial
 from typing import Any
 
 from ovs_daemon.control.host import Host
+from ovs_daemon.control.leaving import LeavingVerbs, say_heard
 from ovs_daemon.control.store import put
-from ovs_daemon.control.topology import Osd
+from ovs_daemon.control.topology import CAPACITY, Osd, Standing
 from ovs_daemon.engine import OsdSpec
-from ovs_daemon.errors import VStorageError, unknown_osd
+from ovs_daemon.errors import Code, VStorageError, unknown_osd
 from ovs_daemon.registry import retry
 
 LOG = logging.getLogger(__name__)
 
-CAPACITY, CACHE = "capacity", "cache"
+CACHE = "cache"
 # Until the server is asked again: after it was not there, and to see disks that it has got since.
 _AGAIN_S, _LOOK_S = 5.0, 60.0
 
@@ -74,11 +75,13 @@ class OsdLink:
         return True
 
     def _tell(self) -> None:
-        osds = self._host.store.osds()
+        osds = self._host.store.all_osds()
         specs = specs_of(osds)
         if specs != self._told:
             self._host.engine.set_osds(specs)
             self._told = specs
+        # After the engine was told: from now on it counts nothing that these answer.
+        say_heard(self._host.store, self._host.settings.node, osds)
         domain = _domain(self._host)
         caches = caches_of(osds, domain)
         if caches != self._caches:
@@ -91,15 +94,28 @@ def register_osds(host: Host, server: str) -> list[Osd]:
     """Record the OSDs that a server serves.
 
     :param server: ADDRESS:PORT
-    :raises VStorageError: ``osd_server``, it cannot be asked
+    :raises VStorageError: ``osd_server``, it cannot be asked; ``in_use``, after the others were
+        registered: one was removed from the cluster
     """
     what = f"register the OSDs of {server}"
     recording = (partial(_record, host, server, one) for one in host.engine.osd_roll(server))
-    return [retry(what, record) for record in recording]
+    osds = [retry(what, record) for record in recording]
+    removed = [osd.uuid for osd in osds if osd.standing is Standing.REMOVED]
+    if removed:
+        raise VStorageError(
+            Code.IN_USE,
+            what,
+            f"OSD {', '.join(removed)} was removed from the cluster: what is on it may be of long "
+            "ago, and nobody believes it any more",
+            "empty the disk, and claim it as a new OSD: 'vstorage osd claim'",
+        )
+    return osds
 
 
 def _record(host: Host, server: str, one: dict[str, Any]) -> Osd:
     known = host.store.osd(one["osd"])
+    if known is not None and known.standing is Standing.REMOVED:
+        return known
     place = {"domain": one["domain"], "node": one["node"], "role": one["role"], "address": server}
     me = host.settings.node
     if known is None:
@@ -116,12 +132,15 @@ def _record(host: Host, server: str, one: dict[str, Any]) -> Osd:
 def specs_of(osds: list[Osd]) -> tuple[OsdSpec, ...]:
     """Those that keep objects, as the engine takes them."""
     capacity = (osd for osd in osds if osd.role == CAPACITY)
-    return tuple(OsdSpec(one.uuid, one.address, one.domain, one.node) for one in capacity)
+    return tuple(
+        OsdSpec(one.uuid, one.address, one.domain, one.node, one.standing.value) for one in capacity
+    )
 
 
 def caches_of(osds: list[Osd], domain: str) -> tuple[OsdSpec, ...]:
     """The cache tier of a Domain: its OSDs of role cache."""
-    caches = (osd for osd in osds if osd.role == CACHE and osd.domain == domain)
+    mine = (osd for osd in osds if osd.role == CACHE and osd.domain == domain)
+    caches = (osd for osd in mine if osd.standing is Standing.MEMBER)
     return tuple(OsdSpec(one.uuid, one.address, one.domain, one.node) for one in caches)
 
 
@@ -146,7 +165,7 @@ class OsdVerbs:
     def show_osd(self, uuid: str) -> dict[str, Any]:
         """One OSD."""
         osd = self._host.store.osd(uuid)
-        if osd is None:
+        if osd is None or osd.standing is Standing.REMOVED:
             raise unknown_osd(f"show OSD {uuid!r}", uuid)
         return _described(osd, self._states())
 
@@ -155,6 +174,18 @@ class OsdVerbs:
         states = self._states()
         osds = register_osds(self._host, address)
         return {"osds": [_described(osd, states) for osd in osds]}
+
+    def decommission_osd(self, uuid: str) -> dict[str, Any]:
+        """Empty an OSD, then remove it; by itself from now on."""
+        return _described(LeavingVerbs(self._host).decommission(uuid), self._states())
+
+    def remove_osd(self, uuid: str, lost: bool) -> dict[str, Any]:
+        """Forget an OSD that will never be back; by itself, once nobody needs it."""
+        return _described(LeavingVerbs(self._host).remove(uuid, lost), self._states())
+
+    def resume_osd(self, uuid: str) -> dict[str, Any]:
+        """The opposite of both, as long as that can be."""
+        return _described(LeavingVerbs(self._host).resume(uuid), self._states())
 
     def whereabouts(self) -> dict[str, Any]:
         """What a new OSD of this node is claimed with."""
@@ -176,6 +207,7 @@ def _described(osd: Osd, states: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "node": osd.node,
         "address": osd.address,
         "role": osd.role,
+        "standing": osd.standing.value,
         "reachable": state.get("reachable"),
         "size": state.get("total"),
         "free": state.get("free"),

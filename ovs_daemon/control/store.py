@@ -1,8 +1,9 @@
 """What the registry holds, typed; volumes and snapshots also found by name.
 
 Kinds of records: ``volume``, ``snapshot`` and ``osd`` by UUID; ``domain``, ``preset`` and ``node``
-by name, and ``alive``, by the node's name, as long as it lives; one ``cluster``; and ``name``,
-whose identity is ``volume/NAME`` or ``snapshot/VOLUME-UUID/NAME`` and whose body holds the UUID.
+by name; ``heard`` by the node's name, and ``alive``, as long as it lives; one ``cluster``; and
+``name``, whose identity is ``volume/NAME`` or ``snapshot/VOLUME-UUID/NAME`` and whose body holds
+the UUID.
 The name is a record of its own because creating it is what makes names unique, in one transaction
 with the record it names.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 import uuid
 
 from ovs_daemon.control.records import Snapshot, Volume
-from ovs_daemon.control.topology import Alive, Domain, Node, Osd, Preset
+from ovs_daemon.control.topology import Alive, Domain, Heard, Node, Osd, Preset, Standing
 from ovs_daemon.registry import Conflict, Create, Delete, Operation, Registry, Update, retry
 
 VOLUME = "volume"
@@ -22,10 +23,11 @@ DOMAIN = "domain"
 NODE = "node"
 PRESET = "preset"
 OSD = "osd"
+HEARD = "heard"
 ALIVE = "alive"
 CLUSTER = "cluster"
 
-Stored = Volume | Snapshot | Domain | Node | Osd | Preset
+Stored = Volume | Snapshot | Domain | Node | Osd | Heard | Preset
 
 
 class Store:
@@ -126,12 +128,21 @@ class Store:
         return [Preset.from_body(record.body, record.version) for record in records]
 
     def osd(self, uuid: str) -> Osd | None:
-        """The OSD with this UUID."""
+        """The OSD with this UUID, however it stands."""
         record = self._registry.get(OSD, uuid)
         return None if record is None else Osd.from_body(record.body, record.version)
 
+    def heard(self) -> dict[str, Heard]:
+        """What nodes have heard of OSDs that are lost, by the node's name."""
+        records = self._registry.list(HEARD)
+        return {one.ident: Heard.from_body(one.ident, one.body, one.version) for one in records}
+
     def osds(self) -> list[Osd]:
-        """All OSDs, by Domain, node and UUID."""
+        """All OSDs that were not removed, by Domain, node and UUID."""
+        return [osd for osd in self.all_osds() if osd.standing is not Standing.REMOVED]
+
+    def all_osds(self) -> list[Osd]:
+        """Those and the ones that were removed."""
         records = self._registry.list(OSD)
         osds = [Osd.from_body(record.body, record.version) for record in records]
         return sorted(osds, key=lambda osd: (osd.domain, osd.node, osd.uuid))
@@ -170,6 +181,8 @@ def _place(record: Stored) -> tuple[str, str]:
             return PRESET, record.name
         case Osd():
             return OSD, record.uuid
+        case Heard():
+            return HEARD, record.node
     return NODE, record.name
 
 

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from enum import StrEnum
 from typing import Any
 
 from ovs_daemon.policy.model import Role
 
 ALL_ROLES = tuple(Role)
+#: role of OSDs that keep objects
+CAPACITY = "capacity"
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,16 @@ class Node:
         return cls(**known, version=version)
 
 
+class Standing(StrEnum):
+    """How an OSD stands to the cluster; `leaving.py` says what becomes of it."""
+
+    MEMBER = "member"
+    LEAVING = "leaving"
+    SEALED = "sealed"
+    LOST = "lost"
+    REMOVED = "removed"
+
+
 @dataclass(frozen=True)
 class Osd:
     """A disk behind a `vstorage-osd`, which keeps fragments for all nodes of the cluster.
@@ -138,16 +151,40 @@ class Osd:
     role: str
     registered_by: str
     registered_at: str
+    standing: Standing = Standing.MEMBER
     version: int = 0
 
     def body(self) -> dict[str, Any]:
         """The registry record."""
-        return _body(self)
+        return {**_body(self), "standing": self.standing.value}
 
     @classmethod
     def from_body(cls, body: Mapping[str, Any], version: int) -> Osd:
+        """The inverse of :meth:`body`; in records of earlier releases all are members."""
+        standing = Standing(body.get("standing", Standing.MEMBER))
+        return cls(**{**body, "standing": standing}, version=version)
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What a node's engine has been told of OSDs that are lost.
+
+    :param osds: their UUIDs, each with the version of its record
+    :param version: of its registry record; 0 when it was never stored
+    """
+
+    node: str
+    osds: dict[str, int] = field(default_factory=dict)
+    version: int = 0
+
+    def body(self) -> dict[str, Any]:
+        """The registry record."""
+        return {"osds": self.osds}
+
+    @classmethod
+    def from_body(cls, node: str, body: Mapping[str, Any], version: int) -> Heard:
         """The inverse of :meth:`body`."""
-        return cls(**body, version=version)
+        return cls(node, dict(body["osds"]), version)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from typing import Any
 
 from ovs_daemon.control.findings import finding
 from ovs_daemon.control.host import Host
+from ovs_daemon.control.leaving import PARTING, advance, heard_by_all, next_of
+from ovs_daemon.control.topology import Osd, Standing
 from ovs_daemon.control.view import View
 from ovs_daemon.engine import Orders
 from ovs_daemon.errors import Code, VStorageError
@@ -59,20 +61,33 @@ class UpkeepLink:
         self._pace = pace
         self._told: Orders | None = None
         self._paced: Pace | None = None
+        # OSDs that leave, as the registry had them.
+        self._parting: list[Osd] = []
 
     def due(self) -> bool:
-        """Whether there is something to tell although nothing has changed in the registry."""
-        return self._pace() != self._paced
+        """Whether there is something to do although nothing has changed in the registry."""
+        if self._pace() != self._paced:
+            return True
+        figures = (self._host.engine.upkeep() or {}) if self._parting else {}
+        return any(next_of(osd, figures) is not None for osd in self._parting)
 
     def tend(self, view: View) -> None:
-        """Tell what has changed since it was told."""
+        """Tell what has changed since it was told, and record what was found out."""
         pace = self._pace()
-        if self._host.engine.upkeep() is None:
+        figures = self._host.engine.upkeep()
+        if figures is None:
             self._paced = pace
             return
+        osds = self._host.store.osds()
+        me = next((one for one in view.nodes if one.name == self._host.settings.node), None)
+        if self._shared:
+            if advance(self._host.store, osds, figures):
+                osds = self._host.store.osds()
+            self._parting = [osd for osd in osds if osd.standing in PARTING]
+        heard = {} if me is None else heard_by_all(view, self._host.store, me, self._parting)
         orders = Orders(
-            domains=self._domains(view) if self._shared else None,
-            leaving=(),
+            domains=self._domains(view, osds) if self._shared else None,
+            heard=heard,
             repair_bytes_per_s=pace.repair_rate,
             scrub_bytes_per_s=pace.scrub_rate,
             delay_s=pace.repair_delay,
@@ -86,13 +101,13 @@ class UpkeepLink:
             domains = "all Domains" if orders.domains is None else ", ".join(orders.domains)
             LOG.info("this node repairs the fragments of %s", domains or "no Domain")
 
-    def _domains(self, view: View) -> tuple[str, ...]:
+    def _domains(self, view: View, osds: list[Osd]) -> tuple[str, ...]:
         me = next((one for one in view.nodes if one.name == self._host.settings.node), None)
         if me is None:
             return ()
         nodes = (one for one in view.nodes if one.name in view.alive and one.shares_backend(me))
         alive = {one.name: one.domain for one in nodes}
-        return domains_of(me.name, alive, {osd.domain for osd in self._host.store.osds()})
+        return domains_of(me.name, alive, {osd.domain for osd in osds})
 
 
 class UpkeepVerbs:
@@ -151,6 +166,8 @@ def upkeep_findings(figures: dict[str, Any] | None) -> list[dict[str, Any]]:
                 "bring OSDs back; they are repaired first: see 'vstorage alba status'",
             )
         )
+    for uuid, one in figures.get("leaving", {}).items():
+        found.append(_leaving(uuid, one))
     if figures["to_mend"]:
         found.append(
             finding(
@@ -164,3 +181,26 @@ def upkeep_findings(figures: dict[str, Any] | None) -> list[dict[str, Any]]:
             )
         )
     return found
+
+
+def _leaving(uuid: str, one: dict[str, Any]) -> dict[str, Any]:
+    """How far an OSD is that leaves."""
+    if one["why"]:
+        left = f"how far it is cannot be told: {one['why']}"
+    elif one["standing"] != Standing.LOST:
+        alone = one["alone"]
+        left = "not looked at yet" if alone is None else f"{alone} fragments are on it alone"
+    elif one["hidden"]:
+        left = "so many OSDs are away that objects could be hidden there"
+    elif one["short"]:
+        left = f"{one['short']} objects have too few fragments elsewhere"
+    else:
+        left = "waiting for a look that begins when every node has heard of it"
+    return finding(
+        f"osd_{'lost' if one['standing'] == Standing.LOST else 'leaving'}",
+        "info",
+        f"OSD {uuid}",
+        f"it is {one['standing']}; {left}",
+        "it is removed by itself when nobody needs it; dead nodes have to hear of it, too, or to "
+        f"be deleted ('vstorage node list'); 'vstorage osd resume {uuid}' keeps it",
+    )

@@ -25,7 +25,6 @@ from tests.support.waiting import wait_until
 
 SCO = 1 << 20
 ORDERS = {
-    "leaving": [],
     "repair_bytes_per_s": 1 << 30,
     "scrub_bytes_per_s": 0,
     "delay_s": 0.5,

@@ -117,6 +117,8 @@ class FakeEngine:
         self.servers: dict[str, list[dict[str, str]]] = {}
         self.osds: dict[str, dict[str, str]] = {}
         self.caches: list[dict[str, str]] = []
+        #: OSDs that cannot be reached
+        self.away: set[str] = set()
         #: orders of the upkeep, what was started of it, and its figures; None: no such backend
         self.orders: dict[str, Any] | None = None
         self.started: list[str] = []
@@ -346,8 +348,13 @@ class FakeEngine:
         return json.dumps(self.figures)
 
     def osd_states(self) -> str:
-        state = {"reachable": True, "why": None, "total": 10 << 30, "free": 9 << 30}
-        return json.dumps([{"osd": osd, "name": osd, **state} for osd in self.osds])
+        state = {"why": None, "total": 10 << 30, "free": 9 << 30}
+        return json.dumps(
+            [
+                {"osd": osd, "name": osd, "reachable": osd not in self.away, **state}
+                for osd in self.osds
+            ]
+        )
 
     def status(self) -> str:
         volumes = [

@@ -114,6 +114,7 @@ class Osds:
         self, root: Path, cluster: str = CLUSTER, domains: int = 3, nodes: int = 3
     ) -> None:
         self.root = root
+        self.cluster = cluster
         self.root.mkdir(parents=True, exist_ok=True)
         self.key = root / "cluster.key"
         if not self.key.exists():
@@ -148,6 +149,14 @@ class Osds:
             return len(server.fragments())
 
         return sorted(self.domain(number), key=fragments, reverse=True)
+
+    def replace(self, server: OsdServer) -> OsdServer:
+        """A new disk where one is gone for good; its server runs."""
+        place = next(place for place, one in self.servers.items() if one is server)
+        new = OsdServer(self.root, self.key, self.cluster, server.domain, server.node)
+        new.start()
+        self.servers[place] = new
+        return new
 
     def specs(self) -> list[dict[str, Any]]:
         """How an engine is told of all."""

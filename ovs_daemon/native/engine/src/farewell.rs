@@ -9,39 +9,42 @@ use serde_json::{Value, json};
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Farewell {
     standing: Standing,
+    /// The number under which all had heard that it is lost, when the look began.
+    heard: Option<u64>,
     /// What is known; `None`: it was not found out.
     proof: Option<Proof>,
     why: Option<String>,
 }
 
 impl Farewell {
-    /// Looks. `seen`: what the last look at all objects has found, and whether all had heard, when it
-    /// began, that the OSD is lost. `go_on` is asked from time to time.
+    /// Looks. `seen`: what the last look at all objects has found, and the number under which all had
+    /// heard, when it began, that the OSD is lost. `go_on` is asked from time to time.
     pub(crate) fn of(
         cluster: &Cluster,
         osd: &[u8; 16],
         standing: Standing,
-        seen: (Option<&Survey>, bool),
+        (seen, heard): (Option<&Survey>, Option<u64>),
         go_on: &mut dyn FnMut() -> bool,
     ) -> Self {
         let proof = match standing {
-            Standing::Lost => Ok(seen.0.map(|survey| Proof {
+            Standing::Lost => Ok(seen.map(|survey| Proof {
                 alone: 0,
                 short: survey.short,
                 hidden: survey.hidden,
-                after: seen.1,
+                after: heard.is_some(),
             })),
-            Standing::Sealed => cluster.seal(osd).and_then(|()| cluster.alone_on(osd, go_on)).map(
-                |alone| alone.map(|alone| Proof { alone, after: true, ..Proof::default() }),
-            ),
+            Standing::Sealed => cluster
+                .seal(osd)
+                .and_then(|()| cluster.alone_on(osd, go_on))
+                .map(|alone| alone.map(|alone| Proof { alone, after: true, ..Proof::default() })),
             _ => {
                 let alone = cluster.alone_on(osd, go_on);
                 alone.map(|alone| alone.map(|alone| Proof { alone, ..Proof::default() }))
             }
         };
         match proof {
-            Ok(proof) => Self { standing, proof, why: None },
-            Err(error) => Self { standing, proof: None, why: Some(error.to_string()) },
+            Ok(proof) => Self { standing, heard, proof, why: None },
+            Err(error) => Self { standing, heard, proof: None, why: Some(error.to_string()) },
         }
     }
 
@@ -51,6 +54,7 @@ impl Farewell {
         json!({
             "standing": self.standing.name(),
             "next": next.map(Standing::name),
+            "heard": self.heard,
             "alone": self.proof.map(|proof| proof.alone),
             "short": self.proof.map(|proof| proof.short),
             "hidden": self.proof.map(|proof| proof.hidden),

@@ -30,9 +30,10 @@ const REST: u32 = 1;
 struct Orders {
     /// Domains whose fragments this engine mends; `None`: all.
     domains: Option<BTreeSet<String>>,
-    /// UUIDs of OSDs that are lost, of which every living node has heard that.
+    /// UUIDs of OSDs that are lost, of which every node has heard that, with a number that changes
+    /// when one is said to be lost again.
     #[serde(default)]
-    heard: BTreeSet<String>,
+    heard: BTreeMap<String, u64>,
     /// Bytes that mending may move each second.
     repair_bytes_per_s: u64,
     /// Bytes that scrubbing may read each second; 0: it is not done by itself.
@@ -144,7 +145,7 @@ struct Worker<'a> {
     /// OSDs that were taken for lost, or were leaving, at the last look, and of which of them all had
     /// heard.
     settled: BTreeMap<[u8; 16], Standing>,
-    heard: BTreeSet<String>,
+    heard: BTreeMap<String, u64>,
     scrubbed: Instant,
 }
 
@@ -162,7 +163,7 @@ impl<'a> Worker<'a> {
             away: BTreeMap::new(),
             looked: None,
             settled: BTreeMap::new(),
-            heard: BTreeSet::new(),
+            heard: BTreeMap::new(),
             scrubbed: Instant::now(),
         }
     }
@@ -316,7 +317,7 @@ impl<'a> Worker<'a> {
             let text = volume::uuid_text(&id);
             // The look counts when it began after that.
             let seen = seen.filter(|_| self.settled.get(&id) == Some(&standing));
-            let heard = orders.heard.contains(&text);
+            let heard = orders.heard.get(&text).copied();
             let mut last = Instant::now();
             let farewell = Farewell::of(self.cluster, &id, standing, (seen, heard), &mut || {
                 let on = self.shared.rest(last.elapsed() * REST);
@@ -453,7 +454,7 @@ impl Engine {
     pub fn set_upkeep(&self, orders_json: &str) -> Result<()> {
         let what = "cannot look after the backend";
         let orders: Orders = parse(what, orders_json)?;
-        for text in &orders.heard {
+        for text in orders.heard.keys() {
             uuid(text)?;
         }
         let shared = self.upkeep_of(what)?;

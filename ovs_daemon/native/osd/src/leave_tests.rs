@@ -182,3 +182,26 @@ fn what_is_lost_is_not_forgotten_before_it_is_stored_elsewhere() {
     assert!(cluster.list("x/sco").is_err());
     assert!(survey(&cluster).hidden);
 }
+
+#[test]
+fn what_was_deleted_while_an_osd_was_away_goes_when_it_is_back() {
+    let (mut lab, cluster) = filled("away");
+    let disk = fullest(&lab);
+    let names: Vec<String> = (0..OBJECTS).map(|number| format!("x/sco/{number}")).collect();
+    lab.stop(disk);
+    // Whoever asks it hears, after a while, that it is gone.
+    let _ = cluster.list("x/sco");
+    names.iter().skip(1).for_each(|name| cluster.delete(name).unwrap());
+    lab.restart(disk);
+    let cluster = lab.open();
+    let left: usize = names[1..].iter().map(|name| lab.files(name).len()).sum();
+    assert!(left > 0);
+    assert_eq!(cluster.list("x/sco").unwrap(), ["0"], "nobody takes it for objects");
+    let seen = survey(&cluster);
+    assert_eq!((seen.objects, seen.unknown, seen.missing), (1, 0, 0));
+    for name in &seen.partial {
+        cluster.collect(name, u64::MAX).unwrap();
+    }
+    assert_eq!(names[1..].iter().map(|name| lab.files(name).len()).sum::<usize>(), 0);
+    verified(&cluster, [0]);
+}

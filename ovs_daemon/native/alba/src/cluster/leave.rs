@@ -47,11 +47,7 @@ impl Cluster {
 
     /// How many fragments an OSD has that no OSD has which stays. `go_on` is asked after each object;
     /// `None`: it said no.
-    pub fn alone_on(
-        &self,
-        osd: &[u8; 16],
-        go_on: &mut dyn FnMut() -> bool,
-    ) -> Result<Option<u64>> {
+    pub fn alone_on(&self, osd: &[u8; 16], go_on: &mut dyn FnMut() -> bool) -> Result<Option<u64>> {
         let mut alone = 0;
         let all = self.alone_below(self.number_of(osd)?, "", &mut alone, go_on)?;
         Ok(all.then_some(alone))

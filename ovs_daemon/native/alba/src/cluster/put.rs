@@ -228,9 +228,8 @@ impl Cluster {
             let outcomes = self.store_all(name, jobs, enough);
             let global = outcomes[..enough.of].iter().zip(&placed);
             // It may be lost by now, and those who look for what is needed have not seen this.
-            let counted = global.filter(|(outcome, disk)| {
-                outcome.is_ok() && counts(self.standing(osds[**disk]))
-            });
+            let counted = global
+                .filter(|(outcome, disk)| outcome.is_ok() && counts(self.standing(osds[**disk])));
             if counted.count() < enough.are {
                 let why = outcomes.into_iter().find_map(Result::err);
                 return Err(why.unwrap_or_else(|| failed("store", name, "too few were stored")));

@@ -117,8 +117,7 @@ macro_rules! planted {
 pub fn next_standing(now: Standing, proof: &Proof) -> Option<Standing> {
     let after = proof.after || planted!(EarlyLook);
     let empty = proof.alone == 0 || planted!(NotEmpty);
-    let enough = (proof.short == 0 || planted!(NotShort))
-        && (!proof.hidden || planted!(NotHidden));
+    let enough = (proof.short == 0 || planted!(NotShort)) && (!proof.hidden || planted!(NotHidden));
     match now {
         Standing::Leaving if empty && planted!(NoSeal) => Some(Standing::Removed),
         Standing::Leaving if empty => Some(Standing::Sealed),

@@ -3,9 +3,7 @@
 use alloc::collections::{BTreeSet, VecDeque};
 use alloc::vec::Vec;
 
-use super::parting::{
-    MUTANT, Mutant, Proof, Standing, counts, keeps, next_standing, takes,
-};
+use super::parting::{MUTANT, Mutant, Proof, Standing, counts, keeps, next_standing, takes};
 
 /// Disks: the one that leaves, and those that stay. An object has two fragments, of which one is
 /// enough to read it, and both are needed to acknowledge it: k = 1, m = 1, c = 2.
@@ -149,8 +147,7 @@ impl Space {
                     world.sealed && world.standing == Standing::Sealed
                 };
                 let nothing = [false; FRAGMENTS];
-                let look =
-                    Look { at: 0, after, here: nothing, elsewhere: nothing, hidden: false };
+                let look = Look { at: 0, after, here: nothing, elsewhere: nothing, hidden: false };
                 out.push(World { look: Some(look), ..world.clone() });
             }
             return;
