@@ -77,6 +77,10 @@ fn look_at(path: &Path, verify: bool) -> Result<Report, StoreError> {
         report.kind = "boot of the kernel";
         return Ok(report);
     }
+    if path.file_name().is_some_and(|name| name == alba::osd::SEAL) {
+        report.kind = "seal of an OSD that leaves its cluster";
+        return Ok(report);
+    }
     if path.parent().is_some_and(|folder| folder.ends_with("uses")) {
         report.kind = "record of use";
         return Ok(report);
