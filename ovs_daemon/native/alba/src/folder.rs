@@ -247,6 +247,9 @@ impl FolderOsd {
     fn seal(&self, text: &[u8]) -> Result<Answer> {
         let mut sealed = self.sealed.write().unwrap_or_else(PoisonError::into_inner);
         let put = self.store.put(SEAL, &mut |sink| sink.write(text))?;
+        if !self.reachable() {
+            return Err(failed("seal", SEAL, Cause::Failed, GONE.to_owned()));
+        }
         *sealed = true;
         Ok(Answer::Put(put))
     }
