@@ -218,6 +218,7 @@ impl Cluster {
         let codec = self.codec(*policy.layout());
         let disks = self.disks(osds);
         let name = label.object;
+        let mut stored: Vec<Vec<usize>> = Vec::new();
         for piece in 0..cut.pieces() {
             let placed = place(policy, &disks, number_of(name, piece));
             let placed = placed.map_err(|why| failed("store", name, why.to_string()))?;
@@ -227,13 +228,19 @@ impl Cluster {
             let enough = Enough { of: policy.layout().global(), are: policy.acknowledge() };
             let outcomes = self.store_all(name, jobs, enough);
             let global = outcomes[..enough.of].iter().zip(&placed);
-            // It may be lost by now, and those who look for what is needed have not seen this.
-            let counted = global
-                .filter(|(outcome, disk)| outcome.is_ok() && counts(self.standing(osds[**disk])));
-            if counted.count() < enough.are {
+            let on: Vec<usize> =
+                global.filter(|(one, _)| one.is_ok()).map(|(_, disk)| osds[*disk]).collect();
+            if on.len() < enough.are {
                 let why = outcomes.into_iter().find_map(Result::err);
                 return Err(why.unwrap_or_else(|| failed("store", name, "too few were stored")));
             }
+            stored.push(on);
+        }
+        // Some may be lost by now, and those who look for what is needed have not seen this object.
+        let counted =
+            |on: &Vec<usize>| on.iter().filter(|osd| counts(self.standing(**osd))).count();
+        if stored.iter().any(|on| counted(on) < policy.acknowledge()) {
+            return Err(failed("store", name, "OSDs were lost on which it is stored"));
         }
         Ok(())
     }
