@@ -117,12 +117,13 @@ macro_rules! planted {
 pub fn next_standing(now: Standing, proof: &Proof) -> Option<Standing> {
     let after = proof.after || planted!(EarlyLook);
     let empty = proof.alone == 0 || planted!(NotEmpty);
-    let enough = (proof.short == 0 || planted!(NotShort)) && (!proof.hidden || planted!(NotHidden));
+    let found = proof.short == 0 || planted!(NotShort);
+    let hidden = proof.hidden && !planted!(NotHidden);
     match now {
         Standing::Leaving if empty && planted!(NoSeal) => Some(Standing::Removed),
         Standing::Leaving if empty => Some(Standing::Sealed),
         Standing::Sealed if empty && after => Some(Standing::Removed),
-        Standing::Lost if enough && after => Some(Standing::Removed),
+        Standing::Lost if found && !hidden && after => Some(Standing::Removed),
         _ => None,
     }
 }
