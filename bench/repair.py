@@ -23,7 +23,6 @@ from tests.support.process import find_program
 # The default budgets (`[alba] repair_rate`, `scrub_rate`).
 ORDERS: dict[str, Any] = {
     "domains": None,
-    "leaving": [],
     "repair_bytes_per_s": 64 << 20,
     "scrub_bytes_per_s": 16 << 20,
     "delay_s": 0.5,
