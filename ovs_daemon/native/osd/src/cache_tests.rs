@@ -72,7 +72,8 @@ impl Caches {
         let place = |number: usize| {
             let osd = format!("{:032x}", u128::from_be_bytes([number as u8 + 101; 16]));
             let (domain, node) = ("dc0".to_owned(), format!("flash{number}"));
-            OsdAddress { osd, address: self.addresses[number], domain, node }
+            let standing = machines::alba::Standing::Member;
+            OsdAddress { osd, address: self.addresses[number], domain, node, standing }
         };
         (0..self.addresses.len()).map(place).collect()
     }
