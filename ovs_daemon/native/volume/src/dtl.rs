@@ -417,6 +417,10 @@ impl Volume {
             if let Some(file) = file {
                 let closed = self.log.closed(copier.sco).is_some();
                 copier.file = Some((file.file.clone(), file.index.end_page, closed));
+            } else if let Some((_, _, closed)) = &mut copier.file {
+                // Evicted meanwhile: nothing comes to it any more. If it had more than was seen of
+                // it, the DTL node takes nothing that follows, and the copy is begun anew.
+                *closed = true;
             }
             match copier.file.clone() {
                 Some((file, end, _)) if copier.page < end => {

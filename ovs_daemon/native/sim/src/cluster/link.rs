@@ -201,6 +201,8 @@ impl Cluster<'_> {
             }
             if let Some(index) = owner.index.get(&copier.sco).filter(|index| index.end_page > 0) {
                 copier.file = Some((index.end_page, owner.open != Some(copier.sco)));
+            } else if let Some((_, closed)) = &mut copier.file {
+                *closed = true;
             }
             match copier.file {
                 Some((end, _)) if copier.page < end => {
