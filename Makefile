@@ -69,6 +69,9 @@ $(VENV)/.native: $(RUST_SOURCES) tools/check-rust.sh | $(VENV)/.python
 # `vstorage-edge`, `vstorage-osd` and `vstorage-offline` beside the Python ones.
 $(VENV)/.built: $(VENV)/.native $(PACKAGING)
 	$(PIP_INSTALL) --no-build-isolation --no-deps -e .
+	@# `make wheel` leaves its metadata here, which Python finds before what is installed, and which
+	@# tells of the commands of then.
+	@rm -rf *.egg-info
 	@touch $@
 
 install: $(VENV)/.built ## install what is missing (apt, pip) and build
