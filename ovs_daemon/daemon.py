@@ -36,6 +36,7 @@ from ovs_daemon.control.preset_use import spec_of
 from ovs_daemon.control.recovery import recover
 from ovs_daemon.control.server import ControlServer
 from ovs_daemon.control.steward import Steward
+from ovs_daemon.control.stopping import put_away
 from ovs_daemon.control.store import Store
 from ovs_daemon.control.tokens import load_key
 from ovs_daemon.control.topology import Alive
@@ -179,6 +180,7 @@ def _run(conf: cfg.ConfigOpts) -> None:
     server.stop()
     link.stop()
     steward.stop()
+    put_away(host)
     engine.shutdown(drain=True)
     if desk is not None:
         desk.stop()

@@ -223,6 +223,11 @@ class Host:
         with self._guard:
             return uuid in self._open
 
+    def opened(self) -> list[str]:
+        """The volumes that the engine has open (UUIDs)."""
+        with self._guard:
+            return list(self._open)
+
     def close(self, uuid: str, moved_to: str | None = None) -> bool:
         """Close a volume if it is open. The caller holds its lock.
 

@@ -10,6 +10,7 @@ from ovs_daemon.control import volumes
 from ovs_daemon.control.moves import move_volume, take_over
 from ovs_daemon.control.records import Dtl, Volume
 from ovs_daemon.control.status import status
+from ovs_daemon.control.stopping import put_away
 from ovs_daemon.control.store import put
 from ovs_daemon.policy.model import DtlMode, DtlState
 from ovs_daemon.policy.ownership import Home
@@ -178,6 +179,41 @@ def test_leftovers_are_removed_where_all_is_on_the_backend(town: Town) -> None:
     restart(town, "b2", Home())
     assert town["b2"].engine.cleared == []
     assert is_open(town, "b2", volume)
+
+
+@pytest.mark.parametrize("dtl", [Dtl(DtlMode.NONE), Dtl(DtlMode.SYNC, "b1", DEGRADED)])
+def test_after_an_orderly_end_the_former_disk_is_not_asked_for(town: Town, dtl: Dtl) -> None:
+    volume = make(town)
+    town.set_dtl(volume, dtl)
+    put_away(town["a1"].host)
+    assert not is_open(town, "a1", volume)
+    assert town.volume(volume.uuid).saved
+    restart(town, "a1", Home("second", "new disk"))
+    assert is_open(town, "a1", volume)
+    assert town["a1"].engine.cleared == [volume.uuid]
+    opened = town.volume(volume.uuid)
+    assert (opened.saved, opened.home) == (False, Home("second", "new disk"))
+
+
+def test_an_end_that_leaves_something_behind_says_nothing(town: Town) -> None:
+    volume = make(town)
+    town.set_dtl(volume, Dtl(DtlMode.NONE))
+    town["a1"].engine.fail.add("close_volume")
+    put_away(town["a1"].host)
+    assert not town.volume(volume.uuid).saved
+    town["a1"].engine.fail.clear()
+    town["a1"].engine.stopped.add(volume.uuid)
+    put_away(town["a1"].host)
+    assert not is_open(town, "a1", volume)
+    assert not town.volume(volume.uuid).saved
+
+
+def test_a_log_on_another_node_is_asked_after_an_orderly_end_too(town: Town) -> None:
+    volume = make(town)
+    put_away(town["a1"].host)
+    assert not town.volume(volume.uuid).saved
+    restart(town, "a1", Home("second", "new disk"))
+    assert is_open(town, "a1", volume)
 
 
 def test_leftovers_are_removed_where_a_person_forces_a_volume(town: Town) -> None:
