@@ -67,6 +67,9 @@ pub struct Cluster {
     /// Those that this process has told all of their disks of: one that was only read may have been
     /// told to one disk by somebody who died then.
     told: Mutex<BTreeSet<Use>>,
+    /// Puts of this process that failed, by object and generation. Nobody was told that they are
+    /// stored, though an OSD that has died since may have the fragment that was missing.
+    cut_off: Mutex<BTreeSet<(String, u64)>>,
     /// The OSDs (by number) whose records of use are known.
     read: Mutex<BTreeSet<usize>>,
     /// How OSDs stand, by their numbers for placement; of others nothing is known but that they are
@@ -144,6 +147,7 @@ impl Cluster {
             found: Mutex::default(),
             uses: Mutex::default(),
             told: Mutex::default(),
+            cut_off: Mutex::default(),
             read: Mutex::default(),
             standings: Mutex::default(),
             missing,

@@ -90,7 +90,8 @@ impl Cluster {
         }
         let (verdict, sighting, _) = self.judge(name);
         match verdict {
-            Verdict::Stored(_) => return self.put_again(name),
+            Verdict::Stored(_) if self.put_again(name)? => return Ok(Put::Exists),
+            Verdict::Stored(_) => {}
             Verdict::Unknown => return Err(unknown("store", name)),
             Verdict::Absent => {}
         }
@@ -121,10 +122,12 @@ impl Cluster {
         let stored = self.store(&label, &padded, &cut, &policy, &osds);
         let stored = stored.and_then(|()| in_time(name, generation, began));
         if stored.is_err() {
+            lock(&self.cut_off).insert((name.to_owned(), generation));
             self.take_back(name, generation);
         }
         self.forget(name);
         stored?;
+        lock(&self.cut_off).retain(|(put, _)| put != name);
         if preset.cache_on_write {
             let first = fragment_name(&label, &cut, policy.layout());
             self.warm_cache(name, first, cut, padded.sub(0..object_len as usize));
@@ -132,17 +135,23 @@ impl Cluster {
         Ok(Put::Created)
     }
 
-    /// The object is there already; but whoever put it may not have got as far as c.
-    fn put_again(&self, name: &str) -> Result<Put> {
+    /// The object is there already; but whoever put it may not have got as far as c. False: that was
+    /// this process, which knows that the put was cut off: it may put the same anew, with a later
+    /// generation, on OSDs that are there. What is left of the first one stays where it is: a node
+    /// that goes on with the volume may have completed it.
+    fn put_again(&self, name: &str) -> Result<bool> {
         self.forget(name);
-        let found = self.must_find(name)?;
-        if found.enough() {
-            return Ok(Put::Exists);
+        if self.must_find(name)?.enough() {
+            return Ok(true);
         }
         self.repair_object(name)?;
         self.forget(name);
-        if self.must_find(name)?.enough() {
-            return Ok(Put::Exists);
+        let found = self.must_find(name)?;
+        if found.enough() {
+            return Ok(true);
+        }
+        if lock(&self.cut_off).contains(&(name.to_owned(), found.seen.generation)) {
+            return Ok(false);
         }
         Err(failed("store", name, "it is there, but on too few OSDs; bring more into reach"))
     }

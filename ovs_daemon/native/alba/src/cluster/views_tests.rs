@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use format::osd::Claim;
@@ -15,9 +16,9 @@ use super::{Cluster, Terms};
 use crate::osd::{OBJECT, Osd, Reply, Request};
 use crate::{Backend, Cause, Put, Sink};
 
-/// An OSD that stores no fragment for this process.
+/// An OSD that stores no fragment for this process, or is out of its reach for a time.
 #[derive(Debug)]
-struct Refusing(Arc<dyn Osd>);
+struct Refusing(Arc<dyn Osd>, bool, Arc<AtomicBool>);
 
 impl Osd for Refusing {
     fn claim(&self) -> &Claim {
@@ -29,7 +30,7 @@ impl Osd for Refusing {
     }
 
     fn reachable(&self) -> bool {
-        self.0.reachable()
+        self.2.load(Ordering::Relaxed)
     }
 
     fn trouble(&self) -> Option<String> {
@@ -42,7 +43,7 @@ impl Osd for Refusing {
 
     fn start(&self, request: Request, reply: Reply) {
         match request {
-            Request::Put { .. } => reply(Err(request.error(Cause::Failed, "on purpose"))),
+            Request::Put { .. } if self.1 => reply(Err(request.error(Cause::Failed, "on purpose"))),
             _ => self.0.start(request, reply),
         }
     }
@@ -95,7 +96,7 @@ fn view(cluster: &Cluster, osds: Vec<Arc<dyn Osd>>) -> Cluster {
 fn refused(cluster: &Cluster, but: usize) -> Cluster {
     let refuse = |(number, osd): (usize, Arc<dyn Osd>)| match number < but {
         true => osd,
-        false => Arc::new(Refusing(osd)) as Arc<dyn Osd>,
+        false => Arc::new(Refusing(osd, true, Arc::new(true.into()))) as Arc<dyn Osd>,
     };
     view(cluster, cluster.osds().into_iter().enumerate().map(refuse).collect())
 }
@@ -123,6 +124,35 @@ fn a_put_that_fails_alone_leaves_no_fragment() {
     let cluster = lab.open();
     put(&refused(&cluster, 3), "a/b", &content(1, 50_000)).unwrap_err();
     assert_eq!(lab.files("a/b"), Vec::<PathBuf>::new());
+}
+
+/// One disk is away, so that all the others of two Domains are needed; one of those dies in the middle
+/// of a put, and the first one is back.
+#[test]
+fn who_knows_that_a_put_was_cut_off_puts_the_object_elsewhere() {
+    let lab = Lab::new("elsewhere");
+    let cluster = lab.open();
+    let (away, dying) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(true)));
+    let odd = |(number, osd): (usize, Arc<dyn Osd>)| match number {
+        0 => Arc::new(Refusing(osd, false, away.clone())) as Arc<dyn Osd>,
+        4 => Arc::new(Refusing(osd, true, dying.clone())),
+        _ => osd,
+    };
+    let osds: Vec<Arc<dyn Osd>> = cluster.osds().into_iter().enumerate().map(odd).collect();
+    let own = view(&cluster, osds.clone());
+    let bytes = content(1, 50_000);
+    // Which fragment the dying disk was to have depends on the name: local parity is not waited for.
+    let mut names = (0..20).map(|number| format!("a/{number}"));
+    let name = names.find(|name| put(&own, name, &bytes).is_err()).unwrap();
+    assert!(lab.files(&name).len() >= 3);
+    away.store(true, Ordering::Relaxed);
+    dying.store(false, Ordering::Relaxed);
+    // Anybody else cannot know whether the fragment on the dead disk was the last that was needed.
+    put(&view(&cluster, osds), &name, &bytes).unwrap_err();
+    assert_eq!(put(&own, &name, &bytes), Ok(Put::Created));
+    assert_eq!(put(&own, &name, &bytes), Ok(Put::Exists));
+    assert_eq!(get(&own, &name).unwrap(), bytes);
+    assert!(own.cut_off.lock().unwrap().is_empty());
 }
 
 /// What is seen of a put that is under way may be acknowledged a moment later.
