@@ -176,7 +176,7 @@ def take_over(host: Host, reference: str, accept_loss: bool) -> Volume:
             raise VStorageError(
                 Code.NOT_IN_SYNC,
                 what,
-                _statement(volume, host.settings.home),
+                _statement(volume, None),
                 f"bring node {volume.served or volume.node} back; if it is gone for good and that "
                 f"loss is accepted, 'vstorage volume takeover --accept-loss {volume.name}'",
             )
@@ -222,7 +222,7 @@ def _force(host: Host, what: str, volume: Volume) -> Volume:
         forced={
             "at": host.now(),
             "from": volume.node,
-            "may_be_lost": _statement(volume, here.home),
+            "may_be_lost": _statement(volume, here.home if last else None),
         },
     )
     operations = [put(forced)]
@@ -238,15 +238,16 @@ def _force(host: Host, what: str, volume: Volume) -> Volume:
     return replace(forced, version=version)
 
 
-def _statement(volume: Volume, here: Home) -> str:
+def _statement(volume: Volume, here: Home | None) -> str:
     """What is lost if a node goes on with a volume now.
 
-    :param here: what the write buffers rest on of the node that is asked
+    :param here: what the owner's write buffers rest on; None where another node is asked
     """
     served = volume.served or volume.node
-    if served == volume.node and (lost := loss(record_of(volume), here)) is not None:
-        # That nobody asks a living owner's volume of another node has been checked.
-        return _own_statement(volume, lost)
+    if here is not None and served == volume.node:
+        lost = loss(record_of(volume), here)
+        if lost is not None:
+            return _own_statement(volume, lost)
     if volume.dtl.mode is DtlMode.NONE or volume.dtl.node is None:
         return (
             f"no other node keeps its log: all that node {served} had in its write buffer and not "

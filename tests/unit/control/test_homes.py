@@ -104,6 +104,23 @@ def test_a_person_may_go_on_with_what_power_loss_left(town: Town) -> None:
     assert town["a1"].engine.cleared == []
 
 
+def test_another_node_says_what_only_the_owner_has(town: Town) -> None:
+    volume = make(town)
+    town.set_dtl(volume, Dtl(DtlMode.SYNC, "b1", DEGRADED))
+    town["a1"].kill()
+    town.pass_time()
+    other = town["a2"]
+    other.settings = replace(other.settings, home=Home("second", "its own disk"))
+    other.kill()
+    other.start()
+    refused(
+        lambda: take_over(other.host, "web1", accept_loss=False),
+        "not_in_sync",
+        "acknowledged writes are on node a1 only",
+        "bring node a1 back",
+    )
+
+
 def test_who_waits_for_nothing_is_not_forced(town: Town) -> None:
     make(town)
     assert take_over(town["a1"].host, "web1", accept_loss=True).forced is None
