@@ -207,6 +207,27 @@ def test_a_repair_does_not_wait_for_a_scrub(house: House) -> None:
     client.disconnect()
 
 
+def test_a_scrub_goes_on_when_a_disk_cannot_be_listed_for_a_while(house: House) -> None:
+    client, _ = begin(house)
+    mender = house.start_mender(1)
+    orders = {**ORDERS, "domains": ["dc1"]}
+    mender.set_upkeep(json.dumps({**orders, "scrub_bytes_per_s": 128 << 10}))
+    mender.start_upkeep("scrub")
+    house.until(client, "scrub", lambda: house.figures(1)["doing"] == "scrubbing")
+    ill = house.osds.by_fragments(1)[0]
+    (fragments,) = (one for one in ill.folder.iterdir() if one.is_dir() and one.name != "uses")
+    aside = ill.folder.with_name("aside")
+    fragments.rename(aside)
+    fragments.write_text("what should be a folder is a file")
+    failures = house.figures(1)["failures"]
+    house.until(client, "failure to list", lambda: house.figures(1)["failures"] > failures)
+    mender.set_upkeep(json.dumps({**orders, "scrub_bytes_per_s": 1 << 30}))
+    fragments.unlink()
+    aside.rename(fragments)
+    house.until(client, "end of the scrub", lambda: house.figures(1)["scrubs"] == 1)
+    client.disconnect()
+
+
 def test_a_domain_that_comes_back_is_given_what_it_missed(house: House) -> None:
     client, whole = begin(house)
     house.start_mender(1)

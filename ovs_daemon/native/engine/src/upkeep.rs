@@ -134,10 +134,20 @@ impl Drop for Upkeep {
     }
 }
 
+/// How far a scrub is, which gives way to what is more urgent and waits for disks that are away.
+#[derive(Debug, Default)]
+struct Scrub {
+    /// The last object that was read.
+    last: Option<String>,
+    done: u64,
+}
+
 struct Worker<'a> {
     cluster: &'a Cluster,
-    /// The last object of a scrub that gave way to something more urgent, and how many it had done.
-    paused: Option<(String, u64)>,
+    /// The scrub that is to be done, or to be gone on with.
+    scrub: Option<Scrub>,
+    /// The last walk over all objects could not be ended; no scrub walks before a look has.
+    blind: bool,
     shared: Arc<Shared>,
     /// OSDs that are away, by number, since when.
     away: BTreeMap<[u8; 16], Instant>,
@@ -158,7 +168,8 @@ impl<'a> Worker<'a> {
     fn new(sealed: &'a Sealed, shared: Arc<Shared>) -> Self {
         Self {
             cluster: sealed.cluster(),
-            paused: None,
+            scrub: None,
+            blind: false,
             shared,
             away: BTreeMap::new(),
             looked: None,
@@ -185,13 +196,17 @@ impl<'a> Worker<'a> {
             if repair || due || lost != self.settled || orders.heard != self.heard {
                 (self.settled, self.heard) = (lost, orders.heard.clone());
                 let seen = self.look_and_mend(&terms, &orders);
+                self.blind = seen.is_none();
                 let farewells = self.farewells(&orders, seen.as_ref());
                 self.shared.lock().farewells = farewells;
                 self.looked = Some(Instant::now());
             }
             let every = Duration::from_secs_f64(orders.scrub_every_s);
             let due = orders.scrub_bytes_per_s > 0 && self.scrubbed.elapsed() >= every;
-            if scrub || due || self.paused.is_some() {
+            if scrub || due {
+                self.scrub.get_or_insert_default();
+            }
+            if !self.blind && self.scrub.is_some() {
                 self.scrub(&terms, &orders);
                 self.scrubbed = Instant::now();
             }
@@ -340,14 +355,14 @@ impl<'a> Worker<'a> {
         due || told || self.lost(orders) != self.settled
     }
 
-    /// Reads everything, or goes on where it has paused; pauses when something else is urgent.
+    /// Reads everything, or goes on where it was; stops when something else is urgent.
     fn scrub(&mut self, terms: &Terms, orders: &Orders) {
         let (cluster, shared) = (self.cluster, self.shared.clone());
+        let mut scrub = self.scrub.take().unwrap_or_default();
         let objects = shared.lock().survey.objects;
         self.begin("scrubbing", objects);
-        let paused = self.paused.take();
-        let behind = paused.as_ref().map(|(object, _)| order(object));
-        shared.lock().done = paused.map_or(0, |(_, done)| done);
+        shared.lock().done = scrub.done;
+        let behind = scrub.last.as_deref().map(order);
         let least = orders.repair_bytes_per_s;
         // One that is asked for is done even where it is not done by itself.
         let mut budget = Budget::new(&shared, move |orders| match orders.scrub_bytes_per_s {
@@ -359,32 +374,34 @@ impl<'a> Worker<'a> {
                 return true;
             }
             let scrubbed = cluster.scrub(name, terms, &mut |bytes| budget.spend(bytes));
-            let (done, stopping) = {
+            scrub.last = Some(name.to_owned());
+            scrub.done += 1;
+            let stopping = {
                 let mut state = shared.lock();
-                state.done += 1;
+                state.done = scrub.done;
                 match scrubbed {
                     Ok(scrubbed) => state.scrubbed.add(scrubbed),
                     Err(error) => state.why = Some(error.to_string()),
                 }
-                (state.done, state.stopping)
+                state.stopping
             };
-            if !stopping && self.is_urgent(orders) {
-                self.paused = Some((name.to_owned(), done));
-            }
-            !stopping && self.paused.is_none()
+            !stopping && !self.is_urgent(orders)
         });
-        let mut state = self.shared.lock();
+        let mut state = shared.lock();
         match walked {
             Ok(true) => {
                 state.scrubs += 1;
                 state.scrubbed_at = seconds();
+                return;
             }
             Ok(false) => {}
             Err(error) => {
                 state.failures += 1;
                 state.why = Some(error.to_string());
+                self.blind = true;
             }
         }
+        self.scrub = Some(scrub);
     }
 }
 
