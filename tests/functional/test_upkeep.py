@@ -189,31 +189,36 @@ def test_an_emptied_disk_and_flipped_bits_are_made_good(house: House) -> None:
     verified(house, client)
 
 
-def test_a_repair_does_not_wait_for_a_scrub(house: House) -> None:
-    client, _ = begin(house)
+def scrub_at(house: House, bytes_per_s: int) -> None:
+    """How fast dc1 is scrubbed."""
+    orders = {**ORDERS, "domains": ["dc1"], "scrub_bytes_per_s": bytes_per_s}
+    house.menders[1].set_upkeep(json.dumps(orders))
+
+
+def begin_scrub(house: House, client: Client) -> None:
+    """A scrub of dc1 that needs minutes for all objects, seconds for each."""
     mender = house.start_mender(1)
-    orders = {**ORDERS, "domains": ["dc1"]}
-    # Minutes for all objects, seconds for each.
-    mender.set_upkeep(json.dumps({**orders, "scrub_bytes_per_s": 128 << 10}))
+    scrub_at(house, 128 << 10)
     mender.start_upkeep("scrub")
     house.until(client, "scrub", lambda: house.figures(1)["doing"] == "scrubbing")
+
+
+def test_a_repair_does_not_wait_for_a_scrub(house: House) -> None:
+    client, _ = begin(house)
+    begin_scrub(house, client)
     victim = house.osds.by_fragments(1)[0]
     victim.kill9()
     shutil.rmtree(victim.folder)
     house.until(client, "repair in dc1", lambda: house.figures(1)["repaired"]["fragments"] > 0)
     assert house.figures(1)["scrubs"] == 0, "it goes on behind the last object that it has read"
-    mender.set_upkeep(json.dumps({**orders, "scrub_bytes_per_s": 1 << 30}))
+    scrub_at(house, 1 << 30)
     house.until(client, "end of the scrub", lambda: house.figures(1)["scrubs"] == 1)
     client.disconnect()
 
 
 def test_a_scrub_goes_on_when_a_disk_cannot_be_listed_for_a_while(house: House) -> None:
     client, _ = begin(house)
-    mender = house.start_mender(1)
-    orders = {**ORDERS, "domains": ["dc1"]}
-    mender.set_upkeep(json.dumps({**orders, "scrub_bytes_per_s": 128 << 10}))
-    mender.start_upkeep("scrub")
-    house.until(client, "scrub", lambda: house.figures(1)["doing"] == "scrubbing")
+    begin_scrub(house, client)
     ill = house.osds.by_fragments(1)[0]
     (fragments,) = (one for one in ill.folder.iterdir() if one.is_dir() and one.name != "uses")
     aside = ill.folder.with_name("aside")
@@ -221,7 +226,7 @@ def test_a_scrub_goes_on_when_a_disk_cannot_be_listed_for_a_while(house: House) 
     fragments.write_text("what should be a folder is a file")
     failures = house.figures(1)["failures"]
     house.until(client, "failure to list", lambda: house.figures(1)["failures"] > failures)
-    mender.set_upkeep(json.dumps({**orders, "scrub_bytes_per_s": 1 << 30}))
+    scrub_at(house, 1 << 30)
     fragments.unlink()
     aside.rename(fragments)
     house.until(client, "end of the scrub", lambda: house.figures(1)["scrubs"] == 1)

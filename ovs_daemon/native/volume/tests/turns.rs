@@ -260,9 +260,9 @@ fn that_no_file_can_be_opened_is_not_blamed_on_the_disk() {
     assert!(bench.volume.findings().is_empty());
 }
 
-#[test]
-fn a_volume_that_was_let_go_of_still_reads_until_its_last_read_has_ended() {
-    let mut bench = Bench::new("halted");
+/// A volume that is on the backend only.
+fn uploaded(name: &str) -> Bench {
+    let mut bench = Bench::new(name);
     for at in 0..64 {
         bench.write(at * PAGE, PAGE, 3);
         bench.run_until_idle();
@@ -271,6 +271,12 @@ fn a_volume_that_was_let_go_of_still_reads_until_its_last_read_has_ended() {
     bench.run_until_idle();
     std::fs::remove_dir_all(bench.root.join("buffer")).unwrap();
     bench.reopen();
+    bench
+}
+
+#[test]
+fn a_volume_that_was_let_go_of_still_reads_until_its_last_read_has_ended() {
+    let mut bench = uploaded("halted");
     let into = Slice::zeroed(PAGE).unwrap();
     let id = bench.submit(0, Verb::Read(into.clone()));
     bench.turn();
@@ -290,15 +296,7 @@ fn a_volume_that_was_let_go_of_still_reads_until_its_last_read_has_ended() {
 /// A connection to a follower has a number, and so has a read; they are often the same.
 #[test]
 fn what_followers_say_ends_no_read_of_a_volume_that_was_let_go_of() {
-    let mut bench = Bench::new("halted-feed");
-    for at in 0..64 {
-        bench.write(at * PAGE, PAGE, 3);
-        bench.run_until_idle();
-    }
-    bench.volume.control(1, Control::Drain);
-    bench.run_until_idle();
-    std::fs::remove_dir_all(bench.root.join("buffer")).unwrap();
-    bench.reopen();
+    let mut bench = uploaded("halted-feed");
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let followers = vec![FollowerAt { node: "node2".to_owned(), address }];

@@ -31,22 +31,7 @@ pub(crate) enum Mutant {
     NoLocal,
 }
 
-#[cfg(test)]
-std::thread_local! {
-    pub(crate) static MUTANT: core::cell::Cell<Option<Mutant>> =
-        const { core::cell::Cell::new(None) };
-}
-
-/// Whether this fault is planted: never, outside the test.
-macro_rules! planted {
-    ($mutant:ident) => {{
-        #[cfg(test)]
-        let planted = MUTANT.get() == Some(Mutant::$mutant);
-        #[cfg(not(test))]
-        let planted = false;
-        planted
-    }};
-}
+mutant_of_this_thread!();
 
 fn count(set: Set) -> usize {
     set.count_ones() as usize

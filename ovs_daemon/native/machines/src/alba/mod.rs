@@ -1,6 +1,28 @@
 //! The pure half of the erasure-coded backend: which fragments an object has, from which of them
 //! others can be computed, on which disks they lie, and what that promises.
 
+/// Beside an enum `Mutant` of faults that a test can plant: the one that is planted in this thread.
+macro_rules! mutant_of_this_thread {
+    () => {
+        #[cfg(test)]
+        std::thread_local! {
+            pub(crate) static MUTANT: core::cell::Cell<Option<Mutant>> =
+                const { core::cell::Cell::new(None) };
+        }
+    };
+}
+
+/// Whether this fault of the module's `Mutant` is planted: never, outside the test.
+macro_rules! planted {
+    ($mutant:ident) => {{
+        #[cfg(test)]
+        let planted = MUTANT.get() == Some(Mutant::$mutant);
+        #[cfg(not(test))]
+        let planted = false;
+        planted
+    }};
+}
+
 mod cut;
 mod eviction;
 mod favour;

@@ -96,22 +96,7 @@ pub(crate) enum Mutant {
     OpenSeal,
 }
 
-#[cfg(test)]
-std::thread_local! {
-    pub(crate) static MUTANT: core::cell::Cell<Option<Mutant>> =
-        const { core::cell::Cell::new(None) };
-}
-
-/// Whether this fault is planted: never, outside the test.
-macro_rules! planted {
-    ($mutant:ident) => {{
-        #[cfg(test)]
-        let planted = MUTANT.get() == Some(Mutant::$mutant);
-        #[cfg(not(test))]
-        let planted = false;
-        planted
-    }};
-}
+mutant_of_this_thread!();
 
 /// How an OSD may stand next, by what is known of it; `None`: it stays as it is.
 pub fn next_standing(now: Standing, proof: &Proof) -> Option<Standing> {

@@ -78,22 +78,7 @@ pub(crate) enum Mutant {
     SmallFirst,
 }
 
-#[cfg(test)]
-std::thread_local! {
-    pub(crate) static MUTANT: core::cell::Cell<Option<Mutant>> =
-        const { core::cell::Cell::new(None) };
-}
-
-/// Whether this fault is planted: never, outside the test.
-macro_rules! planted {
-    ($mutant:ident) => {{
-        #[cfg(test)]
-        let planted = MUTANT.get() == Some(Mutant::$mutant);
-        #[cfg(not(test))]
-        let planted = false;
-        planted
-    }};
-}
+mutant_of_this_thread!();
 
 /// The finalizer of SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number
 /// generators, 2014): every bit of the input changes half of the output.
