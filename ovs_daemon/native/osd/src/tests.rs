@@ -312,11 +312,11 @@ fn a_replaced_disk_is_refilled_over_the_network() {
     while !cluster.troubles().is_empty() {
         std::thread::yield_now();
     }
-    let done = cluster.repair("").unwrap();
-    assert_eq!((done.objects, done.missing, done.lost), (2, 0, 0));
-    assert!(done.fragments >= 2 && done.bytes_between_domains == 0, "{done:?}");
+    let done = cluster.repair().unwrap();
+    assert_eq!((done.objects, done.mended.unplaced, done.lost), (2, 0, 0));
+    assert!(done.mended.fragments >= 2 && done.mended.between_domains == 0, "{done:?}");
     assert!(lab.files("x/sco/1").iter().any(|file| file.starts_with(lab.folder(4))));
-    assert_eq!(cluster.repair("").unwrap().fragments, 0, "nothing is left to do");
+    assert_eq!(cluster.repair().unwrap().mended.fragments, 0, "nothing is left to do");
 }
 
 #[test]

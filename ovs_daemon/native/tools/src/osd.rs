@@ -39,13 +39,13 @@ pub(crate) fn repair(words: &[String]) -> Result<bool, String> {
     }
     let preset = Preset::shipped().remove(0);
     let cluster = Cluster::open(&places, preset, 0).map_err(|e| e.to_string())?;
-    let done = cluster.repair("").map_err(|e| e.to_string())?;
+    let done = cluster.repair().map_err(|e| e.to_string())?;
     println!("objects                {}", done.objects);
-    println!("fragments restored     {}", done.fragments);
-    println!("fragments missing      {}", done.missing);
+    println!("fragments restored     {}", done.mended.fragments);
+    println!("fragments missing      {}", done.mended.unplaced);
     println!("objects lost           {}", done.lost);
-    println!("bytes between Domains  {}", done.bytes_between_domains);
-    Ok(done.missing == 0 && done.lost == 0)
+    println!("bytes between Domains  {}", done.mended.between_domains);
+    Ok(done.mended.unplaced == 0 && done.lost == 0)
 }
 
 /// The claim of an OSD.

@@ -16,7 +16,7 @@ use crate::Result;
 use crate::osd::{OBJECT, Request, fragment_path};
 
 use super::find::Sighting;
-use super::{Cluster, failed};
+use super::{Cluster, Terms, failed};
 
 /// Fragments of a put that is older than this are not of one that is under way.
 pub const PARTIAL_AGE: Duration = Duration::from_secs(3600);
@@ -73,7 +73,7 @@ impl Cluster {
             Verdict::Absent => self.remove(name, sighting, |_| true).map(drop),
             Verdict::Stored(seen) if !seen.may_be_acknowledged() => {
                 // Where there is no room for what is missing it is mended later.
-                let _ = self.repair_object(name);
+                let _ = self.mend(name, &Terms::default(), &mut |_| true);
                 Ok(())
             }
             _ => Ok(()),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::channel;
 
 use format::fragment::crc32;
-use machines::alba::{Mending, Next, Policy, Set, Verdict, due, refill, safety};
+use machines::alba::{Mending, Next, Policy, Set, Standing, Verdict, due, refill, safety};
 
 use crate::osd::{Answer, OBJECT, Request, fragment_path};
 use crate::pieces::{Fragment, Label};
@@ -190,10 +190,11 @@ impl Cluster {
         let stays = |osd: &usize| !terms.leaving.contains(&self.osd(*osd).id());
         let holds =
             |osd: &usize| (0..layout.fragments()).any(|one| found.osds(piece, one).contains(osd));
+        let takes = |osd: &usize| self.standing(*osd) == Standing::Member;
         let candidates: Vec<usize> = up
             .into_iter()
             .filter(stays)
-            .filter(|osd| holds(osd) || with_room.contains(osd))
+            .filter(|osd| holds(osd) || with_room.contains(osd) && takes(osd))
             .collect();
         let place = |one| {
             let osds = found.osds(piece, one);

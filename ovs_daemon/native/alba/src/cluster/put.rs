@@ -17,7 +17,7 @@ use crate::{BackendError, Cause, Put, Result, Sink};
 use super::find::unknown;
 use super::leftovers::{in_time, now};
 use super::uses::Use;
-use super::{Cluster, failed, lock, random_id};
+use super::{Cluster, Terms, failed, lock, random_id};
 
 /// How long slow OSDs may take at least, after an object is stored without them.
 const STRAGGLERS_MIN: Duration = Duration::from_millis(100);
@@ -144,7 +144,7 @@ impl Cluster {
         if self.must_find(name)?.enough() {
             return Ok(true);
         }
-        self.repair_object(name)?;
+        self.mend(name, &Terms::default(), &mut |_| true)?;
         self.forget(name);
         let found = self.must_find(name)?;
         if found.enough() {

@@ -335,11 +335,11 @@ fn a_replaced_disk_is_refilled_without_a_byte_from_another_domain() {
 
     let cluster = lab.open();
     assert!(lab.files("x/sco/1").len() < before);
-    let done = cluster.repair("").unwrap();
-    assert_eq!((done.objects, done.missing, done.lost), (3, 0, 0));
-    assert!(done.fragments >= 3 && done.bytes_between_domains == 0, "{done:?}");
+    let done = cluster.repair().unwrap();
+    assert_eq!((done.objects, done.mended.unplaced, done.lost), (3, 0, 0));
+    assert!(done.mended.fragments >= 3 && done.mended.between_domains == 0, "{done:?}");
     assert_eq!(lab.files("x/sco/1").len(), before);
-    assert_eq!(cluster.repair("").unwrap().fragments, 0, "nothing is left to do");
+    assert_eq!(cluster.repair().unwrap().mended.fragments, 0, "nothing is left to do");
 
     // The Domain that was lost comes back from the others.
     (0..3).for_each(|disk| lab.take_away(&lab.disk(1, disk)));

@@ -480,8 +480,8 @@ fn a_sealed_object_survives_losses_and_repair_keeps_it_sealed() {
     }
     let backend = lab.open(how(), keys());
     assert_eq!(get(&backend, NAME).as_ref(), Ok(&plain));
-    let repaired = backend.cluster().repair("").unwrap();
-    assert!(repaired.fragments > 0 && repaired.lost == 0, "{repaired:?}");
+    let repaired = backend.cluster().repair().unwrap();
+    assert!(repaired.mended.fragments > 0 && repaired.lost == 0, "{repaired:?}");
     drop(backend);
     for disk in ["2", "6", "8"] {
         fs::remove_dir_all(lab.0.join(disk).join("log")).unwrap();

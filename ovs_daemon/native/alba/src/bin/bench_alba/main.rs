@@ -277,9 +277,9 @@ fn repair(servers: &mut Servers, number: usize) -> (u64, Traffic) {
     servers.add(home, node, "second");
     let cluster = servers.cluster(true);
     servers.begin();
-    let done = cluster.repair("").expect("a repair");
-    assert!(done.fragments > 0 && done.missing == 0 && done.lost == 0, "{done:?}");
-    (done.bytes_between_domains, traffic(servers, home))
+    let done = cluster.repair().expect("a repair");
+    assert!(done.mended.fragments > 0 && done.mended.unplaced == 0 && done.lost == 0, "{done:?}");
+    (done.mended.between_domains, traffic(servers, home))
 }
 
 fn main() {
