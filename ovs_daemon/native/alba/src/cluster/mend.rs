@@ -15,6 +15,10 @@ use super::find::Found;
 use super::read::Range;
 use super::{Cluster, failed};
 
+/// Bytes of a fragment that are read at a time, so that what guests read meanwhile does not wait long
+/// behind them.
+const STEP: usize = 256 << 10;
+
 /// What is mended, and what is waited for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Terms {
@@ -75,9 +79,9 @@ impl Cluster {
         let mut done = Mended::default();
         let Some(found) = self.find(name)? else { return Ok(done) };
         for piece in 0..found.cut.pieces() {
-            let mended = self.mend_piece(name, &found, piece, terms)?;
+            let (mended, on) = self.mend_piece(name, &found, piece, terms, spend)?;
             done.add(mended);
-            if mended.bytes > 0 && !spend(mended.bytes) {
+            if !on {
                 break;
             }
         }
@@ -112,15 +116,23 @@ impl Cluster {
         (due(&layout, missing, &waiting), moving)
     }
 
-    fn mend_piece(&self, name: &str, found: &Found, piece: u32, terms: &Terms) -> Result<Mended> {
+    /// Also whether to go on.
+    fn mend_piece(
+        &self,
+        name: &str,
+        found: &Found,
+        piece: u32,
+        terms: &Terms,
+        spend: Spend<'_>,
+    ) -> Result<(Mended, bool)> {
         let mut done = Mended::default();
         let (lost, moving) = self.wanted(found, piece, terms);
         if lost | moving == 0 {
-            return Ok(done);
+            return Ok((done, true));
         }
         let Some(targets) = self.targets(found, piece, terms, lost | moving) else {
             done.unplaced = u64::from((lost | moving).count_ones());
-            return Ok(done);
+            return Ok((done, true));
         };
         let mine: BTreeMap<usize, usize> = targets
             .into_iter()
@@ -131,32 +143,67 @@ impl Cluster {
         let wanted = mine.keys().fold(0, |set: Set, one| set | 1 << one);
         done.unplaced = self.unplaced(found, piece, terms, (lost | moving) & !wanted);
         if wanted == 0 {
-            return Ok(done);
+            return Ok((done, true));
         }
         let mut payloads: BTreeMap<usize, Vec<u8>> = BTreeMap::new();
         for one in mine.keys().filter(|one| moving & 1 << **one != 0) {
             payloads.insert(*one, self.fetch(name, found, piece, *one)?);
             done.bytes += found.cut.fragment_len();
         }
+        let fetched = done.bytes;
         if wanted & lost != 0 {
-            let range = Range { piece, start: 0, len: found.cut.fragment_len() as usize };
-            let mut have = self.gather(name, found, range, wanted & lost, false)?;
-            let read = (0..have.len())
-                .filter(|one| have[*one].is_some() && wanted & lost & 1 << *one == 0);
             let homes: BTreeSet<String> = mine.values().map(|osd| self.domain_of(*osd)).collect();
-            for one in read.collect::<Vec<_>>() {
-                let Some(from) = found.osd(piece, one) else { continue };
-                done.bytes += found.cut.fragment_len();
-                if homes.len() > 1 || !homes.contains(&self.domain_of(from)) {
-                    done.between_domains += found.cut.fragment_len();
+            let computed =
+                self.compute(name, found, piece, (wanted & lost, &homes), &mut done, spend)?;
+            let Some(computed) = computed else { return Ok((done, false)) };
+            payloads.extend(computed);
+        }
+        let read = done.bytes;
+        self.store_mended(name, found, piece, &mine, payloads, &mut done);
+        let on = spend(fetched + done.bytes - read);
+        Ok((done, on))
+    }
+
+    /// The payloads of fragments, which are needed in these Domains, from those of others, a little at a
+    /// time; `None`: it is time to stop.
+    fn compute(
+        &self,
+        name: &str,
+        found: &Found,
+        piece: u32,
+        (wanted, homes): (Set, &BTreeSet<String>),
+        done: &mut Mended,
+        spend: Spend<'_>,
+    ) -> Result<Option<BTreeMap<usize, Vec<u8>>>> {
+        let len = found.cut.fragment_len() as usize;
+        let wanted_ones = (0..found.layout.fragments()).filter(|one| wanted & 1 << one != 0);
+        let mut payloads: BTreeMap<usize, Vec<u8>> =
+            wanted_ones.map(|one| (one, Vec::with_capacity(len))).collect();
+        for start in (0..len).step_by(STEP) {
+            let range = Range { piece, start: start as u64, len: STEP.min(len - start) };
+            let have = self.gather(name, found, range, wanted, false)?;
+            let mut read = 0;
+            for (one, bytes) in have.into_iter().enumerate() {
+                let Some(bytes) = bytes else { continue };
+                if let Some(payload) = payloads.get_mut(&one) {
+                    payload.extend_from_slice(&bytes);
+                    continue;
+                }
+                read += bytes.len() as u64;
+                let from = found.osd(piece, one).map(|osd| self.domain_of(osd));
+                if from.is_some_and(|from| homes.len() > 1 || !homes.contains(&from)) {
+                    done.between_domains += bytes.len() as u64;
                 }
             }
-            for one in (0..have.len()).filter(|one| wanted & lost & 1 << one != 0) {
-                payloads.extend(have[one].take().map(|payload| (one, payload)));
+            done.bytes += read;
+            if !spend(read) {
+                return Ok(None);
             }
         }
-        self.store_mended(name, found, piece, &mine, payloads, &mut done);
-        Ok(done)
+        if payloads.values().any(|payload| payload.len() != len) {
+            return Err(failed("mend", name, "a fragment was computed in part only"));
+        }
+        Ok(Some(payloads))
     }
 
     /// Of these fragments, those that have no disk in the Domains of these terms.
@@ -351,10 +398,9 @@ impl Cluster {
         if osd.header(name, &file).is_err_and(|error| corrupt(error.cause)) {
             return true;
         }
-        let most = u64::from(format::osd::wire::GET_MAX);
         let mut offset = 0;
         while offset < len {
-            let part = most.min(len - offset);
+            let part = (STEP as u64).min(len - offset);
             match osd.read(name, &file, len, offset, part as u32) {
                 Ok(bytes) => done.bytes += bytes.len() as u64,
                 Err(error) => return corrupt(error.cause),
