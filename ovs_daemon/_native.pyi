@@ -43,7 +43,8 @@ class Engine:
         "parent": {"volume", "snapshot"} | null, "snapshots": [uuid], "sco_size",
         "dtl": {"mode": "sync"|"async"|"none", "node", "address", "state"} | null,
         "preset": object | null (the backend's own),
-        "qos": an object as `set_qos` takes it | null, "followers": [{"node", "address"}]}
+        "qos": an object as `set_qos` takes it | null, "followers": [{"node", "address"}],
+        "term": of the lease, for which it is opened, else refused (LEASE) | null}
         -> {"size", "recovered": {"replayed_scos", "cut_bytes",
         "map": "loaded"|"warm"|"warm_refused"}}.
 
@@ -112,10 +113,11 @@ class Engine:
         """Removes what the write buffer has of a volume that is not open, for good: all of it is on
         the backend, or belongs to a former owner's time. Repeating it is harmless."""
 
-    def extend_lease(self, seconds: float) -> None:
-        """This node's lease in the registry lasts so long from now (count from before the request
-        that renewed it). Never called: no lease is needed. When it ends every open volume is
-        fenced, since another node may own it by then."""
+    def extend_lease(self, end_ns: int, term: int) -> None:
+        """This node's lease in the registry ends at that moment, in nanoseconds of CLOCK_BOOTTIME
+        (count from before the request that renewed it). Never called: no lease is needed. When it
+        ends every open volume is fenced, since another node may own it by then; so is what is open
+        when another term begins, which is one after the lease was over."""
 
     def osd_roll(self, address: str) -> str:
         """[{"osd": UUID, "domain", "node", "role": "capacity"|"cache"}]: what the OSD server at

@@ -57,7 +57,7 @@ class Engine(Protocol):
     def fetch_tail(self, request_json: str, /) -> str: ...
     def drop_tail(self, request_json: str, /) -> None: ...
     def clear_buffer(self, uuid: str, /) -> None: ...
-    def extend_lease(self, seconds: float, /) -> None: ...
+    def extend_lease(self, end_ns: int, term: int, /) -> None: ...
     def status(self) -> str: ...
     def shutdown(self, drain: bool, /) -> None: ...
 
@@ -154,7 +154,8 @@ class OpenSpec:
     ``ancestors`` lists the UUIDs of the logs that the volume was cloned from, oldest first;
     ``snapshots`` those snapshots of it that exist. A snapshot that is not listed is forgotten.
     ``qos`` limits it from its first request on. ``preset`` is the one by which its objects are put;
-    None for the backend's own.
+    None for the backend's own. ``term`` is that of the lease when the registry was read: the engine
+    opens nothing for another one. None where no lease is needed.
     """
 
     uuid: str
@@ -169,6 +170,7 @@ class OpenSpec:
     qos: Mapping[str, float] | None = None
     preset: Mapping[str, Any] | None = None
     followers: tuple[FollowerAt, ...] = ()
+    term: int | None = None
 
 
 class EngineClient:
@@ -341,9 +343,14 @@ class EngineClient:
         """Remove what the write buffer has of a volume that is not open."""
         self._call(lambda: self._engine.clear_buffer(uuid))
 
-    def extend_lease(self, seconds: float) -> None:
-        """For so long from now nobody else can own what is open here."""
-        self._call(lambda: self._engine.extend_lease(seconds))
+    def extend_lease(self, until_s: float, term: int) -> None:
+        """Until then nobody else can own what is open here.
+
+        :param until_s: by the clock that counts since the machine's boot (``CLOCK_BOOTTIME``)
+        :param term: another one when the lease was over: what was opened before stops
+        """
+        end_ns = max(0, int(until_s * 1e9))
+        self._call(lambda: self._engine.extend_lease(end_ns, term))
 
     def status(self) -> dict[str, Any]:
         """Counters of every open volume and the engine's findings."""

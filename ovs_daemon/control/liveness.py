@@ -2,6 +2,7 @@
 
 The lease also tells the node itself how it stands: :attr:`Liveness.held` is true as long as nobody
 else can take it for dead, by this host's own clock and counted from before the question was sent.
+That clock counts while the host sleeps, as the registry does.
 """
 
 from __future__ import annotations
@@ -23,11 +24,17 @@ LOG = logging.getLogger(__name__)
 _BEATS_PER_LEASE = 3
 
 
+def since_boot() -> float:
+    """Seconds of the clock by which the engine knows the end of the lease, too."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 class Liveness:
     """One node's sign of life.
 
     :param ttl_s: how long after its last sign a node counts as dead, seconds
-    :param renewed: told after every sign for how many seconds more this node counts as alive
+    :param renewed: told after every sign until when, by the clock, this node counts as alive, and
+        in which term
     :param clock: seconds that never go back
     """
 
@@ -36,8 +43,8 @@ class Liveness:
         store: Store,
         me: Alive,
         ttl_s: float,
-        renewed: Callable[[float], None] | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        renewed: Callable[[float, int], None] | None = None,
+        clock: Callable[[], float] = since_boot,
     ) -> None:
         self._store = store
         self._me = me
@@ -47,16 +54,14 @@ class Liveness:
         self._lease: Lease | None = None
         self._held_until = float("-inf")
         self._silent = False
-        # Held where something is done that rests on the lease from beginning to end.
-        self.gate = threading.RLock()
-        self._generation = 0
+        self._term = 0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="liveness", daemon=True)
 
     @property
-    def generation(self) -> int:
+    def term(self) -> int:
         """Changes when the lease was over: what was begun before must be begun again."""
-        return self._generation
+        return self._term
 
     @property
     def held(self) -> bool:
@@ -68,7 +73,7 @@ class Liveness:
 
         :raises VStorageError: ``in_use``, another host lives under this name; ``registry``
         """
-        self._announce()
+        self._hold(self._announce())
 
     def start(self) -> None:
         """Keep giving signs."""
@@ -106,11 +111,15 @@ class Liveness:
             self._hold(asked + self._lease.ttl_s)
             return
         LOG.warning("the lease was over; others may have taken this node for dead")
-        with self.gate:
-            self._generation += 1
-            self._announce()
+        # Whatever was granted before: nothing is served that may be another's.
+        self._hold(asked)
+        until = self._announce()
+        # Not before: who reads the registry from here on sees what nobody can take any more.
+        self._term += 1
+        self._hold(until)
 
-    def _announce(self) -> None:
+    def _announce(self) -> float:
+        """Begin a lease; returns until when it holds."""
         asked = self._clock()
         lease = self._store.registry.grant(self._ttl_s)
         while True:
@@ -128,13 +137,13 @@ class Liveness:
                     "make the registry faster, or [registry] lease_ttl longer",
                 ) from late
         self._lease = lease
-        self._hold(asked + lease.ttl_s)
+        return asked + lease.ttl_s
 
     def _hold(self, until: float) -> None:
         self._held_until = until
         if self._renewed is not None:
-            # Less what the answer took: it counts from before the question.
-            self._renewed(until - self._clock())
+            # The moment itself: however late it is heard, it stays what was granted.
+            self._renewed(until, self._term)
 
     def _claim(self, lease: Lease) -> Operation:
         found = self._store.alive().get(self._me.node)

@@ -7,9 +7,7 @@ Killed anywhere, the next life begins from the record. The caller holds the volu
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -95,23 +93,19 @@ def refuse_other_backend(what: str, volume: Volume, node: str, backend: str) -> 
 class Guard(Protocol):
     """This node's lease: what it is about to open may be another's when it was over.
 
-    ``gate`` is held while a volume is opened; ``generation`` changes, under it, when the lease was
-    over and has begun anew.
+    ``term`` changes when the lease was over and has begun anew. What was read of the registry
+    before says nothing any more, and the engine opens nothing for an earlier term; None where no
+    lease is needed.
     """
 
     @property
-    def gate(self) -> AbstractContextManager[Any]: ...
-
-    @property
-    def generation(self) -> int: ...
+    def term(self) -> int | None: ...
 
 
 class Unguarded:
     """A node that nobody takes anything from."""
 
-    def __init__(self) -> None:
-        self.gate = threading.RLock()
-        self.generation = 0
+    term = None
 
 
 class Opener:
@@ -145,20 +139,22 @@ class Opener:
         :raises VStorageError: ``not_here``, ``not_in_sync``, ``dtl_unreachable`` or an engine code
         """
         what = f"open volume {volume.name!r}"
-        known, generation = Knowledge(), self._guard.generation
+        known, term = Knowledge(), self._guard.term
         for _ in range(_STEPS_MAX):
-            if generation != self._guard.generation:
+            if term != self._guard.term:
                 # The lease was over meanwhile, and with it all that was known.
-                known, generation = Knowledge(), self._guard.generation
+                known, term = Knowledge(), self._guard.term
             current = self._store.volume(volume.uuid)
             if current is None:
                 raise unknown_volume(what, volume.name)
             refuse_other_backend(what, current, self._node, self._backend)
             decision = decide(self._node, record_of(current), known, chosen, self._home)
             if decision.step is Step.OPEN:
-                with self._guard.gate:
-                    if generation == self._guard.generation:
-                        return current, self._engine.open_volume(self._spec(current))
+                try:
+                    return current, self._engine.open_volume(self._spec(current, term))
+                except VStorageError as failure:
+                    if failure.code != "lease" or term == self._guard.term:
+                        raise
                 continue
             if decision.step is Step.REST:
                 raise _resting(what, current, decision)
@@ -230,7 +226,7 @@ class Opener:
         back = volume.served is not None and volume.served in self._store.alive()
         return Fetch.OWNER_BACK if back else Fetch.UNREACHABLE
 
-    def _spec(self, volume: Volume) -> OpenSpec:
+    def _spec(self, volume: Volume, term: int | None) -> OpenSpec:
         existing = (State.AVAILABLE, State.HIDDEN)
         snapshots = self._store.snapshots(volume.uuid)
         dtl = self.dtl_spec(volume)
@@ -256,6 +252,7 @@ class Opener:
             qos=volume.limits,
             preset=self._preset(volume),
             followers=self.followers(volume),
+            term=term,
         )
 
     def _preset(self, volume: Volume) -> Mapping[str, Any] | None:

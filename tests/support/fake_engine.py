@@ -100,7 +100,8 @@ class FakeEngine:
         self.stopped: set[str] = set()
         self.events: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self.answers: dict[int, bool] = {}
-        self.leases: list[float] = []
+        #: what was granted, as it was told: the end and the term
+        self.leases: list[tuple[int, int]] = []
         #: volumes whose leftovers were removed
         self.cleared: list[str] = []
         #: where the Edges of volumes that were closed were told to look
@@ -154,6 +155,9 @@ class FakeEngine:
         volume = self._volume("open_volume", spec["uuid"])
         if volume.corrupt:
             raise FakeEngineError("corrupt", "open_volume", "a SCO is corrupt")
+        term = self.leases[-1][1] if self.leases else None
+        if None not in (term, spec["term"]) and term != spec["term"]:
+            raise FakeEngineError("lease", "open_volume", "this node's lease was over")
         if spec["uuid"] in self.open:
             raise FakeEngineError("busy", "open_volume", "it is open")
         if spec["epoch"] <= volume.epoch:
@@ -319,8 +323,10 @@ class FakeEngine:
             raise FakeEngineError("busy", "clear_buffer", "it is open")
         self.cleared.append(uuid)
 
-    def extend_lease(self, seconds: float, /) -> None:
-        self.leases.append(seconds)
+    def extend_lease(self, end_ns: int, term: int, /) -> None:
+        if self.leases and self.leases[-1][1] != term:
+            self.stopped |= self.open.keys()
+        self.leases.append((end_ns, term))
 
     def osd_roll(self, address: str, /) -> str:
         if address not in self.servers:

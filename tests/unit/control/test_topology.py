@@ -18,7 +18,7 @@ from ovs_daemon.control.topology import Alive, Node
 from ovs_daemon.control.view import View
 from ovs_daemon.errors import VStorageError
 from ovs_daemon.policy.model import Role
-from ovs_daemon.registry import Create, Lease, Registry
+from ovs_daemon.registry import Create, Lease, Operation, Registry
 from ovs_daemon.registry.memory import MemoryRegistry
 from tests.support.fake_engine import FakeDisk, FakeEngine
 from tests.support.house import House
@@ -303,10 +303,23 @@ class SilentRegistry(MemoryRegistry):
 
     silent = False
 
+    def __init__(self, test: TestLiveness) -> None:
+        super().__init__(clock=lambda: test.time_s)
+        self.test = test
+        #: how long its answer is under way, seconds
+        self.answers_after_s = 0.0
+        self.granted: list[Lease] = []
+
+    def grant(self, ttl_s: float) -> Lease:
+        self.granted.append(super().grant(ttl_s))
+        return self.granted[-1]
+
     def keep_alive(self, lease: Lease) -> bool:
         if self.silent:
             raise VStorageError("registry", "write the registry", "it is away", "wait")
-        return super().keep_alive(lease)
+        answer = super().keep_alive(lease)
+        self.test.time_s += self.answers_after_s
+        return answer
 
 
 class TestLiveness:
@@ -314,12 +327,16 @@ class TestLiveness:
 
     def setup_method(self) -> None:
         self.time_s = 0.0
-        self.registry = SilentRegistry(clock=lambda: self.time_s)
+        self.registry = SilentRegistry(self)
         self.store = Store(self.registry)
+        self.told: list[tuple[float, int]] = []
 
     def life(self, instance: str = "i1") -> Liveness:
         me = Alive("n1", instance, "today")
-        return Liveness(self.store, me, 3.0, clock=lambda: self.time_s)
+        return Liveness(self.store, me, 3.0, self.hear, clock=lambda: self.time_s)
+
+    def hear(self, until_s: float, term: int) -> None:
+        self.told.append((until_s, term))
 
     def test_a_beat_in_time_keeps_it(self) -> None:
         life = self.life()
@@ -354,6 +371,36 @@ class TestLiveness:
         self.registry.silent = False
         life.beat()
         assert life.held
+
+    def test_the_moment_that_is_told_is_what_was_granted(self) -> None:
+        """Neither a slow registry nor an engine that hears late makes the lease longer."""
+        life = self.life()
+        life.begin()
+        assert self.told == [(3.0, 0)]
+        self.time_s, self.registry.answers_after_s = 1.0, 1.5
+        life.beat()
+        assert self.time_s == 2.5
+        assert self.told[1:] == [(4.0, 0)]
+
+    def test_what_the_registry_has_ended_is_over_before_anything_begins_anew(self) -> None:
+        life = self.life()
+        life.begin()
+        self.time_s = 1.0
+        lease = next(iter(self.registry.granted))
+        self.registry.revoke(lease)
+        terms: list[int] = []
+        commit = self.store.commit
+
+        def watched(*operations: Operation) -> int:
+            # Nobody counts this node among the living: what is read now may be another's next.
+            terms.append(life.term)
+            return commit(*operations)
+
+        self.store.commit = watched  # type: ignore[method-assign]
+        life.beat()
+        assert terms == [0]
+        assert life.term == 1
+        assert self.told[1:] == [(1.0, 0), (4.0, 1)]
 
     def test_the_next_life_takes_over_its_own_sign(self) -> None:
         self.life().begin()

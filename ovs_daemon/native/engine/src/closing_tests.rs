@@ -65,7 +65,7 @@ fn nobody_waits_for_a_volume_that_was_stopped() {
     let engine = Arc::new(folder.engine());
     create(&engine, A, None).unwrap();
     open(&engine, A, None).unwrap();
-    engine.extend_lease(0.0);
+    engine.extend_lease(0, 0);
     stopped_by_the_lease(&engine);
     let refused = answer(&engine, |engine| engine.create_snapshot(A, SNAPSHOT));
     assert_eq!(refused.unwrap_err().code, "CLOSED");
@@ -76,13 +76,8 @@ fn nobody_waits_for_a_volume_that_was_stopped() {
     engine.shutdown(true).unwrap();
 }
 
-#[test]
-fn a_volume_is_stopped_whose_lease_ended_while_its_log_was_read() {
-    let folder = Folder::new("read-late");
-    let engine = folder.engine();
-    create(&engine, A, None).unwrap();
-    engine.extend_lease(0.0);
-    // What `open_volume` does once the log is read.
+/// What `open_volume` does once the log is read.
+fn added_late(folder: &Folder, engine: &Engine, term: u64) {
     let id = crate::spec::uuid(A).unwrap();
     let backend = alba::Directory::open(&folder.root.join("backend")).unwrap();
     let shared = Arc::default();
@@ -101,9 +96,80 @@ fn a_volume_is_stopped_whose_lease_ended_while_its_log_was_read() {
     });
     let following = Following { cluster: id, base: None, followers: Vec::new() };
     let (uuid, epoch, pair) = (id, 1, None);
-    let added = |reply| Command::Add { uuid, epoch, make, pair, following, reply };
+    let added = |reply| Command::Add { uuid, epoch, term, make, pair, following, reply };
     engine.ask(0, added).unwrap();
+}
+
+#[test]
+fn a_volume_is_stopped_whose_lease_ended_while_its_log_was_read() {
+    let folder = Folder::new("read-late");
+    let engine = folder.engine();
+    create(&engine, A, None).unwrap();
+    engine.extend_lease(0, 0);
+    added_late(&folder, &engine, 0);
     stopped_by_the_lease(&engine);
+    engine.shutdown(true).unwrap();
+}
+
+#[test]
+fn a_lease_ends_when_it_was_granted_to_however_late_that_is_heard() {
+    let folder = Folder::new("heard-late");
+    let engine = folder.engine();
+    create(&engine, A, None).unwrap();
+    open(&engine, A, None).unwrap();
+    // What was granted is over before the engine hears of it.
+    engine.extend_lease(net::clock::boottime_ns() - 1, 0);
+    stopped_by_the_lease(&engine);
+    engine.shutdown(true).unwrap();
+}
+
+#[test]
+fn what_was_opened_before_the_lease_was_over_stops_although_it_holds_again() {
+    let folder = Folder::new("other-term");
+    let engine = folder.engine();
+    create(&engine, A, None).unwrap();
+    open(&engine, A, None).unwrap();
+    let far = net::clock::boottime_ns() + 3_600_000_000_000;
+    engine.extend_lease(far, 0);
+    Guest::new(&engine, A).write(0, &[1; PAGE]);
+    // Nobody has looked at the clock while it was over.
+    engine.extend_lease(far + 1, 1);
+    stopped_by_the_lease(&engine);
+    engine.close_volume(A, None).unwrap();
+    // A record that was read before says nothing any more.
+    let refused =
+        engine.open_volume(&format!(r#"{{"uuid":"{A}","size":{SIZE},"epoch":2,"term":0}}"#));
+    assert_eq!(refused.unwrap_err().code, "LEASE");
+    let spec = format!(r#"{{"uuid":"{A}","size":{SIZE},"epoch":2,"term":1}}"#);
+    engine.open_volume(&spec).unwrap();
+    assert_eq!(Guest::new(&engine, A).read(0, PAGE), [1; PAGE]);
+    engine.shutdown(true).unwrap();
+}
+
+#[test]
+fn a_volume_is_stopped_that_was_opened_across_the_end_of_a_lease() {
+    let folder = Folder::new("read-across");
+    let engine = folder.engine();
+    create(&engine, A, None).unwrap();
+    engine.extend_lease(u64::MAX - 1, 1);
+    added_late(&folder, &engine, 0);
+    stopped_by_the_lease(&engine);
+    engine.shutdown(true).unwrap();
+}
+
+#[test]
+fn what_takes_long_with_one_volume_holds_up_no_other() {
+    let folder = Folder::new("others-go-on");
+    let engine = Arc::new(folder.engine());
+    create(&engine, A, None).unwrap();
+    // As in a deletion, whose backend is slow.
+    let id = crate::spec::uuid("bbbbbbbb-0000-4000-8000-000000000002").unwrap();
+    let deleting = engine.claims.changing(vec![id]);
+    answer(&engine, |engine| open(engine, A, None)).unwrap();
+    // As in an opening, whose keeper is slow.
+    let opening = engine.claims.opening([9; 16]).unwrap();
+    answer(&engine, |engine| engine.delete_volume(A)).unwrap();
+    drop((deleting, opening));
     engine.shutdown(true).unwrap();
 }
 

@@ -1,12 +1,12 @@
 //! The control calls. They block, may come from any thread, and never touch the data path: each
 //! sends a message to the volume's shard and waits for the answer.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -23,11 +23,13 @@ use volume::{
     uuid_text,
 };
 
+use crate::claims::{Claim, Claims};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::events::Events;
 use crate::followers::Followers;
 use crate::following::start_name;
+use crate::lease::Lease;
 use crate::mailbox::{Command, Mailbox, Reply};
 use crate::places::{Place, Places};
 use crate::presets;
@@ -43,20 +45,6 @@ const CLUSTER: u64 = format::log::PAGE as u64;
 /// How long guests of a volume that is to go to another node wait for the backend to take the rest
 /// of it. It has just taken nearly everything, so that it is away when it takes longer.
 const MOVE_PATIENCE: Duration = Duration::from_secs(60);
-
-/// A volume that is being opened, or whose tail is being fetched.
-pub(crate) struct Claim<'a> {
-    engine: &'a Engine,
-    volume: Uuid,
-    _others: RwLockReadGuard<'a, ()>,
-}
-
-impl Drop for Claim<'_> {
-    fn drop(&mut self) {
-        let mut claimed = self.engine.claimed.lock().unwrap_or_else(PoisonError::into_inner);
-        claimed.remove(&self.volume);
-    }
-}
 
 #[derive(Default)]
 struct Threads {
@@ -76,15 +64,10 @@ pub struct Engine {
     workers: Workers,
     threads: Mutex<Threads>,
     next_shard: AtomicUsize,
-    /// Who creates or deletes is alone: a clone that is made must not be missed by its parent that is
-    /// being opened. Volumes are opened beside each other, as the nodes that take over many do.
-    changing: RwLock<()>,
-    /// Volumes that are being opened, or whose tail is being fetched.
-    claimed: Mutex<HashSet<Uuid>>,
+    pub(crate) claims: Claims,
     pub(crate) events: Arc<Events>,
     pub(crate) followers: Arc<Followers>,
-    /// End of this node's lease, in nanoseconds of the monotonic clock.
-    pub(crate) lease: Arc<AtomicU64>,
+    pub(crate) lease: Arc<Lease>,
     pub(crate) dtl_address: Option<SocketAddr>,
     /// Tails that were fetched and not opened yet: the epoch.
     fetched: Mutex<HashMap<Uuid, u64>>,
@@ -184,7 +167,7 @@ impl Engine {
         let (followers, thread) =
             Followers::start(config.cluster()?, backend.clone()).map_err(failed)?;
         threads.workers.extend(thread);
-        let lease = Arc::new(AtomicU64::new(u64::MAX));
+        let lease = Arc::<Lease>::default();
         let mut dtl_address = None;
         let edge_tcp = config.edge_tcp()?;
         for number in 0..config.shards {
@@ -228,8 +211,7 @@ impl Engine {
             workers,
             threads: Mutex::new(threads),
             next_shard: AtomicUsize::new(0),
-            changing: RwLock::new(()),
-            claimed: Mutex::default(),
+            claims: Claims::default(),
             events,
             followers,
             lease,
@@ -244,19 +226,12 @@ impl Engine {
         self.fetched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Nobody else creates, opens or deletes.
-    fn changing(&self) -> RwLockWriteGuard<'_, ()> {
-        self.changing.write().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Nobody creates or deletes, and nobody else opens this volume or fetches its tail.
+    /// Nobody else opens this volume, fetches its tail, creates or deletes it.
     pub(crate) fn claim(&self, what: &str, volume: Uuid) -> Result<Claim<'_>> {
-        let others = self.changing.read().unwrap_or_else(PoisonError::into_inner);
-        if !self.claimed.lock().unwrap_or_else(PoisonError::into_inner).insert(volume) {
+        let Some(claim) = self.claims.opening(volume) else {
             let fix = "wait until that is over";
             return Err(Error::new("BUSY", what, "it is being opened already", fix));
-        }
-        let claim = Claim { engine: self, volume, _others: others };
+        };
         if self.places.get(&volume).is_some() {
             let fix = "close it first";
             return Err(Error::new("ALREADY_OPEN", what, "it is open in this engine", fix));
@@ -303,7 +278,8 @@ impl Engine {
         let what = format!("cannot create volume {}", spec.uuid);
         let id = uuid(&spec.uuid)?;
         check_size(&what, spec.size)?;
-        let _one = self.changing();
+        let parent = spec.parent.as_ref().map(|parent| uuid(&parent.volume)).transpose()?;
+        let _claim = self.claims.changing([Some(id), parent].into_iter().flatten().collect());
         self.check_preset(&what, spec.preset.as_ref())?;
         self.assign_preset(&what, &id, spec.preset.as_ref())?;
         if let Some(parent) = &spec.parent {
@@ -375,7 +351,7 @@ impl Engine {
         let id = uuid(&spec.uuid)?;
         check_size(&what, spec.size)?;
         let _claim = self.claim(&what, id)?;
-        self.check_lease(&what)?;
+        let term = self.check_lease(&what, spec.term)?;
         let limits = spec.qos.clone().unwrap_or_default().limits(&what)?;
         let cluster = self.config.cluster()?;
         let pair = spec.dtl.as_ref().map(|dtl| dtl.pair(&what, cluster)).transpose()?;
@@ -405,6 +381,7 @@ impl Engine {
         let volume = self.ask(shard, |reply| Command::Add {
             uuid: id,
             epoch,
+            term,
             make,
             pair,
             following,
@@ -577,7 +554,7 @@ impl Engine {
         let id = uuid(text)?;
         let name = uuid_text(&id);
         let failed = |e: BackendError| backend_error(&what, &e);
-        let _one = self.changing();
+        let _claim = self.claims.changing(vec![id]);
         let clones = self.pins(&name).map_err(failed)?;
         if !clones.is_empty() {
             let why = format!("{} clones use its data, one is {}", clones.len(), clones[0]);

@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod cache;
+mod claims;
 #[cfg(test)]
 mod closing_tests;
 mod config;
@@ -14,6 +15,7 @@ mod followers;
 mod following;
 mod group;
 mod hosted;
+mod lease;
 mod mailbox;
 mod parting;
 mod places;

@@ -30,6 +30,8 @@ pub(crate) enum Command {
     Add {
         uuid: Uuid,
         epoch: u64,
+        /// Of the lease, when its opening began.
+        term: u64,
         make: MakeVolume,
         pair: Option<Pair>,
         following: Following,
@@ -55,7 +57,7 @@ pub(crate) enum Command {
     DtlUsage {
         reply: Reply<(usize, u64)>,
     },
-    /// The lease has another end.
+    /// The lease has another end, or another term.
     Lease,
     Remove {
         volume: VolumeId,

@@ -1,6 +1,5 @@
 //! Control calls about the DTL: pairing, answering, taking over.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use dtl::{CallError, Caller, FetchError, Local, Patience, clear, fetch, remove};
@@ -8,7 +7,6 @@ use format::entry::Uuid;
 use machines::dtl::State;
 use machines::dtl::link::Mode;
 use media::{Dir, File};
-use net::clock::monotonic_ns;
 use serde::Deserialize;
 use serde_json::json;
 use volume::Pair;
@@ -16,6 +14,7 @@ use volume::Pair;
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::lease::Granted;
 use crate::mailbox::Command;
 use crate::spec::{parse, uuid};
 
@@ -238,24 +237,25 @@ impl Engine {
         })
     }
 
-    /// This node's lease lasts so long from now.
-    pub fn extend_lease(&self, seconds: f64) {
-        let lease = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::ZERO);
-        let nanoseconds = u64::try_from(lease.as_nanos()).unwrap_or(u64::MAX);
-        let end = monotonic_ns().saturating_add(nanoseconds);
-        self.lease.store(end, Ordering::Release);
+    /// This node's lease ends at that moment of the clock that counts since the machine's boot.
+    ///
+    /// `term`: another one when the lease was over before. What is open from then stops.
+    pub fn extend_lease(&self, end_ns: u64, term: u64) {
+        self.lease.extend(Granted { end_ns, term });
         // A shard that sleeps until the old end has to learn of an earlier one.
         for mailbox in &self.mailboxes {
             mailbox.send(Command::Lease);
         }
     }
 
-    pub(crate) fn check_lease(&self, what: &str) -> Result<()> {
-        if monotonic_ns() >= self.lease.load(Ordering::Acquire) {
+    /// The term of the lease, which holds, and is the one that is asked for.
+    pub(crate) fn check_lease(&self, what: &str, asked: Option<u64>) -> Result<u64> {
+        let lease = self.lease.granted();
+        if lease.is_over() || asked.is_some_and(|term| term != lease.term) {
             let why = "this node's lease in the registry has ended";
             return Err(Error::new("LEASE", what, why, "renew the lease first"));
         }
-        Ok(())
+        Ok(lease.term)
     }
 
     /// What `status` says about the tails that are kept here.

@@ -8,7 +8,6 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
@@ -20,13 +19,14 @@ use edge::target::{Completion, VolumeId};
 use format::edge::{CloseReason, Frame};
 use format::entry::Uuid;
 use media::{Arena, Event, Ring, Wait};
-use net::clock::monotonic_ns;
+use net::clock::{boottime_ns, monotonic_ns};
 use volume::{ControlDone, DtlNews, Job, Outputs, Volume};
 
 use crate::error::{Error, Result};
 use crate::events::Events;
 use crate::followers::Followers;
 use crate::hosted::Hosted;
+use crate::lease::Lease;
 use crate::mailbox::{Closing, Command, Mailbox, Reply};
 use crate::parting::{Partings, Removal};
 use crate::places::{Place, Places};
@@ -62,15 +62,7 @@ pub(crate) struct Setup {
     pub(crate) dtl_listen: Option<SocketAddr>,
     pub(crate) followers: Arc<Followers>,
     pub(crate) events: Arc<Events>,
-    /// End of this node's lease, in nanoseconds of the monotonic clock.
-    pub(crate) lease: Arc<AtomicU64>,
-}
-
-impl Setup {
-    fn lease_is_over(&self) -> bool {
-        let end = self.lease.load(Ordering::Acquire);
-        end != u64::MAX && monotonic_ns() >= end
-    }
+    pub(crate) lease: Arc<Lease>,
 }
 
 struct Shard {
@@ -81,7 +73,9 @@ struct Shard {
     edge: EdgeServer,
     dtl: Option<Server>,
     /// The end of a lease that volumes were stopped at.
-    expired: u64,
+    expired: Option<u64>,
+    /// The term of the lease in which its volumes were opened.
+    term: u64,
     /// Jobs that worker threads have, by volume number.
     jobs: HashMap<u32, usize>,
     /// Who waits for the last job of a volume that is gone: only then may its files be deleted,
@@ -140,7 +134,7 @@ impl Shard {
         }
         let hosted = Hosted::new(setup.number, setup.places.clone());
         let (jobs, removals, partings) = (HashMap::new(), Vec::new(), Partings::default());
-        let (expired, stopping) = (0, false);
+        let (expired, term, stopping) = (None, setup.lease.granted().term, false);
         let shard = Self {
             setup,
             ring,
@@ -149,6 +143,7 @@ impl Shard {
             edge,
             dtl,
             expired,
+            term,
             jobs,
             removals,
             partings,
@@ -202,18 +197,22 @@ impl Shard {
 
     /// What was asked before the lease ended may still be answered, nothing after.
     fn check_lease(&mut self) {
-        let end = self.setup.lease.load(Ordering::Acquire);
-        if end != self.expired && self.setup.lease_is_over() {
-            self.expired = end;
+        let lease = self.setup.lease.granted();
+        let over = self.expired != Some(lease.end_ns) && lease.is_over();
+        if over || lease.term != self.term {
+            self.term = lease.term;
+            self.expired = over.then_some(lease.end_ns).or(self.expired);
             self.hosted.expire(&mut self.ring);
             self.deliver();
         }
     }
 
-    fn lease_end(&self) -> Option<u64> {
-        let end = self.setup.lease.load(Ordering::Acquire);
-        let matters = end != u64::MAX && end != self.expired && !self.hosted.is_empty();
-        matters.then_some(end)
+    /// For how long the lease holds still, where that matters.
+    fn lease_left(&self) -> Option<u64> {
+        let lease = self.setup.lease.granted();
+        let known = self.expired == Some(lease.end_ns);
+        let matters = lease.ends() && !known && !self.hosted.is_empty();
+        matters.then(|| lease.end_ns.saturating_sub(boottime_ns()))
     }
 
     /// Hands the DTL node's work to threads, and connections to their shards.
@@ -238,12 +237,11 @@ impl Shard {
         if self.edge.wants_polling() {
             return Wait::No;
         }
-        match self.hosted.wakes_at().into_iter().chain(self.lease_end()).min() {
+        let left = self.hosted.wakes_at().map(|at| at.saturating_sub(monotonic_ns()));
+        match left.into_iter().chain(self.lease_left()).min() {
             None => Wait::Forever,
-            Some(at) => match at.saturating_sub(monotonic_ns()) {
-                0 => Wait::No,
-                left => Wait::AtMost(Duration::from_nanos(left)),
-            },
+            Some(0) => Wait::No,
+            Some(left) => Wait::AtMost(Duration::from_nanos(left)),
         }
     }
 
@@ -262,7 +260,10 @@ impl Shard {
                 self.hosted.with(number, |volume, out| volume.on_event(event, ring, out));
             }
             _ => {
-                for command in self.mailbox().take() {
+                let commands = self.mailbox().take();
+                // A volume that comes with a new term must not be stopped for the old one.
+                self.check_lease();
+                for command in commands {
                     self.obey(command);
                 }
                 self.mailbox().listen(&mut self.ring, mail);
@@ -390,7 +391,7 @@ impl Shard {
             }
             Command::Lease => {}
             Command::Adopt(adopted) => self.edge.adopt(*adopted, ring, &mut self.hosted),
-            Command::Add { uuid, epoch, make, pair, following, reply } => {
+            Command::Add { uuid, epoch, term, make, pair, following, reply } => {
                 let Some(number) = self.hosted.free_number() else {
                     let what = "cannot host the volume";
                     let fix = "configure more shards";
@@ -398,7 +399,9 @@ impl Shard {
                     let _ = reply.send(Err(Error::new("TOO_MANY", what, why, fix)));
                     return;
                 };
-                let lease_is_over = self.setup.lease_is_over();
+                let lease = self.setup.lease.granted();
+                // It ended while the log was read, when this volume was not here yet.
+                let lapsed = lease.is_over() || lease.term != term;
                 let added = make(number).map(|volume| {
                     self.hosted.put(number, uuid, volume);
                     let volume = VolumeId(number);
@@ -409,8 +412,7 @@ impl Shard {
                         if let Some(pair) = pair {
                             v.pair(pair, ring, out);
                         }
-                        if lease_is_over {
-                            // It ended while the log was read, when this volume was not here yet.
+                        if lapsed {
                             v.expire(ring, out);
                         }
                     });

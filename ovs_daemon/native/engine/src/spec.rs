@@ -29,6 +29,9 @@ pub(crate) struct OpenVolume {
     pub(crate) uuid: String,
     pub(crate) size: u64,
     pub(crate) epoch: u64,
+    /// Of the lease, when its record was read; without it: the present one.
+    #[serde(default)]
+    pub(crate) term: Option<u64>,
     #[serde(default)]
     pub(crate) read_only: bool,
     #[serde(default)]

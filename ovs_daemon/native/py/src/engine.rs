@@ -155,9 +155,9 @@ impl Engine {
         self.perform(py, |engine| engine.clear_buffer(uuid))
     }
 
-    fn extend_lease(&self, py: Python<'_>, seconds: f64) -> PyResult<()> {
+    fn extend_lease(&self, py: Python<'_>, end_ns: u64, term: u64) -> PyResult<()> {
         self.perform(py, |engine| {
-            engine.extend_lease(seconds);
+            engine.extend_lease(end_ns, term);
             Ok(())
         })
     }
