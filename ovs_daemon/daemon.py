@@ -140,14 +140,23 @@ def _run(conf: cfg.ConfigOpts) -> None:
     # Before anything is changed: another host may live under this name.
     liveness.begin()
     liveness.start()
-    host.guard = liveness
+    if shared:
+        host.guard = liveness
     events = make_events(conf)
     mutable = _Mutable(conf)
     link = EdgeLink(host, lambda: mutable.check_interval_s)
     tell = None if events is None else events.tell
     osds = OsdLink(host, conf.osd.server, conf.alba.shared)
     upkeep = UpkeepLink(host, conf.alba.shared, lambda: mutable.upkeep)
-    steward = Steward(host, lambda: shared, tell, changed=link.wake, osds=osds, upkeep=upkeep)
+    steward = Steward(
+        host,
+        lambda: shared,
+        tell,
+        changed=link.wake,
+        osds=osds,
+        upkeep=upkeep,
+        at_once=conf.engine.openings_at_once,
+    )
     desk = DtlDesk(host, steward.fenced, steward.recorded) if shared else None
     if desk is not None:
         # An engine that opens volumes may ask at once.

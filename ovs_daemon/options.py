@@ -275,6 +275,14 @@ ENGINE_OPTS = [
         max=65536,
         help="SCOs closed between two checkpoints of a volume's map.",
     ),
+    cfg.IntOpt(
+        "openings_at_once",
+        default=8,
+        min=1,
+        max=256,
+        help="Volumes that this node opens, or takes over from a node that is dead, beside each "
+        "other.",
+    ),
     cfg.Opt(
         "compaction_rate",
         type=Size(),

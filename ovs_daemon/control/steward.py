@@ -11,7 +11,8 @@
 * gives its volumes away while it is being drained.
 
 Every pass looks at everything and can be cut anywhere; what fails is tried in the next, and keeps
-nothing else from being done.
+nothing else from being done. Neither does what takes long with one volume, because the backend or
+another node is slow: threads of their own do that (`crew.py`), and a pass goes on without them.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from ovs_daemon.control.crew import Crew
 from ovs_daemon.control.dtl import DtlEvent, dtl_lock
 from ovs_daemon.control.followers import Followers
 from ovs_daemon.control.host import Host
@@ -46,8 +47,8 @@ LOG = logging.getLogger(__name__)
 
 _WATCH_S = 1.0
 _AGAIN_S, _AGAIN_S_MAX = 0.5, 60.0
-# Volumes that are opened or taken over beside each other.
-_AT_ONCE = 8
+# How long a pass waits for what it has begun with volumes; nearly always that is enough.
+_PATIENCE_S = 2.0
 
 
 class Steward:
@@ -60,6 +61,8 @@ class Steward:
     :param clock: seconds that never go back
     :param osds: what has to be done about OSDs; see `osds.py`
     :param upkeep: told who is alive; see `upkeep.py`
+    :param at_once: how many volumes are opened or taken over beside each other
+    :param patience_s: how long a pass waits for them, seconds
     """
 
     def __init__(
@@ -71,6 +74,8 @@ class Steward:
         clock: Callable[[], float] = time.monotonic,
         osds: OsdLink | None = None,
         upkeep: UpkeepLink | None = None,
+        at_once: int = 8,
+        patience_s: float = _PATIENCE_S,
     ) -> None:
         self._host = host
         self._osds = osds
@@ -89,8 +94,9 @@ class Steward:
         self._former: dict[str, dict[str, str]] = {}
         # By volume: how often in a row it failed, and when to try again.
         self._patience: dict[str, tuple[int, float]] = {}
-        # Something in the last pass failed that nothing else waited for.
+        # Something in the last pass failed that nothing else waited for, or was late.
         self._unfinished = False
+        self._crew = Crew(at_once, patience_s, self._look_again)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="steward", daemon=True)
 
@@ -102,6 +108,7 @@ class Steward:
         """Stop tending; returns when the thread has ended."""
         self._stopping.set()
         self._thread.join()
+        self._crew.stop()
 
     def fenced(self, uuid: str) -> None:
         """The engine has stopped a volume."""
@@ -180,20 +187,25 @@ class Steward:
         with self._guard:
             return bool(self._stopped) or any(when <= now for _, when in self._patience.values())
 
+    def _look_again(self) -> None:
+        self._unfinished = True
+
     def _let_go(self) -> None:
         with self._guard:
             stopped = sorted(self._stopped)
-        for uuid in stopped:
-            try:
-                with self._host.locks.holding(uuid):
-                    self._host.close(uuid)
-            except VStorageError as failure:
-                LOG.warning("stopped volume %s is let go of in a moment: %s", uuid, failure)
-                continue
-            with self._guard:
-                self._stopped.discard(uuid)
+        self._crew.work({f"letting go of {uuid}": partial(self._part, uuid) for uuid in stopped})
+
+    def _part(self, uuid: str) -> None:
+        try:
+            with self._host.locks.holding(uuid):
+                self._host.close(uuid)
+        except VStorageError as failure:
+            LOG.warning("stopped volume %s is let go of in a moment: %s", uuid, failure)
+            return
+        with self._guard:
+            self._stopped.discard(uuid)
             self._parted.add(uuid)
-            LOG.warning("let go of volume %s, which the engine has stopped", uuid)
+        LOG.warning("let go of volume %s, which the engine has stopped", uuid)
 
     def _lose_patience(self, view: View) -> None:
         """What failed may have waited for a node that is back."""
@@ -207,15 +219,18 @@ class Steward:
         """Forget what was wrong here with volumes that others own by now and look after."""
         me = self._host.settings.node
         failed = self._host.failures()
-        self._parted &= failed.keys()
+        with self._guard:
+            self._parted &= failed.keys()
+            parted = set(self._parted)
         for volume in view.volumes:
             uuid = volume.uuid
             elsewhere = volume.node != me and volume.node in view.alive
             # That this node's Edge cannot serve a volume of another one is wrong here.
-            mine = uuid not in self._parted and served_here(self._host, volume)
+            mine = uuid not in parted and served_here(self._host, volume)
             if uuid in failed and elsewhere and not mine:
                 self._host.forget_failure(uuid)
-                self._parted.discard(uuid)
+                with self._guard:
+                    self._parted.discard(uuid)
                 LOG.info("volume %s goes on at node %s", volume.name, volume.node)
 
     def _open_own(self, view: View) -> None:
@@ -313,22 +328,30 @@ class Steward:
 
     def _drain(self, view: View) -> None:
         me = self._host.settings.node
-        node = next((one for one in view.nodes if one.name == me), None)
-        if node is None or not node.draining:
-            return
-        names = view.names()
-        for move in plan_drain(view.cluster(beside=me), me).moves:
+        if any(one.name == me and one.draining for one in view.nodes):
+            plan = [(move.volume, move.after) for move in plan_drain(view.cluster(me), me).moves]
+            # One after the other, so that guests wait for one hand-over at a time; and a backend
+            # that is away holds up nothing but this.
+            self._crew.work({"draining": partial(self._give_away, plan)})
+
+    def _is_draining(self) -> bool:
+        node = self._host.store.node(self._host.settings.node)
+        return node is not None and node.draining and not self._stopping.is_set()
+
+    def _give_away(self, plan: Sequence[tuple[str, str]]) -> None:
+        me = self._host.settings.node
+        for uuid, target in plan:
             try:
-                current = self._host.store.volume(move.volume)
+                if not self._is_draining():
+                    return
+                current = self._host.store.volume(uuid)
                 if current is not None and current.node == me:
-                    move_volume(self._host, names[move.volume], move.after)
+                    move_volume(self._host, uuid, target)
             except VStorageError as failure:
-                LOG.warning("volume %s stays for now: %s", names[move.volume], failure)
+                LOG.warning("volume %s stays for now: %s", uuid, failure)
 
     def _try_all(self, volumes: Sequence[Volume], act: Callable[[Volume], None]) -> None:
-        """Relatives one after the other, in this order; families beside each other: what takes time
-        is waiting, for disks and for the registry.
-        """
+        """Relatives one after the other, in this order; families beside each other."""
         families: dict[str, list[Volume]] = {}
         for volume in volumes:
             families.setdefault((*volume.ancestors, volume.uuid)[0], []).append(volume)
@@ -337,13 +360,7 @@ class Steward:
             for volume in family:
                 self._try(volume, act)
 
-        if len(families) < 2:
-            for family in families.values():
-                try_family(family)
-            return
-        with ThreadPoolExecutor(_AT_ONCE, "steward") as pool:
-            for done in [pool.submit(try_family, family) for family in families.values()]:
-                done.result()
+        self._crew.work({root: partial(try_family, them) for root, them in families.items()})
 
     def _try(self, volume: Volume, act: Callable[[Volume], None]) -> None:
         with self._guard:

@@ -62,10 +62,13 @@ class Inhabitant:
             now=lambda: f"2026-01-01T00:00:00.{next(town.ticks):06}+00:00",
             new_uuid=lambda: f"00000000-0000-4000-8000-{next(town.uuids):012x}",
         )
-        self.steward = Steward(self.host, lambda: True, clock=lambda: town.time_s)
+        self.steward = Steward(
+            self.host, lambda: True, clock=lambda: town.time_s, patience_s=town.patience_s
+        )
         self.desk = DtlDesk(self.host, self.steward.fenced, self.steward.recorded)
         me = Alive(self.name, self.name, "now")
-        self.liveness = Liveness(self.host.store, me, TTL_S, clock=lambda: town.time_s)
+        renewed = self.host.engine.extend_lease
+        self.liveness = Liveness(self.host.store, me, TTL_S, renewed, clock=lambda: town.time_s)
         self.liveness.begin()
         self.host.guard = self.liveness
         town.keepers.up.add(f"{self.name}:1")
@@ -106,6 +109,8 @@ class Town:
         self, nodes: dict[str, tuple[str, str | None]], registry: Registry | None = None
     ) -> None:
         self.time_s = 0.0
+        # What a steward begins, it waits for, however slow this machine is.
+        self.patience_s = 600.0
         # Identity of the backend that nodes which are started find.
         self.backend = "shared"
         self.registry = registry or MemoryRegistry(clock=lambda: self.time_s)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from ovs_daemon.control import attachments, volumes
+from ovs_daemon.control import attachments, nodes, volumes
 from ovs_daemon.control.attachments import Wish
 from ovs_daemon.control.dtl import DtlEvent
 from ovs_daemon.control.edge_link import EdgeLink
@@ -20,9 +20,17 @@ from ovs_daemon.policy.model import DtlMode, DtlState
 from ovs_daemon.registry.memory import MemoryRegistry
 from tests.support.refusal import refused
 from tests.support.town import Town
+from tests.support.waiting import wait_until
 
 GIB = 1 << 30
 PATIENCE_S = 60.0
+
+
+def impatient(town: Town, name: str) -> Steward:
+    """A node's steward that waits for nothing that it has begun."""
+    node = town[name]
+    node.steward = Steward(node.host, lambda: True, clock=lambda: town.time_s, patience_s=0.0)
+    return node.steward
 
 
 @pytest.fixture
@@ -236,3 +244,87 @@ def test_a_failure_to_open_is_told_to_who_attaches(town: Town) -> None:
         attachments.attach(town["a1"].host, "web1", Wish(Mode.EDGE))
     assert caught.value.code == "corrupt"
     assert town.volume(volume.uuid).attachments == ()
+
+
+class Slow:
+    """An engine whose call takes as long with one volume as the test wants."""
+
+    def __init__(self, town: Town, monkeypatch: pytest.MonkeyPatch, name: str, uuid: str) -> None:
+        self.begun, self.may_end = threading.Event(), threading.Event()
+        self.calls = 0
+        engine = town["a2"].engine
+        call = getattr(engine, name)
+
+        def slowly(text: str, /) -> object:
+            if uuid in text:
+                self.calls += 1
+                self.begun.set()
+                assert self.may_end.wait(PATIENCE_S), "nobody let it end"
+            return call(text)
+
+        monkeypatch.setattr(engine, name, slowly)
+
+
+class TestManyVolumes:
+    """What a dead node leaves is opened beside each other, and each by itself."""
+
+    def test_they_are_opened_beside_each_other(
+        self, town: Town, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Each opening ends when all others have begun."""
+        made = [make(town, name=f"web{number}") for number in range(4)]
+        together = threading.Barrier(len(made))
+        engine = town["a2"].engine
+        open_volume = engine.open_volume
+
+        def meet(spec: str, /) -> str:
+            together.wait(PATIENCE_S)
+            return open_volume(spec)
+
+        monkeypatch.setattr(engine, "open_volume", meet)
+        town["a1"].kill()
+        town.pass_time()
+        town["a2"].steward.tend()
+        assert set(engine.open) == {volume.uuid for volume in made}
+
+    @pytest.mark.parametrize("call", ["open_volume", "fetch_tail"])
+    def test_a_slow_one_holds_up_nobody_else_and_is_not_begun_twice(
+        self, town: Town, monkeypatch: pytest.MonkeyPatch, call: str
+    ) -> None:
+        slow, quick = make(town, name="slow"), make(town, name="quick")
+        town["a1"].kill()
+        town.pass_time()
+        engine, steward = town["a2"].engine, impatient(town, "a2")
+        waited = Slow(town, monkeypatch, call, slow.uuid)
+        steward.tend()
+        assert waited.begun.wait(PATIENCE_S)
+        wait_until(lambda: quick.uuid in engine.open, "opening of the quick one")
+        for _ in range(2):
+            steward.tend()
+        # What follows an opening is done for the quick one.
+        assert town.volume(quick.uuid).node == "a2"
+        assert slow.uuid not in engine.open
+        waited.may_end.set()
+        wait_until(lambda: slow.uuid in engine.open, "opening of the slow one")
+        wait_until(steward._due, "reason for another pass")
+        assert waited.calls == 1
+        steward._crew.stop()
+
+    def test_a_drain_that_waits_for_the_backend_holds_up_no_takeover(
+        self, town: Town, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        own = volumes.create_volume(town["a2"].host, "own", GIB, None)
+        left = make(town, name="left")
+        nodes.set_draining(town["a2"].host, "a2", True)
+        town["a1"].kill()
+        town.pass_time()
+        steward = impatient(town, "a2")
+        waited = Slow(town, monkeypatch, "settle_volume", own.uuid)
+        steward.tend()
+        assert waited.begun.wait(PATIENCE_S)
+        # While it is drained, others would go on with that one.
+        nodes.set_draining(town["a2"].host, "a2", False)
+        steward.tend()
+        wait_until(lambda: left.uuid in town["a2"].engine.open, "takeover of the other")
+        waited.may_end.set()
+        steward._crew.stop()
