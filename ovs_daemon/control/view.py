@@ -67,4 +67,6 @@ def _volume(volume: Volume) -> model.Volume:
         volume.dtl.state,
         volume.mds,
         volume.ancestors,
+        # Whoever opens it says on what it rests from then on.
+        handed=volume.saved and volume.home is None,
     )

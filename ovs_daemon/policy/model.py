@@ -72,6 +72,7 @@ class Volume:
     :param mds: nodes that follow its map, beside the owner
     :param ancestors: the volumes (UUIDs) from which it was cloned, oldest first: what they have not
         on the backend yet is in their owner's write buffer, so that one node serves them all
+    :param handed: its owner was given it, with everything on the backend, and has not opened it yet
     """
 
     uuid: str
@@ -81,6 +82,7 @@ class Volume:
     dtl_state: DtlState = DtlState.STANDALONE
     mds: tuple[str, ...] = ()
     ancestors: tuple[str, ...] = ()
+    handed: bool = False
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ What the record says:
 * ``home``: what that node's write buffer rested on when it opened the volume: the boot of its
   kernel, whose page cache has what was not flushed, and the folder. When the node comes back with
   another one, what it has may be less than what was acknowledged;
-* ``saved``: everything is on the backend. What lies in any write buffer is a leftover, and is
-  removed before the volume is opened: it might fit the end of the log;
+* ``saved``: everything is on the backend, and nobody has opened it since. What lies in any write
+  buffer is a leftover, and is removed before the volume is opened: it might fit the end of the log;
 * ``state``: ``in_sync`` only while the log's keeper has every acknowledged write as well.
 
 So a new owner whose ``served`` is another's needs the log; an owner that served it last needs it
@@ -159,7 +159,7 @@ def decide(me: str, record: Record, known: Knowledge, chosen: bool, here: Home) 
     if known.opened is not None:
         return _opened(me, record, known)
     if record.owner != me:
-        if not chosen or record.state is not DtlState.IN_SYNC:
+        if not chosen or not (record.saved or record.state is DtlState.IN_SYNC):
             return Decision(Step.REST)
         return Decision(Step.TAKE_OVER, replace(record, owner=me, epoch=record.epoch + 1))
     if known.raised != record.epoch:

@@ -1,8 +1,9 @@
 """Who goes on with the volumes of a node that is dead, and who must not.
 
 Another node goes on by itself only where every acknowledged write is known to be in a log that can
-be read: mode ``sync``, state ``in_sync``, the log's node alive. In all other cases a person has to
-say so, and is told what may be lost.
+be read: mode ``sync``, state ``in_sync``, the log's node alive; or on the backend, because the dead
+node was just given the volume and had not opened it. In all other cases a person has to say so, and
+is told what may be lost.
 
 Relatives (clones, clones of clones) go to one node, ancestors first, because what an ancestor has
 not on the backend yet is in its owner's write buffer. A volume whose ancestor must stay stays.
@@ -64,7 +65,7 @@ def taken_over(cluster: Cluster, fates: Iterable[Takeover]) -> Cluster:
     """The cluster once that has happened; DTLs and followers are still to be placed."""
     owners = {fate.volume: fate.owner for fate in fates if fate.owner is not None}
     volumes = (
-        replace(one, owner=owners[one.uuid]) if one.uuid in owners else one
+        replace(one, owner=owners[one.uuid], handed=False) if one.uuid in owners else one
         for one in cluster.volumes
     )
     return replace(cluster, volumes=tuple(volumes))
@@ -128,6 +129,16 @@ def successor(cluster: Cluster, volume: Volume, owners: Owners) -> str | None:
 
 
 def _obstacle(cluster: Cluster, volume: Volume, fates: dict[str, Takeover]) -> Obstacle | None:
+    missing = None if volume.handed else _missing_log(cluster, volume)
+    if missing is not None:
+        return missing
+    if any(name in fates and fates[name].owner is None for name in volume.ancestors):
+        return Obstacle.ANCESTOR
+    return None
+
+
+def _missing_log(cluster: Cluster, volume: Volume) -> Obstacle | None:
+    """What a log with every acknowledged write lacks."""
     if volume.mode is DtlMode.NONE or volume.dtl_node is None:
         return Obstacle.NO_COPY
     if volume.dtl_state is not DtlState.IN_SYNC:
@@ -136,6 +147,4 @@ def _obstacle(cluster: Cluster, volume: Volume, fates: dict[str, Takeover]) -> O
         return Obstacle.NOT_SYNC
     if not cluster.alive(volume.dtl_node):
         return Obstacle.COPY_DEAD
-    if any(name in fates and fates[name].owner is None for name in volume.ancestors):
-        return Obstacle.ANCESTOR
     return None

@@ -29,9 +29,9 @@ def town() -> Town:
     return made_town()
 
 
-def made_town() -> Town:
+def made_town(nodes: dict[str, tuple[str, str | None]] | None = None) -> Town:
     """Two nodes; the first one has a volume with a clone, and serves the volume to a guest."""
-    town = Town({"a1": ("a", "b"), "b1": ("b", "a")})
+    town = Town(nodes or {"a1": ("a", "b"), "b1": ("b", "a")})
     host = town["a1"].host
     made = volumes.create_volume(host, "web1", GIB, None)
     volumes.create_volume(host, "clone", None, Source("web1", None))
@@ -126,6 +126,44 @@ def test_edges_can_follow_before_they_are_told_to(town: Town) -> None:
     assert told["epoch"] <= volume.epoch, "it stays where it is until then"
     town.tend()
     assert volume.uuid in b1.engine.open
+
+
+class TestTheTargetDies:
+    """Of four nodes; b1 is given the volume with its clone, and nothing is lost."""
+
+    @pytest.fixture
+    def town(self) -> Town:
+        return made_town({"a1": ("a", "b"), "a2": ("a", "b"), "b1": ("b", "a"), "b2": ("b", "a")})
+
+    def test_before_it_has_opened_them(self, town: Town) -> None:
+        """Everything is on the backend, so that others can go on by themselves."""
+        move_volume(town["a1"].host, "web1", "b1")
+        town["b1"].kill()
+        town.pass_time()
+        town.tend()
+        owners = {one.node for one in family(town)}
+        assert owners == {"b2"}
+        for one in family(town):
+            assert one.uuid in town["b2"].engine.open
+            assert (one.served, one.saved, one.forced) == ("b2", False, None)
+            assert town.in_sync(one).dtl.node in ("a1", "a2"), "it is paired again"
+
+    def test_before_they_are_paired(self, town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What guests wrote since is there alone: nobody else goes on, and it is paired later."""
+        move_volume(town["a1"].host, "web1", "b1")
+        monkeypatch.setattr(town["b1"].steward, "_pair", lambda view: None)
+        town["b1"].steward.tend()
+        town["b1"].kill()
+        town.pass_time()
+        town.tend()
+        for one in family(town):
+            assert (one.node, one.dtl.node) == ("b1", None)
+        town["b1"].start()
+        town.pass_time()
+        town.tend()
+        for one in family(town):
+            assert one.uuid in town["b1"].engine.open
+            assert town.in_sync(one).dtl.node in ("a1", "a2")
 
 
 def test_what_cannot_be_settled_stays_and_is_served(town: Town) -> None:

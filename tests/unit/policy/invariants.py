@@ -120,12 +120,15 @@ def maps_are_followed(policy: SimpleNamespace, cluster: Any) -> None:
         assert policy.placement.mds_belongs(cluster, replace(volume, mds=followers))
 
 
-@promise("a node goes on by itself only when every acknowledged write is in a log that can be read")
+@promise(
+    "a node goes on by itself only when every acknowledged write is in a log that can be read, or "
+    "on the backend"
+)
 def takeover_needs_the_log(policy: SimpleNamespace, cluster: Any) -> None:
     for name in dead(cluster):
         for fate in policy.takeover.takeovers(cluster, name):
             volume = find(cluster, fate.volume)
-            if fate.owner is not None:
+            if fate.owner is not None and not volume.handed:
                 assert volume.mode.value == "sync"
                 assert volume.dtl_state.value == "in_sync"
                 assert cluster.alive(volume.dtl_node)
@@ -141,9 +144,12 @@ def takeover_happens(policy: SimpleNamespace, cluster: Any) -> None:
             volume = find(cluster, uuid)
             relatives = [volume, *(find(cluster, one) for one in volume.ancestors)]
             possible = bool(usable(cluster)) and all(
-                one.mode.value == "sync"
-                and one.dtl_state.value == "in_sync"
-                and cluster.alive(one.dtl_node)
+                one.handed
+                or (
+                    one.mode.value == "sync"
+                    and one.dtl_state.value == "in_sync"
+                    and cluster.alive(one.dtl_node)
+                )
                 for one in relatives
             )
             assert (fate.owner is not None) == possible

@@ -98,6 +98,20 @@ MUTANTS = (
         takeover_needs_the_log.__name__,
     ),
     Mutant(
+        "every volume is believed to be on the backend",
+        "takeover",
+        "None if volume.handed else",
+        "None if True else",
+        takeover_needs_the_log.__name__,
+    ),
+    Mutant(
+        "what was given to a node that died before it opened it waits for that node",
+        "takeover",
+        "None if volume.handed else",
+        "None if False else",
+        takeover_happens.__name__,
+    ),
+    Mutant(
         "a clone goes elsewhere than its ancestors",
         "takeover",
         "for ancestor in reversed(volume.ancestors):",

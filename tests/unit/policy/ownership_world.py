@@ -184,6 +184,8 @@ class World:
         name, step = NODES[place], self.own.Step
         words = f"{name} swaps to {decision.step}"
         takes = decision.step is step.TAKE_OVER
+        if takes and basis.saved:
+            words += " what was handed over"
         if state.record != basis or (takes and state.hosts[1 - place].alive):
             yield f"{words}, too late", state.with_host(place, done)
             return
@@ -374,6 +376,9 @@ HAPPENS: dict[str, Callable[[str], bool]] = {
     "an owner goes on without the keeper": lambda words: "swaps to degrade" in words,
     "a fenced owner is refused": lambda words: "is fenced" in words or "is refused" in words,
     "a node that lost power serves again": lambda words: words.endswith("open after an outage"),
+    "what was handed to a node that died is taken over": (
+        lambda words: words.endswith("take_over what was handed over")
+    ),
     "leftovers are removed": lambda words: words.endswith("performs clear"),
     "a swap comes too late": lambda words: words.endswith("too late"),
 }

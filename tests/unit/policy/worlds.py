@@ -61,9 +61,11 @@ def healthy(
 def _volumes(model: Any, owner: str) -> list[Any]:
     """One volume of each kind; the state None becomes the one that it has when all is well."""
 
-    def volume(name: str, mode: Any, state: Any = None, *ancestors: str) -> Any:
+    def volume(
+        name: str, mode: Any, state: Any = None, *ancestors: str, handed: bool = False
+    ) -> Any:
         uuids = tuple(f"{owner}-{one}" for one in ancestors)
-        return model.Volume(f"{owner}-{name}", owner, mode, dtl_state=state, ancestors=uuids)
+        return model.Volume(f"{owner}-{name}", owner, mode, None, state, (), uuids, handed)
 
     sync = model.DtlMode.SYNC
     return [
@@ -74,6 +76,7 @@ def _volumes(model: Any, owner: str) -> list[Any]:
         volume("catching", sync, model.DtlState.CATCHING_UP),
         volume("async", model.DtlMode.ASYNC),
         volume("none", model.DtlMode.NONE),
+        volume("handed", model.DtlMode.NONE, handed=True),
         volume("cold", sync),
     ]
 
