@@ -74,7 +74,9 @@ def _decide_hidden(host: Host, uuid: str) -> Volume:
 
 def _drop_volume(host: Host, uuid: str) -> None:
     volume = host.store.volume(uuid)
-    assert volume is not None, "its lock is held, and only purge removes volumes"
+    if volume is None or volume.node != host.settings.node:
+        # This node counted as dead meanwhile, and another one has finished it.
+        return
     operations: list[Operation] = [drop(volume), *host.store.release_name(volume)]
     for snapshot in host.store.snapshots(uuid):
         operations += _dropping(host, snapshot)

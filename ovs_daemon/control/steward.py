@@ -4,7 +4,8 @@
 * opens what is this node's and not open: handed over, given back, or stopped when the lease was
   over;
 * lets go of what was stopped;
-* takes over volumes of dead nodes with which the policy has this node go on;
+* takes over volumes of dead nodes with which the policy has this node go on, and finishes what such
+  nodes have begun;
 * has nodes that kept logs of its volumes before forget them;
 * pairs its volumes with the nodes that should keep their logs;
 * has the maps of its volumes followed by the nodes that should;
@@ -29,10 +30,12 @@ from ovs_daemon.control.crew import Crew
 from ovs_daemon.control.dtl import DtlEvent, dtl_lock
 from ovs_daemon.control.followers import Followers
 from ovs_daemon.control.host import Host
+from ovs_daemon.control.leftovers import UNFINISHED, finish, left_to
 from ovs_daemon.control.moves import move_volume
 from ovs_daemon.control.osds import OsdLink
 from ovs_daemon.control.records import Dtl, State, Volume
 from ovs_daemon.control.remote import served_here
+from ovs_daemon.control.snapshots import abandon_snapshots
 from ovs_daemon.control.store import put
 from ovs_daemon.control.upkeep import UpkeepLink
 from ovs_daemon.control.view import View
@@ -94,6 +97,12 @@ class Steward:
         self._former: dict[str, dict[str, str]] = {}
         # By volume: how often in a row it failed, and when to try again.
         self._patience: dict[str, tuple[int, float]] = {}
+        # Volumes that were taken over, whose former owner may have left snapshots half made; and
+        # what else it has begun, by volume, until that is finished.
+        self._taken: set[str] = set()
+        self._begun: dict[str, Volume] = {}
+        # Open volumes whose engine has not heard yet who keeps their log; the epoch of each.
+        self._unheard: dict[str, int] = {}
         # Something in the last pass failed that nothing else waited for, or was late.
         self._unfinished = False
         self._crew = Crew(at_once, patience_s, self._look_again)
@@ -136,9 +145,11 @@ class Steward:
         self._open_own(view)
         self._take_over(view)
         view = View.of(self._host.store)
+        self._finish(view)
         if self._may_pair():
             # Before others become former ones.
             self._forget_former(view)
+            self._say_pairs()
             self._pair(view)
             self._beside(self._followers.tend)
         self._drain(view)
@@ -263,8 +274,36 @@ class Steward:
     def _take(self, volume: Volume) -> None:
         LOG.warning("node %s is dead: taking over volume %s", volume.node, volume.name)
         taken = self._host.acquire(volume, chosen=True)
+        with self._guard:
+            self._taken.add(volume.uuid)
         told = {"volume": volume.uuid, "name": volume.name, "from": volume.node, "to": taken.node}
         self._tell("volume.taken_over", told)
+
+    def _finish(self, view: View) -> None:
+        """What dead nodes have begun; locks of volumes and of what they were cloned from are taken
+        one after the other, so that none is held here.
+        """
+        self._begun |= {one.uuid: one for one in left_to(view, self._host.settings.node)}
+        tasks = {
+            f"finishing {volume.uuid}": partial(self._finish_one, volume)
+            for volume in list(self._begun.values())
+        }
+        with self._guard:
+            taken, self._taken = self._taken, set()
+        if taken:
+            halves = {s.volume for s in self._host.store.snapshots() if s.state in UNFINISHED}
+            for volume in (one for one in view.volumes if one.uuid in taken & halves):
+                tasks[f"finishing snapshots of {volume.uuid}"] = partial(self._abandon, volume)
+        self._crew.work(tasks)
+
+    def _finish_one(self, volume: Volume) -> None:
+        if self._attempt(volume, partial(finish, self._host)):
+            self._begun.pop(volume.uuid, None)
+
+    def _abandon(self, volume: Volume) -> None:
+        if not self._attempt(volume, partial(abandon_snapshots, self._host)):
+            with self._guard:
+                self._taken.add(volume.uuid)
 
     def _pair(self, view: View) -> None:
         """Have the logs of this node's open volumes kept where they should be."""
@@ -295,10 +334,31 @@ class Steward:
         if before is not None:
             former[before.node] = before.address
         LOG.info("volume %s: node %s is to keep its log", volume.name, keeper)
+        self._say_pair(paired)
+
+    def _say_pairs(self) -> None:
+        """Tell the engine what it did not take before: until then it goes on with the former pair,
+        while the record lets nobody take the volume over."""
+        for uuid, epoch in list(self._unheard.items()):
+            with self._host.locks.holding(dtl_lock(uuid)):
+                volume = self._host.store.volume(uuid)
+                # An opening brings its own.
+                opened = self._host.is_open(uuid) and volume is not None and volume.epoch == epoch
+                if opened and volume is not None and volume.dtl.state is not DtlState.IN_SYNC:
+                    self._say_pair(volume)
+                else:
+                    del self._unheard[uuid]
+
+    def _say_pair(self, volume: Volume) -> None:
         try:
-            self._host.engine.set_dtl(volume.uuid, self._host.opener.dtl_spec(paired))
+            self._host.engine.set_dtl(volume.uuid, self._host.opener.dtl_spec(volume))
         except VStorageError as failure:
             self._host.remember_failure(volume.uuid, failure)
+            self._unheard[volume.uuid] = volume.epoch
+            self._unfinished = True
+            return
+        if self._unheard.pop(volume.uuid, None) is not None:
+            self._host.forget_failure(volume.uuid)
 
     def _forget_former(self, view: View) -> None:
         """Nodes that kept logs before may forget them when others have them complete.
@@ -363,15 +423,23 @@ class Steward:
         self._crew.work({root: partial(try_family, them) for root, them in families.items()})
 
     def _try(self, volume: Volume, act: Callable[[Volume], None]) -> None:
+        def locked(volume: Volume) -> None:
+            with self._host.locks.holding(volume.uuid):
+                act(volume)
+
+        self._attempt(volume, locked)
+
+    def _attempt(self, volume: Volume, act: Callable[[Volume], None]) -> bool:
+        """Do something with a volume, unless it failed a moment ago; whether it was done."""
         with self._guard:
             failures, when = self._patience.get(volume.uuid, (0, 0.0))
         if failures and self._clock() < when:
-            return
+            return False
         try:
-            with self._host.locks.holding(volume.uuid):
-                act(volume)
+            act(volume)
             with self._guard:
                 self._patience.pop(volume.uuid, None)
+            return True
         except VStorageError as failure:
             pause = min(_AGAIN_S * 2**failures, _AGAIN_S_MAX)
             with self._guard:
@@ -381,6 +449,7 @@ class Steward:
             LOG.exception("volume %s is tried again in a while; report this", volume.name)
             with self._guard:
                 self._patience[volume.uuid] = (failures + 1, self._clock() + _AGAIN_S_MAX)
+        return False
 
 
 def _tell_nobody(what: str, about: dict[str, Any]) -> None:

@@ -346,10 +346,14 @@ def _make(host: Host, volume: Volume) -> Volume:
 def _undo(host: Host, volume: Volume) -> None:
     """Take back a creation that failed."""
     current = host.store.volume(volume.uuid)
-    assert current is not None, "its lock is held"
-    host.store.commit(put(replace(current, state=State.DELETING)))
+    mine = current is not None and current.node == host.settings.node
     try:
-        purge(host, volume.uuid)
+        if current is not None and mine:
+            host.store.commit(put(replace(current, state=State.DELETING)))
+            purge(host, volume.uuid)
+        elif current is None or current.state is State.DELETING:
+            # This node counted as dead meanwhile, and another one has undone what it saw of it.
+            host.engine.delete_volume(volume.uuid)
     except VStorageError as failure:
         # The error that the user waits for is the first one; this one shows in `status`.
         host.remember_failure(volume.uuid, failure)

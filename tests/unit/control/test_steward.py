@@ -246,6 +246,33 @@ def test_a_failure_to_open_is_told_to_who_attaches(town: Town) -> None:
     assert town.volume(volume.uuid).attachments == ()
 
 
+def test_an_engine_that_does_not_take_a_pair_is_told_again(town: Town) -> None:
+    """The record names the new keeper already, so that nothing else would be done about it."""
+    volume = make(town)
+    a1, before = town["a1"], volume.dtl.node
+    assert before is not None
+    town[before].kill()
+    town.pass_time()
+    a1.engine.fail.add("set_dtl")
+    a1.steward.tend()
+    keeper = town.volume(volume.uuid).dtl.node
+    assert keeper not in (None, before)
+    assert told_keeper(town, volume) == before
+    assert volume.uuid in a1.host.failures()
+    assert a1.steward._due()
+    a1.engine.fail.clear()
+    a1.steward.tend()
+    assert told_keeper(town, volume) == keeper
+    assert a1.host.failures() == {}
+    assert not a1.steward._due()
+
+
+def told_keeper(town: Town, volume: Volume) -> str | None:
+    """Who keeps the log, as the engine of a1 knows it."""
+    told = town["a1"].engine.dtl[volume.uuid]
+    return None if told is None else str(told["node"])
+
+
 class Slow:
     """An engine whose call takes as long with one volume as the test wants."""
 
