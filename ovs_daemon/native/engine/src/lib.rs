@@ -20,6 +20,7 @@ mod mailbox;
 mod parting;
 mod places;
 mod presets;
+mod reach;
 mod replication;
 mod roll;
 mod shard;

@@ -1,16 +1,17 @@
 //! Worker threads for jobs that block: reads that guests wait for have threads of their own.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use alba::Backend;
 use dtl::Task;
-use volume::{Job, JobDone, Outcome};
+use volume::{Job, JobDone};
 
 use crate::mailbox::{Command, Mailbox};
+use crate::reach::{Next, Reach};
 
 /// What a thread does.
 enum Errand {
@@ -54,18 +55,16 @@ impl Queue {
 pub(crate) struct Workers {
     urgent: Arc<Queue>,
     background: Arc<Queue>,
-    /// What waits for other nodes, or serves them.
+    /// What serves other nodes.
     remote: Arc<Queue>,
-    /// What connects to nodes that are to follow: a node that is away keeps nothing else waiting.
-    follow: Arc<Queue>,
+    /// What connects to other nodes.
+    reach: Arc<Queue>,
 }
 
 const URGENT_THREADS: usize = 4;
 const BACKGROUND_THREADS: usize = 2;
 const REMOTE_THREADS: usize = 4;
-const FOLLOW_THREADS: usize = 1;
-/// After a node could not be reached, it is taken to be away for so long.
-const AWAY: Duration = Duration::from_secs(3);
+const REACH_THREADS: usize = 8;
 
 impl Workers {
     /// Starts the threads; answers go to the mailbox of the job's shard.
@@ -78,26 +77,19 @@ impl Workers {
             Arc::new(Queue { jobs, ready: Condvar::new() })
         };
         let workers =
-            Self { urgent: queue(), background: queue(), remote: queue(), follow: queue() };
+            Self { urgent: queue(), background: queue(), remote: queue(), reach: queue() };
+        let reach: Arc<Mutex<Reach<(usize, Job)>>> = Arc::default();
         let mut threads = Vec::new();
         for (name, queue, count) in [
             ("vs-read", &workers.urgent, URGENT_THREADS),
             ("vs-background", &workers.background, BACKGROUND_THREADS),
             ("vs-remote", &workers.remote, REMOTE_THREADS),
-            ("vs-reach", &workers.follow, FOLLOW_THREADS),
+            ("vs-reach", &workers.reach, REACH_THREADS),
         ] {
             for _ in 0..count {
-                let (queue, backend) = (queue.clone(), backend.clone());
-                let mailboxes = mailboxes.to_vec();
-                let work = move || {
-                    let mut away = Away::default();
-                    while let Some((shard, errand)) = queue.next() {
-                        mailboxes[shard].send(match errand {
-                            Errand::Job(job) => Command::JobDone(away.run(job, &*backend)),
-                            Errand::Dtl(task) => Command::DtlDone(task.run()),
-                        });
-                    }
-                };
+                let (queue, backend, reach) = (queue.clone(), backend.clone(), reach.clone());
+                let thread = Thread { queue, backend, reach, mailboxes: mailboxes.to_vec() };
+                let work = move || thread.work();
                 threads.push(std::thread::Builder::new().name(name.to_owned()).spawn(work)?);
             }
         }
@@ -108,7 +100,7 @@ impl Workers {
         let queue = match &job.work {
             work if work.is_urgent() => &self.urgent,
             work if work.is_remote() => &self.remote,
-            work if work.follower().is_some() => &self.follow,
+            work if work.reaches().is_some() => &self.reach,
             _ => &self.background,
         };
         queue.push(shard, Errand::Job(job));
@@ -123,30 +115,65 @@ impl Workers {
         self.urgent.stop();
         self.background.stop();
         self.remote.stop();
-        self.follow.stop();
+        self.reach.stop();
     }
 }
 
-/// Nodes that could not be reached a moment ago. With many volumes whose maps such a node is to
-/// follow, it is tried once for all of them.
-#[derive(Default)]
-struct Away(HashMap<SocketAddr, Instant>);
+/// What one thread works with.
+struct Thread {
+    queue: Arc<Queue>,
+    backend: Arc<dyn Backend>,
+    reach: Arc<Mutex<Reach<(usize, Job)>>>,
+    mailboxes: Vec<Arc<Mailbox>>,
+}
 
-impl Away {
-    fn run(&mut self, job: Job, backend: &dyn Backend) -> JobDone {
-        let Some((connection, address)) = job.work.follower() else { return job.run(backend) };
-        if self.0.get(&address).is_some_and(|since| since.elapsed() < AWAY) {
-            let result = Err(format!("the follower at {address} could not be reached"));
-            return JobDone {
-                volume: job.volume,
-                outcome: Outcome::Reached { connection, result },
-            };
+impl Thread {
+    fn work(&self) {
+        while let Some((shard, errand)) = self.queue.next() {
+            match errand {
+                Errand::Job(job) => match job.work.reaches() {
+                    Some(address) => self.connect(address, shard, job),
+                    None => self.answer(shard, job.run(&*self.backend)),
+                },
+                Errand::Dtl(task) => {
+                    self.mailboxes[shard].send(Command::DtlDone(task.run()));
+                }
+            }
         }
-        let done = job.run(backend);
-        match &done.outcome {
-            Outcome::Reached { result: Err(_), .. } => self.0.insert(address, Instant::now()),
-            _ => self.0.remove(&address),
+    }
+
+    fn answer(&self, shard: usize, done: JobDone) {
+        self.mailboxes[shard].send(Command::JobDone(done));
+    }
+
+    fn connect(&self, address: SocketAddr, shard: usize, job: Job) {
+        let reach = || self.reach.lock().expect("no holder panics");
+        let next = reach().begin(address, (shard, job), Instant::now());
+        let freed = match next {
+            Next::Parked => return,
+            Next::Away((shard, job)) => return self.let_down(shard, job),
+            Next::Connect((shard, job)) => {
+                let began = Instant::now();
+                let done = job.run(&*self.backend);
+                let now = Instant::now();
+                let answered = !done.outcome.is_away();
+                let freed = reach().ended(address, answered, now - began, now);
+                self.answer(shard, done);
+                freed
+            }
         };
-        done
+        for (shard, job) in freed.again {
+            self.queue.push(shard, Errand::Job(job));
+        }
+        for (shard, job) in freed.away {
+            self.let_down(shard, job);
+        }
+    }
+
+    /// Says that a node does not answer, without asking it once more.
+    fn let_down(&self, shard: usize, job: Job) {
+        if let Some(done) = job.unanswered() {
+            self.answer(shard, done);
+        }
     }
 }

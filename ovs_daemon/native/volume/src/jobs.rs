@@ -118,15 +118,16 @@ impl Work {
         matches!(self, Work::Fetch { .. } | Work::Open { .. })
     }
 
-    /// It is about the DTL node, whose silence must keep nothing else waiting.
+    /// It is for the DTL node, which waits for it.
     pub fn is_remote(&self) -> bool {
-        matches!(self, Work::Connect { .. } | Work::Batches { .. })
+        matches!(self, Work::Batches { .. })
     }
 
-    /// The node that it connects to, which nothing else waits for.
-    pub fn follower(&self) -> Option<(u32, SocketAddr)> {
+    /// The node that it connects to, whose silence must keep nothing else waiting.
+    pub fn reaches(&self) -> Option<SocketAddr> {
         match self {
-            Work::Follow { connection, caller } => Some((*connection, caller.address)),
+            Work::Connect { caller } => Some(caller.address),
+            Work::Follow { caller, .. } => Some(caller.address),
             _ => None,
         }
     }
@@ -166,7 +167,32 @@ pub enum Outcome {
     Indexed { sco: u32, result: Result<ObjectIndex, JobFailure> },
 }
 
+impl Outcome {
+    /// A node could not be connected to.
+    pub fn is_away(&self) -> bool {
+        matches!(
+            self,
+            Outcome::Connected { result: Err(Some(_)), .. }
+                | Outcome::Reached { result: Err(_), .. }
+        )
+    }
+}
+
 impl Job {
+    /// What comes of connecting to a node that is known not to answer; `None`: it connects to none.
+    pub fn unanswered(self) -> Option<JobDone> {
+        let address = self.work.reaches()?;
+        let why = format!("the node at {address} did not answer a moment ago");
+        let outcome = match self.work {
+            Work::Connect { caller } => {
+                Outcome::Connected { generation: caller.generation, result: Err(Some(why)) }
+            }
+            Work::Follow { connection, .. } => Outcome::Reached { connection, result: Err(why) },
+            _ => return None,
+        };
+        Some(JobDone { volume: self.volume, outcome })
+    }
+
     /// Does it. Blocks; for worker threads.
     pub fn run(self, backend: &dyn Backend) -> JobDone {
         let outcome = match self.work {
