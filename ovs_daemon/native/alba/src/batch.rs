@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::directory::error;
+use crate::directory::{PRUNED_MAX, error};
 use crate::part::Part;
 use crate::{Put, Result};
 
@@ -53,16 +53,21 @@ enum Stage<F> {
 }
 
 fn begin<S: Shelf>(shelf: &S, name: &str, parts: &[Part]) -> io::Result<Stage<S::File>> {
-    let (temporary, path) = shelf.prepare(name)?;
-    if shelf.exists(&path) {
-        // Its name may not be durable yet: the put that made it may have been interrupted.
-        return Ok(Stage::Named(path, Put::Exists));
-    }
-    match shelf.write(&temporary, parts) {
-        Ok(file) => Ok(Stage::Written(Open { temporary, path, file })),
-        Err(why) => {
-            shelf.unlink(&temporary);
-            Err(why)
+    let mut pruned = 0;
+    loop {
+        let (temporary, path) = shelf.prepare(name)?;
+        if shelf.exists(&path) {
+            // Its name may not be durable yet: the put that made it may have been interrupted.
+            return Ok(Stage::Named(path, Put::Exists));
+        }
+        match shelf.write(&temporary, parts) {
+            Ok(file) => return Ok(Stage::Written(Open { temporary, path, file })),
+            // Its folder was empty, and was removed: it is made anew.
+            Err(why) if why.kind() == io::ErrorKind::NotFound && pruned < PRUNED_MAX => pruned += 1,
+            Err(why) => {
+                shelf.unlink(&temporary);
+                return Err(why);
+            }
         }
     }
 }

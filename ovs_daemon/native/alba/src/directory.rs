@@ -19,6 +19,8 @@ use crate::part::Part;
 use crate::{Backend, BackendError, Cause, Put, Result, Sink, Space};
 
 pub(crate) const TEMPORARY: &str = ".put-";
+/// How often the folder of a put is made anew, because it was empty and was removed.
+pub(crate) const PRUNED_MAX: u32 = 10;
 
 /// See the top of the file.
 #[derive(Debug)]
@@ -71,6 +73,41 @@ impl Directory {
         self.root.join(name)
     }
 
+    /// Removes the folders above an object that has been deleted which are empty now. A put into one
+    /// of them makes it anew.
+    pub(crate) fn prune(&self, name: &str) {
+        let path = self.path(name);
+        for folder in path.ancestors().skip(1).take_while(|folder| **folder != self.root) {
+            // Whoever makes it anew meanwhile must not take it for the durable one.
+            let mut durable = self.durable();
+            if fs::remove_dir(folder).is_err() {
+                return;
+            }
+            durable.remove(folder);
+        }
+    }
+
+    /// Deletes everything below a folder but files of which `keep` says so; a missing one is fine.
+    /// Durable on return.
+    pub(crate) fn delete_folder_but(
+        &self,
+        folder: &str,
+        keep: &dyn Fn(&str) -> bool,
+    ) -> Result<()> {
+        let path = self.path(folder);
+        let removed = remove_below(&path, keep);
+        self.descriptors.close_folder(folder);
+        self.durable().retain(|other| !other.starts_with(&path));
+        let failed = |e| error("delete", folder, e);
+        match removed {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(failed(e)),
+        }
+        // Also of one that is missing: who deleted it may have been killed before the sync.
+        settle(path.parent().unwrap_or(&self.root)).map_err(failed)
+    }
+
     /// The file of an object that is open.
     pub(crate) fn opened(&self, name: &str) -> Option<Arc<File>> {
         self.descriptors.peek(name)
@@ -84,19 +121,16 @@ impl Directory {
         let _ = fs::remove_file(&temporary);
         temporary
     }
+}
 
-    fn write_temporary(
-        &self,
-        name: &str,
-        temporary: &Path,
-        fill: &mut dyn FnMut(&mut dyn Sink) -> Result<()>,
-    ) -> Result<()> {
-        let failed = |e| error("store", name, e);
-        let file = OpenOptions::new().write(true).create_new(true).open(temporary);
-        let mut sink = FileSink { name, file: file.map_err(failed)? };
-        fill(&mut sink)?;
-        sink.file.sync_all().map_err(failed)
-    }
+fn write_temporary(
+    name: &str,
+    file: File,
+    fill: &mut dyn FnMut(&mut dyn Sink) -> Result<()>,
+) -> Result<()> {
+    let mut sink = FileSink { name, file };
+    fill(&mut sink)?;
+    sink.file.sync_all().map_err(|e| error("store", name, e))
 }
 
 struct FileSink<'a> {
@@ -122,6 +156,33 @@ pub(crate) fn error(attempted: &'static str, object: &str, e: io::Error) -> Back
 
 fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
+}
+
+/// Removes what is in a folder but files that are kept, and the folder, unless it has some: then
+/// what was removed from it stays removed.
+fn remove_below(folder: &Path, keep: &dyn Fn(&str) -> bool) -> io::Result<()> {
+    let mut kept = false;
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let path = entry.path();
+        if entry.file_type()?.is_dir() {
+            remove_below(&path, keep)?;
+            kept |= path.exists();
+        } else if keep(&entry.file_name().to_string_lossy()) {
+            kept = true;
+        } else {
+            gone(fs::remove_file(&path))?;
+        }
+    }
+    if kept { sync_folder(folder) } else { gone(fs::remove_dir(folder)) }
+}
+
+/// What somebody else has removed meanwhile is removed.
+fn gone(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
+    }
 }
 
 /// Makes what was removed from a folder stay removed; from one that is missing nothing can return.
@@ -174,21 +235,29 @@ impl Backend for Directory {
         let failed = |e| error("store", name, e);
         let path = self.path(name);
         let folder = path.parent().unwrap_or(&self.root);
-        self.create_folder(folder).map_err(failed)?;
-        if path.exists() {
-            // Its name may not be durable yet: the put that made it may have been interrupted.
-            sync_folder(folder).map_err(failed)?;
-            return Ok(Put::Exists);
-        }
-        let temporary = self.temporary(folder);
-        let outcome =
-            self.write_temporary(name, &temporary, fill).and_then(|()| {
-                match fs::hard_link(&temporary, &path) {
-                    Ok(()) => Ok(Put::Created),
-                    Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(Put::Exists),
-                    Err(e) => Err(failed(e)),
-                }
-            });
+        let mut pruned = 0;
+        let (temporary, file) = loop {
+            self.create_folder(folder).map_err(failed)?;
+            if path.exists() {
+                // Its name may not be durable yet: the put that made it may have been interrupted.
+                sync_folder(folder).map_err(failed)?;
+                return Ok(Put::Exists);
+            }
+            let temporary = self.temporary(folder);
+            match OpenOptions::new().write(true).create_new(true).open(&temporary) {
+                Ok(file) => break (temporary, file),
+                // It was empty, and was pruned.
+                Err(e) if e.kind() == io::ErrorKind::NotFound && pruned < PRUNED_MAX => pruned += 1,
+                Err(e) => return Err(failed(e)),
+            }
+        };
+        let outcome = write_temporary(name, file, fill).and_then(|()| {
+            match fs::hard_link(&temporary, &path) {
+                Ok(()) => Ok(Put::Created),
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(Put::Exists),
+                Err(e) => Err(failed(e)),
+            }
+        });
         // A leftover costs space only; `sweep` takes it.
         let _ = fs::remove_file(&temporary);
         let put = outcome?;
@@ -240,17 +309,7 @@ impl Backend for Directory {
     }
 
     fn delete_folder(&self, folder: &str) -> Result<()> {
-        let path = self.path(folder);
-        let removed = fs::remove_dir_all(&path);
-        self.descriptors.close_folder(folder);
-        self.durable().retain(|other| !other.starts_with(&path));
-        match removed {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(error("delete", folder, e)),
-            // Also of one that is missing: who deleted it may have been killed before the sync.
-            _ => {
-                settle(path.parent().unwrap_or(&self.root)).map_err(|e| error("delete", folder, e))
-            }
-        }
+        self.delete_folder_but(folder, &|_| false)
     }
 
     fn settle(&self, folder: &str) -> Result<()> {

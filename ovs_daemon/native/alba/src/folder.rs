@@ -5,6 +5,8 @@
 //! osd.lock                         held by the process that uses it
 //! osd.sealed                       it leaves the cluster: nothing is stored here any more
 //! <object>.obj/<fragment name>     fragments (format::fragment)
+//! <object>.obj/<generation>.deleted  a put of the object was deleted (see `cluster::deletion`)
+//! <log>/log.deleted                a whole log was
 //! uses/<name>                      which disks objects may lie on (see `uses`)
 //! ```
 //! A fragment is stored once, wholly and durably, or not at all (see [`Directory`]). What is read is
@@ -13,7 +15,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use format::fragment::{FragmentName, StoredFragment};
+use format::fragment::{FragmentName, LOG_MARK, StoredFragment};
 use format::log::PAGE;
 use format::osd::wire::is_path;
 use format::osd::{CLAIM_NAME, Claim, PLACE_MAX};
@@ -22,7 +24,9 @@ use machines::alba::takes;
 use media::{Dir, File, FileLock, read_cached_at};
 
 use crate::batch::put_all;
-use crate::osd::{Answer, OBJECT, Parts, Request, SEAL, USES, fragment_path};
+use crate::osd::{
+    Answer, OBJECT, Parts, Request, SEAL, USES, fragment_path, is_mark, is_mark_name, log_mark_path,
+};
 use crate::part::Part;
 use crate::{Backend, BackendError, Cause, Directory, Put, Result};
 
@@ -209,6 +213,12 @@ impl FolderOsd {
             }
             Request::Names { folder } => {
                 let mut names = self.store.list(folder)?;
+                let log = folder.split('/').next().filter(|_| folder.ends_with(OBJECT));
+                if let Some(log) = log
+                    && self.store.len(&log_mark_path(log))?.is_some()
+                {
+                    names.push(LOG_MARK.to_owned());
+                }
                 if folder.is_empty() {
                     names.retain(|name| ![CLAIM_NAME, LOCK_NAME, SEAL].contains(&&**name));
                 }
@@ -218,15 +228,19 @@ impl FolderOsd {
                 }
                 Ok(Answer::Names(names))
             }
-            Request::Delete { path } => self.store.delete(path).map(|()| Answer::Done),
+            Request::Delete { path } => {
+                self.store.delete(path)?;
+                self.store.prune(path);
+                Ok(Answer::Done)
+            }
             Request::DeleteFolder { folder } => {
-                self.store.delete_folder(folder).map(|()| Answer::Done)
+                self.store.delete_folder_but(folder, &is_mark_name).map(|()| Answer::Done)
             }
             Request::Sweep { folder } => self.store.sweep(folder).map(|()| Answer::Done),
             Request::Space => self.space().map(|(total, free)| Answer::Space { total, free }),
             Request::PutRecord { name, text } if name == SEAL => self.seal(text),
             Request::PutRecord { name, text } => {
-                let path = format!("{USES}/{name}");
+                let path = if is_mark(name) { name.clone() } else { format!("{USES}/{name}") };
                 let put = self.store.put(&path, &mut |sink| sink.write(text))?;
                 let here = self.reachable();
                 here.then_some(Answer::Put(put)).ok_or_else(|| request.error(Cause::Failed, GONE))
@@ -265,13 +279,14 @@ impl FolderOsd {
             Request::Put { path, .. }
             | Request::Get { path, .. }
             | Request::Header { path }
-            | Request::Keep { path, .. }
-            | Request::Delete { path } => is_fragment(path),
+            | Request::Keep { path, .. } => is_fragment(path),
+            Request::Delete { path } => is_fragment(path) || is_path(path) && is_mark(path),
             Request::Names { folder } => folder.is_empty() || is_path(folder),
             Request::DeleteFolder { folder } | Request::Sweep { folder } => is_folder(folder),
-            Request::PutRecord { name, .. } | Request::Record { name } => {
-                is_path(name) && !name.contains('/')
+            Request::PutRecord { name, .. } => {
+                is_path(name) && (!name.contains('/') || is_mark(name))
             }
+            Request::Record { name } => is_path(name) && !name.contains('/'),
             Request::Space | Request::Figures => true,
         };
         if fine {

@@ -114,8 +114,15 @@ pub trait Backend: Send + Sync {
         Ok(())
     }
 
-    /// Deletes everything below a folder; a missing one is fine. Durable on return.
+    /// Deletes everything below a folder; a missing one is fine. Durable on return. What is on parts
+    /// of the backend that are away may come back, until [`Backend::delete_log`].
     fn delete_folder(&self, folder: &str) -> Result<()>;
+
+    /// Deletes all that a log has, its whole folder, for good: nothing is ever put there again, and
+    /// nothing of it comes back.
+    fn delete_log(&self, log: &str) -> Result<()> {
+        self.delete_folder(log)
+    }
 
     /// What was read of an object is damaged: it is read anew the next time, since somebody may put
     /// a good copy in its place.

@@ -10,7 +10,7 @@ use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use format::fragment::{FragmentName, StoredFragment};
+use format::fragment::{FragmentName, LOG_MARK, StoredFragment, mark_name, marked_generation};
 use format::osd::Claim;
 
 use crate::folder::FolderOsd;
@@ -55,17 +55,17 @@ pub enum Request {
         path: String,
     },
     /// The names in a folder, sorted; a missing one is empty. Names of objects end with [`OBJECT`],
-    /// all others are folders.
+    /// all others are folders, or marks; in the folder of an object the mark of its log is one, too.
     Names {
         /// The folder; "" is everything.
         folder: String,
     },
-    /// Delete a fragment; a missing one is fine.
+    /// Delete a fragment, or a mark; a missing one is fine.
     Delete {
-        /// Of [`fragment_path`].
+        /// Of [`fragment_path`] or [`mark_path`].
         path: String,
     },
-    /// Delete everything below a folder; a missing one is fine. Durable when answered.
+    /// Delete everything below a folder but marks; a missing one is fine. Durable when answered.
     DeleteFolder {
         /// The folder.
         folder: String,
@@ -77,9 +77,10 @@ pub enum Request {
     },
     /// Bytes in all, and bytes that may still be stored.
     Space,
-    /// Store a record of use, if none has its name; or [`SEAL`] the OSD. Durable when answered.
+    /// Store a record of use, if none has its name; or [`SEAL`] the OSD; or mark a put of an object
+    /// as deleted. Durable when answered.
     PutRecord {
-        /// Its name.
+        /// Its name; of a mark: [`mark_path`].
         name: String,
         /// What it says.
         text: Vec<u8>,
@@ -216,6 +217,29 @@ pub trait Osd: Send + Sync + fmt::Debug {
 /// The path of a fragment.
 pub fn fragment_path(object: &str, name: &FragmentName) -> String {
     format!("{object}{OBJECT}/{name}")
+}
+
+/// The path of the mark that a put of an object was deleted.
+pub fn mark_path(object: &str, generation: u64) -> String {
+    format!("{object}{OBJECT}/{}", mark_name(generation))
+}
+
+/// The path of the mark that a whole log was deleted.
+pub fn log_mark_path(log: &str) -> String {
+    format!("{log}/{LOG_MARK}")
+}
+
+/// Whether a name is one of a mark.
+pub fn is_mark_name(name: &str) -> bool {
+    name == LOG_MARK || marked_generation(name).is_some()
+}
+
+/// Whether a path is one of a mark.
+pub fn is_mark(path: &str) -> bool {
+    path.rsplit_once('/').is_some_and(|(folder, name)| match name == LOG_MARK {
+        true => !folder.contains('/') && !folder.ends_with(OBJECT),
+        false => folder.ends_with(OBJECT) && marked_generation(name).is_some(),
+    })
 }
 
 /// The number of an OSD for placement.

@@ -276,7 +276,12 @@ impl<'a> Worker<'a> {
                 state.why = None;
                 state.surveys += 1;
                 state.surveyed_at = seconds();
-                state.survey = Survey { todo: Vec::new(), partial: Vec::new(), ..survey.clone() };
+                state.survey = Survey {
+                    todo: Vec::new(),
+                    partial: Vec::new(),
+                    logs: Vec::new(),
+                    ..survey.clone()
+                };
                 Some(survey)
             }
             Err(error) => {
@@ -291,6 +296,11 @@ impl<'a> Worker<'a> {
     fn look_and_mend(&self, terms: &Terms, orders: &Orders) -> Option<Survey> {
         let survey = self.look(terms)?;
         let before = now_ns().saturating_sub(PARTIAL_AGE.as_nanos() as u64);
+        for log in &survey.logs {
+            if let Err(error) = self.cluster.collect_log(log) {
+                self.shared.lock().why = Some(error.to_string());
+            }
+        }
         for name in &survey.partial {
             // What fails is tried again at the next look.
             let collected = self.cluster.collect(name, before).unwrap_or(0);

@@ -311,6 +311,23 @@ impl FragmentName {
     }
 }
 
+/// How the name of a mark ends.
+const DELETED: &str = ".deleted";
+
+/// The name of the mark, beside the fragments of an object, that a put of it was deleted.
+pub fn mark_name(generation: u64) -> alloc::string::String {
+    alloc::format!("{generation:016x}{DELETED}")
+}
+
+/// The name of the mark, in a log's folder, that the whole log was deleted for good.
+pub const LOG_MARK: &str = "log.deleted";
+
+/// The put that a mark says was deleted; `None`: it is no name of a mark.
+pub fn marked_generation(name: &str) -> Option<u64> {
+    let generation = u64::from_str_radix(name.strip_suffix(DELETED)?, 16).ok()?;
+    (mark_name(generation) == name).then_some(generation)
+}
+
 /// The CRCs that follow a payload, little endian.
 pub fn payload_crcs(payload: &[u8]) -> Vec<u8> {
     let mut crcs = Vec::with_capacity(payload.len() / PAGE * 4);

@@ -30,6 +30,7 @@ mod sco;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use alba::osd::is_mark_name;
 use alba::preset::{Preset, sizing_table};
 use media::{File, StoreError};
 use report::Report;
@@ -79,6 +80,10 @@ fn look_at(path: &Path, verify: bool) -> Result<Report, StoreError> {
     }
     if path.file_name().is_some_and(|name| name == alba::osd::SEAL) {
         report.kind = "seal of an OSD that leaves its cluster";
+        return Ok(report);
+    }
+    if path.file_name().is_some_and(|name| is_mark_name(&name.to_string_lossy())) {
+        report.kind = "mark of what was deleted";
         return Ok(report);
     }
     if path.parent().is_some_and(|folder| folder.ends_with("uses")) {

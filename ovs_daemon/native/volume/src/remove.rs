@@ -29,7 +29,8 @@ pub fn pin(backend: &dyn Backend, log: &str, parent: &str, mark: &[u8]) -> alba:
 /// Removes all that the backend has of a volume, for good. Interrupted, it is to be repeated:
 /// `parent` is what `<log>/parent` says then.
 pub fn remove(backend: &dyn Backend, log: &str, parent: Option<&str>) -> alba::Result<()> {
-    // Checkpoints first: a crash in between must not leave one that refers to missing data.
+    // Checkpoints first: a crash in between must not leave one that refers to missing data. The whole
+    // log last: afterwards nobody can read its mark, by which the parent's pin is found.
     backend.delete_folder(&checkpoint_folder(log))?;
     backend.delete_folder(&format!("{log}/sco"))?;
     if let Some(parent) = parent {
@@ -37,5 +38,5 @@ pub fn remove(backend: &dyn Backend, log: &str, parent: Option<&str>) -> alba::R
         backend.delete(&format!("{pins}/{log}"))?;
         backend.settle(&pins)?;
     }
-    backend.delete_folder(log)
+    backend.delete_log(log)
 }

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use format::fragment::FragmentName;
-use machines::alba::{Cut, FRAGMENTS_MAX, Layout, Seen, Set, Verdict, out_of_reach, verdict};
+use format::fragment::{FragmentName, LOG_MARK, marked_generation};
+use machines::alba::{
+    Cut, FRAGMENTS_MAX, Layout, Seen, Set, Verdict, living, out_of_reach, verdict,
+};
 
-use crate::osd::{OBJECT, Request, fragments_of, names_of};
+use crate::osd::{OBJECT, Request, is_mark_name, names_of};
 use crate::{Cause, Result};
 
 use super::{Cluster, FOUND_MAX, failed, lock};
@@ -18,7 +20,7 @@ use super::{Cluster, FOUND_MAX, failed, lock};
 const LOOK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Which OSDs can be reached at this moment.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Reach {
     up: Vec<usize>,
     /// How many known disks of each Domain cannot.
@@ -32,6 +34,11 @@ pub(super) struct Reach {
 impl Reach {
     pub(super) fn up(&self) -> &[usize] {
         &self.up
+    }
+
+    /// Whether those that are away could hold a whole acknowledged object of which nothing is seen.
+    pub(super) fn hides(&self) -> bool {
+        self.hides
     }
 }
 
@@ -83,10 +90,36 @@ impl Found {
     }
 }
 
-/// The fragments that are seen of an object: name and OSD.
-pub(super) type Sighting = Vec<(FragmentName, usize)>;
+/// What is seen of an object.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Sighting {
+    /// Its fragments, and the OSDs that have them.
+    pub(super) fragments: Vec<(FragmentName, usize)>,
+    /// The puts of it that were deleted, by generation, and the OSDs that are marked with that.
+    pub(super) marks: BTreeMap<u64, BTreeSet<usize>>,
+    /// Whether its whole log was.
+    pub(super) log_is_deleted: bool,
+}
 
-fn layout_of(name: &FragmentName) -> Option<Layout> {
+impl Sighting {
+    fn add(&mut self, osd: usize, names: &[String]) {
+        let fragments = names.iter().filter_map(|name| FragmentName::parse(name));
+        self.fragments.extend(fragments.map(|name| (name, osd)));
+        for generation in names.iter().filter_map(|name| marked_generation(name)) {
+            self.marks.entry(generation).or_default().insert(osd);
+        }
+        self.log_is_deleted |= names.iter().any(|name| name == LOG_MARK);
+    }
+
+    /// The generations of the puts that were deleted.
+    pub(super) fn deleted(&self) -> BTreeSet<u64> {
+        let all = self.fragments.iter().map(|(one, _)| one.generation);
+        let of_log = all.filter(|_| self.log_is_deleted);
+        self.marks.keys().copied().chain(of_log).collect()
+    }
+}
+
+pub(super) fn layout_of(name: &FragmentName) -> Option<Layout> {
     Layout::new(name.data, name.parity, name.domains, name.local).ok()
 }
 
@@ -113,7 +146,8 @@ impl Cluster {
         self.reach_among(self.here(), true)
     }
 
-    fn here(&self) -> Vec<usize> {
+    /// The OSDs that are asked, and can be.
+    pub(super) fn here(&self) -> Vec<usize> {
         let osds = self.osds();
         let is_asked = |osd: &usize| self.standing_of(osds[*osd].id()).is_asked();
         (0..osds.len()).filter(is_asked).filter(|osd| osds[*osd].reachable()).collect()
@@ -128,17 +162,17 @@ impl Cluster {
 
     /// What is seen of an object on the OSDs that can be reached; one that fails or is slow now
     /// counts as out of reach.
-    fn look(&self, name: &str, reach: &mut Reach) -> Sighting {
+    pub(super) fn look(&self, name: &str, reach: &mut Reach) -> Sighting {
         let (sender, hear) = channel();
         for osd in &reach.up {
             let (number, sender) = (*osd, sender.clone());
-            let reply = move |answer| drop(sender.send((number, fragments_of(answer))));
+            let reply = move |answer| drop(sender.send((number, names_of(answer))));
             let folder = format!("{name}{OBJECT}");
             self.osd(number).start(Request::Names { folder }, Box::new(reply));
         }
         drop(sender);
         let until = Instant::now() + LOOK_PATIENCE;
-        let mut seen = BTreeMap::new();
+        let mut seen: BTreeMap<usize, Vec<String>> = BTreeMap::new();
         while let Ok((osd, names)) =
             hear.recv_timeout(until.saturating_duration_since(Instant::now()))
         {
@@ -149,16 +183,22 @@ impl Cluster {
         let late: Vec<usize> = reach.up.extract_if(.., |osd| !seen.contains_key(osd)).collect();
         if !late.is_empty() {
             reach.away = self.away(&reach.up, &late);
+            reach.hides |= self.hides(&reach.up);
         }
-        let each = |(osd, names): (usize, Vec<FragmentName>)| {
-            names.into_iter().map(move |name| (name, osd))
-        };
-        seen.into_iter().flat_map(each).collect()
+        let mut sighting = Sighting::default();
+        seen.iter().for_each(|(osd, names)| sighting.add(*osd, names));
+        sighting
     }
 
-    fn puts(&self, sighting: &Sighting, reach: &Reach) -> Vec<Seen> {
+    /// Whether every OSD of the cluster is in reach.
+    pub(super) fn is_whole(&self, reach: &Reach) -> bool {
+        reach.up.len() == self.size() && reach.away.iter().all(|away| *away == 0)
+    }
+
+    /// All puts of which something is seen.
+    pub(super) fn puts(&self, sighting: &Sighting, reach: &Reach) -> Vec<Seen> {
         let mut puts: BTreeMap<FragmentName, Seen> = BTreeMap::new();
-        for (name, _) in sighting {
+        for (name, _) in &sighting.fragments {
             let Some(layout) = layout_of(name) else { continue };
             if usize::from(name.fragment) >= layout.fragments().min(FRAGMENTS_MAX) {
                 continue;
@@ -192,13 +232,10 @@ impl Cluster {
     }
 
     fn judge_within(&self, name: &str, mut reach: Reach) -> (Verdict, Sighting, Reach) {
-        let before = reach.up.len();
         let sighting = self.look(name, &mut reach);
-        if reach.up.len() < before {
-            reach.hides |= self.hides(&reach.up);
-        }
-        let verdict = verdict(&self.puts(&sighting, &reach), reach.hides);
-        (verdict, sighting, reach)
+        let puts = living(self.puts(&sighting, &reach), &sighting.deleted());
+        let hidden = reach.hides && !sighting.log_is_deleted;
+        (verdict(&puts, hidden), sighting, reach)
     }
 
     /// Where an object lies; `None` when it is not stored.
@@ -229,7 +266,7 @@ impl Cluster {
         };
         let mut places: BTreeMap<_, Vec<usize>> = BTreeMap::new();
         let mut header = None;
-        for (one, osd) in sighting.iter().filter(|(one, _)| mine(one)) {
+        for (one, osd) in sighting.fragments.iter().filter(|(one, _)| mine(one)) {
             places.entry((one.piece, usize::from(one.fragment))).or_default().push(*osd);
             if header.is_none() {
                 header = self.osd(*osd).header(name, one).ok().map(|header| (*one, header));
@@ -257,7 +294,7 @@ impl Cluster {
         Ok(found)
     }
 
-    /// Names in a folder on any OSD, as they are there.
+    /// Names in a folder on any OSD, as they are there; not those of marks.
     pub(super) fn every_name(&self, folder: &str, reach: &Reach) -> Result<BTreeSet<String>> {
         let mut names = BTreeSet::new();
         let request = Request::Names { folder: folder.to_owned() };
@@ -265,6 +302,7 @@ impl Cluster {
         for answer in self.ask_all(jobs) {
             names.extend(names_of(answer)?);
         }
+        names.retain(|name| !is_mark_name(name));
         Ok(names)
     }
 

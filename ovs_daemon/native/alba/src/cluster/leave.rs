@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use format::fragment::FragmentName;
-use machines::alba::{Standing, Verdict, keeps};
+use machines::alba::{Standing, Verdict, is_deleted, keeps};
 
 use super::{Cluster, failed};
 use crate::Result;
-use crate::osd::{Osd, Request, SEAL, USES, disk_id};
+use crate::osd::{Osd, Request, SEAL, USES, disk_id, is_mark_name};
 
 use super::mend::object_of;
 
@@ -53,6 +53,17 @@ impl Cluster {
         Ok(all.then_some(alone))
     }
 
+    /// Whether no OSD that stays has the mark of a log. Upkeep tells others of it.
+    fn alone_marked(&self, osd: usize, folder: &str, mark: &str) -> Result<bool> {
+        for other in (0..self.osds().len()).filter(|other| *other != osd) {
+            let asked = self.standing(other) == Standing::Member && self.osd(other).reachable();
+            if asked && self.osd(other).names(folder)?.iter().any(|name| name == mark) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     fn alone_below(
         &self,
         osd: usize,
@@ -65,6 +76,10 @@ impl Cluster {
             if path == USES {
                 continue;
             }
+            if is_mark_name(&name) {
+                *alone += u64::from(self.alone_marked(osd, folder, &name)?);
+                continue;
+            }
             let Some(object) = object_of(&path) else {
                 if !self.alone_below(osd, &path, alone, go_on)? {
                     return Ok(false);
@@ -74,10 +89,23 @@ impl Cluster {
             let here = self.osd(osd).fragments(object)?;
             let (verdict, sighting, _) = self.judge(object);
             let stays = |osd: usize| self.standing(osd) == Standing::Member;
-            let elsewhere: BTreeSet<FragmentName> =
-                sighting.into_iter().filter(|(_, osd)| stays(*osd)).map(|(one, _)| one).collect();
+            let deleted = sighting.deleted();
+            let marked = sighting
+                .marks
+                .values()
+                .filter(|on| on.contains(&osd) && !on.iter().any(|other| stays(*other)));
+            // Upkeep marks others as well.
+            *alone += marked.count() as u64;
+            let elsewhere: BTreeSet<FragmentName> = sighting
+                .fragments
+                .into_iter()
+                .filter(|(_, osd)| stays(*osd))
+                .map(|(one, _)| one)
+                .collect();
             let stored = matches!(verdict, Verdict::Stored(_));
-            let mine = here.iter().filter(|one| keeps(stored) && !elsewhere.contains(one));
+            let needed = |one: &FragmentName| !is_deleted(one.generation, &deleted);
+            let mine =
+                here.iter().filter(|one| keeps(stored) && needed(one) && !elsewhere.contains(one));
             *alone += mine.count() as u64;
             if !go_on() {
                 return Ok(false);

@@ -10,7 +10,7 @@
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use format::fragment::FragmentName;
-use machines::alba::Verdict;
+use machines::alba::{Verdict, is_deleted};
 
 use crate::Result;
 use crate::osd::{OBJECT, Request, fragment_path};
@@ -45,21 +45,26 @@ impl Cluster {
         let (verdict, sighting, _) = self.judge(name);
         if verdict == Verdict::Absent {
             // What stays behind on an OSD that fails is never taken for the object.
-            let _ = self.remove(name, sighting, |one| one.generation == generation);
+            let _ = self.remove(name, &sighting, |one| one.generation == generation);
         }
     }
 
-    /// Removes fragments of puts that were cut off before this time (nanoseconds since 1970): of an
-    /// object that is not stored, or stored by another put. How many.
+    /// Removes fragments of puts that were deleted, and of those that were cut off before this time
+    /// (nanoseconds since 1970): of an object that is not stored, or stored by another put. How many.
     pub fn collect(&self, name: &str, before: u64) -> Result<u64> {
-        let (verdict, sighting, _) = self.judge(name);
-        let stored = match verdict {
-            Verdict::Absent => None,
-            Verdict::Stored(seen) if seen.enough() => Some(seen.generation),
-            _ => return Ok(0),
+        let (verdict, sighting, reach) = self.judge(name);
+        let deleted = sighting.deleted();
+        let is_other = |one: &FragmentName| match &verdict {
+            Verdict::Absent => true,
+            Verdict::Stored(seen) => seen.enough() && one.generation != seen.generation,
+            Verdict::Unknown => false,
         };
-        let old = |one: &FragmentName| one.generation < before && Some(one.generation) != stored;
-        self.remove(name, sighting, old)
+        let goes = |one: &FragmentName| {
+            is_deleted(one.generation, &deleted) || one.generation < before && is_other(one)
+        };
+        let removed = self.remove(name, &sighting, goes)?;
+        self.keep_marks(name, &sighting, &reach)?;
+        Ok(removed)
     }
 
     /// For the owner of an object, while he puts it nowhere: removes all that was left, if the object
@@ -70,7 +75,7 @@ impl Cluster {
         self.everywhere(&request)?;
         let (verdict, sighting, _) = self.judge(name);
         match verdict {
-            Verdict::Absent => self.remove(name, sighting, |_| true).map(drop),
+            Verdict::Absent => self.remove(name, &sighting, |_| true).map(drop),
             Verdict::Stored(seen) if !seen.may_be_acknowledged() => {
                 // Where there is no room for what is missing it is mended later.
                 let _ = self.mend(name, &Terms::default(), &mut |_| true);
@@ -80,14 +85,16 @@ impl Cluster {
         }
     }
 
-    fn remove(
+    pub(super) fn remove(
         &self,
         name: &str,
-        sighting: Sighting,
+        sighting: &Sighting,
         which: impl Fn(&FragmentName) -> bool,
     ) -> Result<u64> {
-        let which = sighting.into_iter().filter(|(one, _)| which(one));
-        let delete = |(one, osd)| (osd, Request::Delete { path: fragment_path(name, &one) });
+        let which = sighting.fragments.iter().filter(|(one, _)| which(one));
+        let delete = |(one, osd): &(FragmentName, usize)| {
+            (*osd, Request::Delete { path: fragment_path(name, one) })
+        };
         let jobs: Vec<_> = which.map(delete).collect();
         let count = jobs.len() as u64;
         self.ask_all(jobs).into_iter().try_for_each(|answer| answer.map(|_| ()))?;

@@ -309,7 +309,7 @@ impl Cluster {
                     done.bytes += batch.len() as u64 * found.cut.fragment_len();
                     mending.stored(batch.len(), &created, fine == batch.len());
                 }
-                Next::Look => mending.looked(self.is_whole(name, found, piece)),
+                Next::Look => mending.looked(self.is_complete(name, found, piece)),
                 Next::Undo(all) => {
                     let delete = |one: &usize| (targets[one], Request::Delete { path: path(*one) });
                     self.ask_all(all.iter().map(delete).collect());
@@ -323,7 +323,7 @@ impl Cluster {
     }
 
     /// Whether everything that was found of an object is there still, as far as it can be seen.
-    fn is_whole(&self, name: &str, found: &Found, piece: u32) -> bool {
+    fn is_complete(&self, name: &str, found: &Found, piece: u32) -> bool {
         let (verdict, sighting, reach) = self.judge(name);
         let same = |seen: &machines::alba::Seen| {
             seen.generation == found.seen.generation && seen.layout == found.layout
@@ -332,6 +332,7 @@ impl Cluster {
             return false;
         }
         let there: BTreeSet<(u32, u8, u64, usize)> = sighting
+            .fragments
             .iter()
             .map(|(one, osd)| (one.piece, one.fragment, one.generation, *osd))
             .collect();

@@ -5,6 +5,9 @@
 //! leaves fragments that are never taken for an object, and with OSDs out of reach an object that
 //! was acknowledged is never taken for absent.
 
+mod deletion;
+#[cfg(test)]
+mod deletion_tests;
 mod find;
 mod leave;
 mod leftovers;
@@ -210,6 +213,12 @@ impl Cluster {
         lock(&self.found).remove(name);
     }
 
+    fn forget_below(&self, folder: &str) {
+        let below = format!("{folder}/");
+        lock(&self.found).retain(|name, _| !name.starts_with(&below));
+        self.cache.forget_below(folder);
+    }
+
     /// Asks many OSDs at the same time; the answers in the same order.
     fn ask_all(&self, jobs: Vec<(usize, Request)>) -> Vec<Result<Answer>> {
         let (sender, hear) = channel();
@@ -233,18 +242,6 @@ impl Cluster {
         let jobs = reachable.map(|(number, _)| (number, request.clone())).collect();
         self.ask_all(jobs).into_iter().try_for_each(|answer| answer.map(|_| ()))
     }
-
-    /// Deletes a folder. All are asked a second time when all have answered: what was stored by those
-    /// who mended it meanwhile goes as well (`machines::alba::mend`).
-    fn delete_below(&self, folder: &str) -> Result<()> {
-        let request = Request::DeleteFolder { folder: folder.to_owned() };
-        self.everywhere(&request)?;
-        self.everywhere(&request)
-    }
-
-    fn delete_everywhere(&self, object: &str) -> Result<()> {
-        self.delete_below(&format!("{object}{OBJECT}"))
-    }
 }
 
 impl Backend for Cluster {
@@ -267,17 +264,22 @@ impl Backend for Cluster {
     fn delete(&self, name: &str) -> Result<()> {
         self.forget(name);
         self.cache.forget_below(&format!("{name}{OBJECT}"));
-        let done = self.delete_everywhere(name);
+        let done = self.delete_object(name);
         // Whoever looked meanwhile may have remembered what was still there.
         self.forget(name);
         done
     }
 
     fn delete_folder(&self, folder: &str) -> Result<()> {
-        let below = format!("{folder}/");
-        lock(&self.found).retain(|name, _| !name.starts_with(&below));
-        self.cache.forget_below(folder);
-        self.delete_below(folder)
+        self.forget_below(folder);
+        self.delete_objects(folder)
+    }
+
+    fn delete_log(&self, log: &str) -> Result<()> {
+        self.forget_below(log);
+        let done = self.delete_whole_log(log);
+        self.forget_below(log);
+        done
     }
 
     fn distrust(&self, name: &str) {

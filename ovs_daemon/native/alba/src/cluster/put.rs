@@ -89,6 +89,9 @@ impl Cluster {
             return Err(failed("store", name, "its name has no or over 1024 bytes"));
         }
         let (verdict, sighting, _) = self.judge(name);
+        if sighting.log_is_deleted {
+            return Err(failed("store", name, "its volume was deleted for good"));
+        }
         match verdict {
             Verdict::Stored(_) if self.put_again(name)? => return Ok(Put::Exists),
             Verdict::Stored(_) => {}
@@ -96,7 +99,8 @@ impl Cluster {
             Verdict::Absent => {}
         }
         let began = Instant::now();
-        let latest = sighting.iter().map(|(fragment, _)| fragment.generation).max();
+        let seen = sighting.fragments.iter().map(|(fragment, _)| fragment.generation);
+        let latest = seen.chain(sighting.deleted()).max();
         let [a, b, c, d, ..] = random_id().map_err(|e| failed("store", name, e.to_string()))?;
         let drawn = u32::from_le_bytes([a, b, c, d]);
         let generation = next_generation(latest.unwrap_or(0), drawn);

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use format::fragment::FragmentName;
-use machines::alba::{Set, Verdict, safety};
+use format::fragment::LOG_MARK;
+use machines::alba::{Seen, Set, Verdict, safety};
 
 use crate::Result;
-use crate::osd::USES;
+use crate::osd::{Request, USES, names_of};
 
 use super::Cluster;
+use super::find::Sighting;
 use super::mend::{Terms, object_of};
 
 /// Objects to be mended that are remembered: the others wait for the next look.
@@ -27,8 +28,11 @@ pub struct Survey {
     pub missing: u64,
     /// To be mended: how safe it is, and its name; worst first.
     pub todo: Vec<(usize, String)>,
-    /// Objects of which puts that were cut off have left something.
+    /// Objects of which puts that were cut off, or were deleted while OSDs were away, have left
+    /// something.
     pub partial: Vec<String>,
+    /// Logs that were deleted for good, of which something may be left or come back.
+    pub logs: Vec<String>,
     /// How many objects are to be mended.
     pub to_mend: u64,
     /// Objects of which fewer fragments were seen than it takes to acknowledge one, or of which it
@@ -38,6 +42,19 @@ pub struct Survey {
     pub hidden: bool,
 }
 
+/// Whether there is something that goes, now or later: of puts that were deleted or cut off.
+fn leaves_something(verdict: &Verdict, sighting: &Sighting) -> bool {
+    let other = |seen: &Seen| {
+        seen.enough() && sighting.fragments.iter().any(|(one, _)| one.generation != seen.generation)
+    };
+    let rest = match verdict {
+        Verdict::Stored(seen) => other(seen),
+        Verdict::Absent => !sighting.fragments.is_empty(),
+        Verdict::Unknown => false,
+    };
+    rest || !sighting.marks.is_empty()
+}
+
 impl Cluster {
     /// Calls `each` with the name of every object of which something is stored; false ends it, and is
     /// what is returned then.
@@ -45,7 +62,7 @@ impl Cluster {
         self.walk_below("", &mut false, each)
     }
 
-    fn walk_below(
+    pub(super) fn walk_below(
         &self,
         folder: &str,
         hidden: &mut bool,
@@ -76,13 +93,36 @@ impl Cluster {
             go_on(&survey)
         })?;
         survey.hidden |= hidden;
+        survey.logs = self.deleted_logs()?;
         survey.todo.sort();
         Ok(survey)
+    }
+
+    /// The logs that are marked.
+    fn deleted_logs(&self) -> Result<Vec<String>> {
+        let reach = self.reach();
+        let mut logs = self.every_name("", &reach)?;
+        logs.retain(|name| object_of(name).is_none() && name != USES);
+        let mut deleted = Vec::new();
+        for log in logs {
+            let folder = Request::Names { folder: log.clone() };
+            let jobs = reach.up().iter().map(|osd| (*osd, folder.clone())).collect();
+            for answer in self.ask_all(jobs) {
+                if names_of(answer)?.iter().any(|name| name == LOG_MARK) {
+                    deleted.push(log);
+                    break;
+                }
+            }
+        }
+        Ok(deleted)
     }
 
     fn survey_object(&self, name: &str, terms: &Terms, survey: &mut Survey) {
         let (verdict, sighting, reach) = self.judge(name);
         survey.hidden |= self.hides_for_good(reach.up());
+        if leaves_something(&verdict, &sighting) {
+            survey.partial.push(name.to_owned());
+        }
         let seen = match verdict {
             Verdict::Stored(seen) => seen,
             Verdict::Unknown => {
@@ -90,17 +130,8 @@ impl Cluster {
                 survey.short += 1;
                 return;
             }
-            Verdict::Absent => {
-                if !sighting.is_empty() {
-                    survey.partial.push(name.to_owned());
-                }
-                return;
-            }
+            Verdict::Absent => return,
         };
-        let other = |(one, _): &(FragmentName, usize)| one.generation != seen.generation;
-        if seen.enough() && sighting.iter().any(other) {
-            survey.partial.push(name.to_owned());
-        }
         let layout = seen.layout;
         // Stored is what can be computed.
         let worst = seen.pieces.iter().filter_map(|piece| safety(&layout, *piece)).min();
@@ -112,7 +143,7 @@ impl Cluster {
             seen.pieces.iter().map(|piece| u64::from((layout.all() & !piece).count_ones())).sum();
         survey.missing += gone;
         let mut staying: Vec<Set> = vec![0; seen.pieces.len()];
-        for (one, osd) in &sighting {
+        for (one, osd) in &sighting.fragments {
             let mine = one.generation == seen.generation;
             let Some(piece) = staying.get_mut(one.piece as usize).filter(|_| mine) else {
                 continue;

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use format::fragment::FragmentName;
 use format::osd::{Claim, Role};
 
+use machines::alba::Policy;
+
 use super::{Cluster, OsdPlace, random_id};
 use crate::folder::{FolderOsd, read_claim};
 use crate::preset::Preset;
@@ -13,6 +15,7 @@ use crate::{Backend, Cause, Put};
 
 pub(super) struct Lab {
     root: PathBuf,
+    domains: usize,
 }
 
 impl Drop for Lab {
@@ -23,9 +26,13 @@ impl Drop for Lab {
 
 impl Lab {
     pub(super) fn new(name: &str) -> Self {
+        Self::of(name, 3)
+    }
+
+    pub(super) fn of(name: &str, domains: usize) -> Self {
         let root = std::env::temp_dir().join(format!("ovs-cluster-{}-{name}", std::process::id()));
         let _ = fs::remove_dir_all(&root);
-        Self { root }
+        Self { root, domains }
     }
 
     pub(super) fn disk(&self, domain: usize, disk: usize) -> PathBuf {
@@ -38,25 +45,37 @@ impl Lab {
             domain: format!("dc{}", number / 3),
             node: format!("node{}", number % 3),
         };
-        (0..9).map(place).collect()
+        (0..3 * self.domains).map(place).collect()
     }
 
     pub(super) fn open(&self) -> Cluster {
+        self.open_with(Preset::shipped().remove(0).policies)
+    }
+
+    pub(super) fn open_with(&self, policies: Vec<Policy>) -> Cluster {
         let mut preset = Preset::shipped().remove(0);
-        preset.fragment_size = 64 << 10;
+        (preset.fragment_size, preset.policies) = (64 << 10, policies);
         Cluster::open(&self.places(), preset, 0).unwrap()
     }
 
     /// Out of reach, with all that is on it.
-    fn take_away(&self, path: &Path) {
+    pub(super) fn take_away(&self, path: &Path) {
         fs::rename(path, path.with_extension("away")).unwrap();
     }
 
-    fn bring_back(&self, path: &Path) {
+    pub(super) fn bring_back(&self, path: &Path) {
         fs::rename(path.with_extension("away"), path).unwrap();
     }
 
-    /// Files of fragments of an object: disk and path.
+    pub(super) fn take_domain_away(&self, domain: usize) {
+        (0..3).for_each(|disk| self.take_away(&self.disk(domain, disk)));
+    }
+
+    pub(super) fn bring_domain_back(&self, domain: usize) {
+        (0..3).for_each(|disk| self.bring_back(&self.disk(domain, disk)));
+    }
+
+    /// Files of fragments of an object, and marks: disk and path.
     pub(super) fn files(&self, object: &str) -> Vec<PathBuf> {
         let mut files = Vec::new();
         for place in self.places() {

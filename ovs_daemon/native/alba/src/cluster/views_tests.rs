@@ -85,7 +85,7 @@ impl Osd for Silent {
 }
 
 /// Another process with these OSDs.
-fn view(cluster: &Cluster, osds: Vec<Arc<dyn Osd>>) -> Cluster {
+pub(super) fn view(cluster: &Cluster, osds: Vec<Arc<dyn Osd>>) -> Cluster {
     let other = Cluster::connect(&[], cluster.preset.clone(), 0, None).unwrap();
     *other.osds.write().unwrap() = osds;
     other.learn_uses();

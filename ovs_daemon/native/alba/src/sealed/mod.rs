@@ -251,6 +251,11 @@ impl Backend for Sealed {
         self.cluster.delete_folder(folder)
     }
 
+    fn delete_log(&self, log: &str) -> Result<()> {
+        self.recent.forget_folder(log);
+        self.cluster.delete_log(log)
+    }
+
     fn distrust(&self, name: &str) {
         self.recent.forget(name);
         self.cluster.distrust(name);

@@ -24,6 +24,9 @@ macro_rules! planted {
 }
 
 mod cut;
+mod deletion;
+#[cfg(test)]
+mod deletion_tests;
 mod eviction;
 mod favour;
 mod gather;
@@ -43,6 +46,7 @@ mod policy;
 mod verdict;
 
 pub use cut::{Cut, Place, UNIT};
+pub use deletion::{Deletion, deletion, goes_first, is_deleted, living, may_forget};
 pub use eviction::Eviction;
 pub use favour::{Favour, digest, favourite};
 pub use gather::Gather;
