@@ -17,6 +17,7 @@ pub mod part;
 pub mod pieces;
 pub mod preset;
 pub mod remote;
+mod same;
 mod sco;
 pub mod sealed;
 pub mod wire;

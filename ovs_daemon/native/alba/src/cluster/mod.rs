@@ -70,9 +70,6 @@ pub struct Cluster {
     /// Those that this process has told all of their disks of: one that was only read may have been
     /// told to one disk by somebody who died then.
     told: Mutex<BTreeSet<Use>>,
-    /// Puts of this process that failed, by object and generation. Nobody was told that they are
-    /// stored, though an OSD that has died since may have the fragment that was missing.
-    cut_off: Mutex<BTreeSet<(String, u64)>>,
     /// The OSDs (by number) whose records of use are known.
     read: Mutex<BTreeSet<usize>>,
     /// How OSDs stand, by their numbers for placement; of others nothing is known but that they are
@@ -150,7 +147,6 @@ impl Cluster {
             found: Mutex::default(),
             uses: Mutex::default(),
             told: Mutex::default(),
-            cut_off: Mutex::default(),
             read: Mutex::default(),
             standings: Mutex::default(),
             missing,
@@ -246,7 +242,7 @@ impl Cluster {
 
 impl Backend for Cluster {
     fn put(&self, name: &str, fill: &mut dyn FnMut(&mut dyn Sink) -> Result<()>) -> Result<Put> {
-        self.put_object(name, &self.preset, false, fill)
+        self.put_with(name, &self.preset, false, fill)
     }
 
     fn read(&self, name: &str, offset: u64, into: &mut [u8]) -> Result<()> {

@@ -29,6 +29,16 @@ pub(super) struct Enough {
     pub(super) are: usize,
 }
 
+/// How a put has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// Well.
+    Put(Put),
+    /// A put of this generation is there, which can be read, but on too few OSDs to count, and cannot
+    /// be completed now.
+    Short(u64),
+}
+
 /// An object, until its pieces are coded.
 struct Memory<'a> {
     name: &'a str,
@@ -78,13 +88,16 @@ fn fragment_name(label: &Label, cut: &Cut, layout: &Layout) -> FragmentName {
 }
 
 impl Cluster {
+    /// `beside`: the caller has found that the put of this generation, which is there on too few OSDs,
+    /// says the same; then it is put once more, with a later generation.
     pub(super) fn put_object(
         &self,
         name: &str,
         preset: &Preset,
         sealed: bool,
+        beside: Option<u64>,
         fill: &mut dyn FnMut(&mut dyn Sink) -> Result<()>,
-    ) -> Result<Put> {
+    ) -> Result<Outcome> {
         if name.is_empty() || name.len() > NAME_MAX {
             return Err(failed("store", name, "its name has no or over 1024 bytes"));
         }
@@ -93,8 +106,10 @@ impl Cluster {
             return Err(failed("store", name, "its volume was deleted for good"));
         }
         match verdict {
-            Verdict::Stored(_) if self.put_again(name)? => return Ok(Put::Exists),
-            Verdict::Stored(_) => {}
+            Verdict::Stored(_) => match self.complete(name)? {
+                Outcome::Short(generation) if beside == Some(generation) => {}
+                outcome => return Ok(outcome),
+            },
             Verdict::Unknown => return Err(unknown("store", name)),
             Verdict::Absent => {}
         }
@@ -126,38 +141,30 @@ impl Cluster {
         let stored = self.store(&label, &padded, &cut, &policy, &osds);
         let stored = stored.and_then(|()| in_time(name, generation, began));
         if stored.is_err() {
-            lock(&self.cut_off).insert((name.to_owned(), generation));
             self.take_back(name, generation);
         }
         self.forget(name);
         stored?;
-        lock(&self.cut_off).retain(|(put, _)| put != name);
         if preset.cache_on_write {
             let first = fragment_name(&label, &cut, policy.layout());
             self.warm_cache(name, first, cut, padded.sub(0..object_len as usize));
         }
-        Ok(Put::Created)
+        Ok(Outcome::Put(Put::Created))
     }
 
-    /// The object is there already; but whoever put it may not have got as far as c. False: that was
-    /// this process, which knows that the put was cut off: it may put the same anew, with a later
-    /// generation, on OSDs that are there. What is left of the first one stays where it is: a node
-    /// that goes on with the volume may have completed it.
-    fn put_again(&self, name: &str) -> Result<bool> {
+    /// The object is there already; but whoever put it may not have got as far as c.
+    fn complete(&self, name: &str) -> Result<Outcome> {
         self.forget(name);
         if self.must_find(name)?.enough() {
-            return Ok(true);
+            return Ok(Outcome::Put(Put::Exists));
         }
         self.mend(name, &Terms::default(), &mut |_| true)?;
         self.forget(name);
         let found = self.must_find(name)?;
-        if found.enough() {
-            return Ok(true);
-        }
-        if lock(&self.cut_off).contains(&(name.to_owned(), found.seen.generation)) {
-            return Ok(false);
-        }
-        Err(failed("store", name, "it is there, but on too few OSDs; bring more into reach"))
+        Ok(match found.enough() {
+            true => Outcome::Put(Put::Exists),
+            false => Outcome::Short(found.seen.generation),
+        })
     }
 
     /// The policy for an object of so many bytes and the OSDs that may take it, which have been told

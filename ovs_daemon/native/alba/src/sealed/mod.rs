@@ -17,6 +17,7 @@ mod recent;
 mod tests;
 mod writer;
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -26,6 +27,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 
 use crate::cluster::{Stored, failed};
 use crate::preset::{Preset, PresetError};
+use crate::same::is_same;
 use crate::{Backend, BackendError, Cause, Cluster, Put, Result, Sink, Space};
 pub use keys::{Key, Keys};
 pub use memory::{seal, unseal};
@@ -167,14 +169,22 @@ impl Sealed {
         fill: &mut dyn FnMut(&mut dyn Sink) -> Result<()>,
     ) -> Result<Put> {
         let mut written = (0, 0);
-        let put = self.cluster.put_with(name, preset, true, &mut |sink| {
+        let fill = RefCell::new(fill);
+        let mut seal = |sink: &mut dyn Sink| {
             // Drawn in here: whoever has the object written twice must not get one key for both.
             let key = self.key_for(name, preset)?;
             let mut sealer = Sealer::new(name, sink, preset.compression, key, CHUNK_LOG2)?;
-            fill(&mut sealer)?;
+            (fill.borrow_mut())(&mut sealer)?;
             written = sealer.finish()?;
             Ok(())
-        })?;
+        };
+        // Sealed bytes of the same object differ each time.
+        let mut same = || {
+            let len = self.len(name)?.unwrap_or(0);
+            let read = |offset, into: &mut [u8]| self.read(name, offset, into);
+            is_same(len, &read, &mut **fill.borrow_mut())
+        };
+        let put = self.cluster.put_comparing(name, preset, true, &mut seal, &mut same)?;
         if put == Put::Created {
             self.plain.fetch_add(written.0, Ordering::Relaxed);
             self.sealed.fetch_add(written.1, Ordering::Relaxed);
