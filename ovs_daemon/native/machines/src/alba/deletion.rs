@@ -126,5 +126,7 @@ pub(crate) fn marks_first() -> bool {
 /// Whether the mark of a put may go. `all_here`: every OSD of the cluster has answered what it has of
 /// the object; `left`: one has a fragment of that put.
 pub fn may_forget(all_here: bool, left: bool) -> bool {
-    (all_here || planted!(ForgetEarly)) && (!left || planted!(ForgetLeft)) && !planted!(NeverForget)
+    let here = all_here || planted!(ForgetEarly);
+    let empty = !left || planted!(ForgetLeft);
+    here && empty && !planted!(NeverForget)
 }

@@ -5,6 +5,12 @@
 //! have been acknowledged without anybody hearing of it, and disks may be out of reach when one
 //! asks. What must hold: an acknowledged object is never taken for absent, so it is neither hidden
 //! nor overwritten; and what is called stored can be read.
+//!
+//! With two Domains they may disagree: one has all that makes the object readable, the other one
+//! nothing, and both are here. Then it counts as stored, and is completed. It was acknowledged, and the
+//! other Domain's disks were replaced; or its put was cut off, and it may be kept as well as not. That
+//! it was deleted say marks (`deletion`). While the other Domain is away, its marks are, too: then what
+//! was deleted counts as stored for that long, since nothing tells it from what was not.
 
 use alloc::vec::Vec;
 
