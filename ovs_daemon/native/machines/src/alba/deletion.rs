@@ -85,7 +85,7 @@ pub enum Deletion {
     Refuse,
 }
 
-/// What is to be done before the fragments of an object are deleted, while OSDs are away: `seen` is
+/// What is to be done before the fragments of an object are deleted: `seen` is
 /// all that is seen of it, `hidden` as for the verdict.
 ///
 /// A put of which c fragments are seen is the only one that can be acknowledged.
@@ -100,9 +100,10 @@ pub fn deletion(seen: &[Seen], marks: &BTreeSet<u64>, hidden: bool) -> Deletion 
         true => put.out_of_reach > 0,
         false => put.out_of_reach >= put.layout.data(),
     };
-    let back = seen.iter().any(could);
-    let all = seen.iter().map(|put| put.generation).filter(|_| back && !planted!(NoMark));
-    Deletion::Mark(all.collect())
+    // Who marked something may have been cut off before all had the mark.
+    let back = seen.iter().any(could) || !marks.is_empty();
+    let all = seen.iter().map(|put| put.generation).chain(marks.iter().copied());
+    Deletion::Mark(all.filter(|_| back && !planted!(NoMark)).collect())
 }
 
 /// Of the fragments of a piece, those that are deleted first, and the others when all of them are

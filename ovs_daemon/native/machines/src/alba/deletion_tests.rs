@@ -191,11 +191,9 @@ fn begins(world: &World, out: &mut Vec<World>) {
     }
     if world.put > 0 && world.deletes > 0 && world.up() != 0 {
         let (seen, marks, hidden) = world.look(world.up());
-        let all = world.away == 0;
         let marked = match deletion(&seen, &marks, hidden) {
-            Deletion::Refuse if !all => return,
-            Deletion::Mark(marked) if !all => marked,
-            _ => BTreeSet::new(),
+            Deletion::Refuse => return,
+            Deletion::Mark(marked) => marked,
         };
         // What was never acknowledged, and of which nobody who is there has anything, is promised
         // nothing.
@@ -353,8 +351,8 @@ fn every_planted_fault_is_noticed() {
         Mutant::DeleteHidden,
     ] {
         MUTANT.set(Some(mutant));
-        let found = NUMBERS.map(explore);
+        let found = NUMBERS.into_iter().any(|numbers| explore(numbers).is_err());
         MUTANT.set(None);
-        assert!(found.iter().any(Result::is_err), "{mutant:?}: nobody notices");
+        assert!(found, "{mutant:?}: nobody notices");
     }
 }
