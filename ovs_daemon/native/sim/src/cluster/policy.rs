@@ -75,7 +75,7 @@ pub(super) fn decide(
     here: Home,
 ) -> Step {
     if record.owner != me {
-        if !chosen || record.state != State::InSync {
+        if !chosen || !(record.saved || record.state == State::InSync) {
             return Step::Rest;
         }
         return Step::TakeOver(Record { owner: me, epoch: record.epoch + 1, ..record });
@@ -172,9 +172,11 @@ pub(super) struct View<'a> {
 impl View<'_> {
     /// Who goes on with the volume of a dead owner by itself.
     pub(super) fn successor(&self, record: &Record) -> Option<usize> {
-        let keeper = record.keeper?;
         let complete = record.mode == Mode::Sync && record.state == State::InSync;
-        if !complete || !self.alive[keeper] {
+        let readable = complete && record.keeper.is_some_and(|keeper| self.alive[keeper]);
+        // It was given the volume, with everything on the backend, and has not opened it.
+        let handed = record.saved && record.home.is_none();
+        if !readable && !handed {
             return None;
         }
         let domain = self.domains[record.owner];
@@ -184,7 +186,7 @@ impl View<'_> {
                 other if Some(other) == self.recovery[domain] => 1,
                 _ => 2,
             };
-            (near, *node == keeper, *node)
+            (near, Some(*node) == record.keeper, *node)
         };
         (0..self.alive.len()).filter(|n| self.alive[*n] && *n != record.owner).min_by_key(rank)
     }
