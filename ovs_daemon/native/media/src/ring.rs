@@ -50,6 +50,7 @@ enum Memory {
     Vector { _slices: Vec<Slice>, _iovecs: Box<[libc::iovec]>, header: Box<libc::msghdr> },
     File { _slice: Slice, _file: Arc<std::fs::File> },
     Address { _address: Box<libc::sockaddr_storage> },
+    Time { _time: Box<types::Timespec> },
 }
 
 /// See the module's essay.
@@ -146,6 +147,13 @@ impl Ring {
     pub fn poll_writable(&mut self, fd: &Fd, token: u64) {
         let sqe = opcode::PollAdd::new(raw(fd), libc::POLLOUT as u32).build();
         self.push(sqe, Op { token, _fd: Some(fd.clone()), memory: Memory::None });
+    }
+
+    /// Completes once when so much time has passed; result = -ETIME.
+    pub fn after(&mut self, time: Duration, token: u64) {
+        let time = Box::new(types::Timespec::from(time));
+        let sqe = opcode::Timeout::new(std::ptr::from_ref(&*time)).build();
+        self.push(sqe, Op { token, _fd: None, memory: Memory::Time { _time: time } });
     }
 
     /// Reads up to `into.len()` bytes of a file at `offset`; result = bytes.
@@ -385,6 +393,16 @@ mod tests {
         let mut events = Vec::new();
         ring.turn(Wait::AtMost(Duration::from_millis(1)), &mut events).unwrap();
         assert!(events.is_empty());
+    }
+
+    #[test]
+    fn time_passes_once() {
+        let mut ring = Ring::new(8).unwrap();
+        ring.after(Duration::from_millis(1), 3);
+        let mut events = Vec::new();
+        until(&mut ring, &mut events, 1);
+        assert_eq!(events, [Event { token: 3, result: -libc::ETIME }]);
+        assert_eq!(ring.in_flight(), 0);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 #![allow(unsafe_code)]
 #![allow(clippy::disallowed_methods)]
 
+mod acceptor;
 mod bell;
 pub mod clock;
 mod fuse;
@@ -17,6 +18,7 @@ mod signal;
 mod stream;
 mod tcp;
 
+pub use acceptor::Acceptor;
 pub use bell::Bell;
 pub use fuse::FuseDevice;
 pub use key::{ClusterKey, KEY_BYTES_MIN};

@@ -18,7 +18,7 @@ use alba::part::Part;
 use alba::wire::{Received, WireError};
 use format::osd::wire::{Frame, Kind, NONCE};
 use media::{Event, Fd, Pool, Ring, Wait};
-use net::{ClusterKey, ListenError, Signals, listen_tcp, tune_peer};
+use net::{Acceptor, ClusterKey, ListenError, Signals, listen_tcp, tune_peer};
 
 use crate::disk::{Disk, Job, Outbox};
 use crate::reads::{Begun, Finished, Reads};
@@ -77,7 +77,7 @@ impl std::error::Error for Fatal {}
 /// See the top of the file.
 pub struct Server {
     ring: Ring,
-    listener: Fd,
+    acceptor: Acceptor,
     address: SocketAddr,
     key: ClusterKey,
     /// Cluster and number of each disk.
@@ -146,12 +146,13 @@ impl Server {
         let (listener, address) = listen(setup.listen).map_err(|e| {
             Fatal::new("listen", e, "choose an address of this host and a port that is free")
         })?;
-        ring.accept(&listener, ACCEPT);
+        let mut acceptor = Acceptor::new(listener);
+        acceptor.start(ACCEPT, &mut ring);
         outbox.bell().listen(&mut ring, BELL);
         let reads = Reads::new(DISK).map_err(|e| Fatal::new("get memory", e, MEMORY))?;
         Ok(Self {
             ring,
-            listener,
+            acceptor,
             address,
             key: setup.key.clone(),
             names,
@@ -191,7 +192,7 @@ impl Server {
 
     /// Lets go of the address and of every connection, so that the next process can have them.
     fn close(&mut self, events: &mut Vec<Event>) {
-        self.ring.shutdown(&self.listener);
+        self.ring.shutdown(self.acceptor.fd());
         let all: Vec<u32> = self.connections.keys().copied().collect();
         all.into_iter().for_each(|number| self.end(number, None));
         // What is cancelled completes; the process ends in any case.
@@ -227,13 +228,13 @@ impl Server {
     }
 
     fn accepted(&mut self, event: &Event) {
-        let fd = Ring::take_fd(event);
-        self.ring.accept(&self.listener, ACCEPT);
-        let made = fd.and_then(|fd| {
-            tune_peer(&fd);
-            Connection::new(fd, &self.pool)
-        });
-        match made {
+        let fd = match self.acceptor.take(event, &mut self.ring) {
+            Ok(Some(fd)) => fd,
+            Ok(None) => return,
+            Err(error) => return (self.log)(&format!("cannot accept a connection: {error}")),
+        };
+        tune_peer(&fd);
+        match Connection::new(fd, &self.pool) {
             Ok(connection) => {
                 let number = self.next;
                 self.next = self.next.wrapping_add(1).max(1);

@@ -37,7 +37,7 @@ use std::sync::Arc;
 
 use machines::nbd::Action;
 use media::{Arena, Event, Fd, Ring};
-use net::{ListenError, UnixSocket};
+use net::{Acceptor, ListenError, UnixSocket};
 
 use crate::target::{Completion, Targets, VolumeId};
 
@@ -147,11 +147,10 @@ enum TokenKind {
 }
 
 struct Listener {
-    fd: Fd,
+    acceptor: Acceptor,
     /// The only export served here, or [`NONE`] for all.
     only: u32,
     file: Option<UnixSocket>,
-    accepting: bool,
     closed: bool,
 }
 
@@ -240,11 +239,8 @@ impl NbdServer {
             self.core.exports.remove(only);
             ExportError::Listen(error)
         })?;
-        let fd = socket.fd().clone();
-        self.listen(
-            ring,
-            Listener { fd, only, file: Some(socket), accepting: false, closed: false },
-        );
+        let acceptor = Acceptor::new(socket.fd().clone());
+        self.listen(ring, Listener { acceptor, only, file: Some(socket), closed: false });
         Ok(())
     }
 
@@ -256,7 +252,8 @@ impl NbdServer {
         address: SocketAddr,
     ) -> Result<SocketAddr, ExportError> {
         let (fd, bound) = net::listen_tcp(address).map_err(ExportError::Listen)?;
-        self.listen(ring, Listener { fd, only: NONE, file: None, accepting: false, closed: false });
+        let acceptor = Acceptor::new(fd);
+        self.listen(ring, Listener { acceptor, only: NONE, file: None, closed: false });
         Ok(bound)
     }
 
@@ -415,39 +412,31 @@ impl NbdServer {
     /// Starts accepting on every listener that does not.
     fn accept_again(&mut self, ring: &mut Ring) {
         for (index, listener) in self.listeners.iter_mut() {
-            if !listener.accepting && !listener.closed {
-                ring.accept(&listener.fd, self.core.token(TokenKind::Accept, index));
-                listener.accepting = true;
+            if !listener.closed {
+                listener.acceptor.start(self.core.token(TokenKind::Accept, index), ring);
             }
         }
     }
 
     fn accepted(&mut self, index: u32, event: Event, ring: &mut Ring) {
-        let accepted = Ring::take_fd(&event);
         let Some(listener) = self.listeners.get_mut(index) else { return };
-        listener.accepting = false;
         if listener.closed {
+            drop(Ring::take_fd(&event));
             self.listeners.remove(index);
             return;
         }
         let only = listener.only;
-        match accepted {
-            Ok(fd) => {
+        match listener.acceptor.take_one(&event, ring) {
+            Ok(Some(fd)) => {
                 net::tune_stream(&fd);
                 self.open(fd, only);
                 if self.connections.len() < CONNECTIONS_MAX {
                     self.accept_again(ring);
                 }
             }
-            Err(error) if is_about_one_client(&error) => self.accept_again(ring),
+            Ok(None) => {}
             Err(error) => {
-                // Most likely out of descriptors. Trying at once would spin; the next connection
-                // that ends makes room and starts accepting again.
-                let text = format!(
-                    "nbd: cannot accept a connection: {error}; accepting again when another one \
-                     ends (raise the limit of open files)"
-                );
-                self.core.log(true, text);
+                self.core.log(true, format!("nbd: cannot accept a connection: {error}"));
             }
         }
     }
@@ -475,8 +464,8 @@ impl NbdServer {
             if let Some(file) = &listener.file {
                 file.unlink();
             }
-            ring.shutdown(&listener.fd);
-            if !listener.accepting {
+            ring.shutdown(listener.acceptor.fd());
+            if !listener.acceptor.is_pending() {
                 gone.push(index);
             }
         }
@@ -501,13 +490,4 @@ fn mark(connection: &mut Connection, dirty: &mut Vec<u32>) {
         connection.dirty = true;
         dirty.push(connection.index);
     }
-}
-
-/// The connection that was to be accepted is gone; the next one may be fine (accept(2)).
-fn is_about_one_client(error: &std::io::Error) -> bool {
-    use std::io::ErrorKind as K;
-    matches!(
-        error.kind(),
-        K::ConnectionAborted | K::Interrupted | K::WouldBlock | K::ConnectionReset
-    )
 }

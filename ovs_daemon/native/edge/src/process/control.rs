@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::path::Path;
 
 use media::{Event, Fd, Ring, Slice};
-use net::{ListenError, UnixSocket};
+use net::{Acceptor, ListenError, UnixSocket};
 
 use crate::token::Token;
 
@@ -75,6 +75,7 @@ impl Connection {
 pub(super) struct Control {
     class: u8,
     listener: UnixSocket,
+    acceptor: Acceptor,
     connections: Vec<Option<Connection>>,
     generation: u16,
     requests: Vec<(Asker, String)>,
@@ -83,21 +84,18 @@ pub(super) struct Control {
 
 impl Control {
     pub(super) fn listen(class: u8, path: &Path, ring: &mut Ring) -> Result<Self, ListenError> {
-        let control = Self {
+        let listener = UnixSocket::listen(path, 0o600, None)?;
+        let mut acceptor = Acceptor::new(listener.fd().clone());
+        acceptor.start(Token { kind: KIND_ACCEPT, generation: 0, index: 0 }.pack(class), ring);
+        Ok(Self {
             class,
-            listener: UnixSocket::listen(path, 0o600, None)?,
+            listener,
+            acceptor,
             connections: Vec::new(),
             generation: 0,
             requests: Vec::new(),
             log: Vec::new(),
-        };
-        control.accept(ring);
-        Ok(control)
-    }
-
-    fn accept(&self, ring: &mut Ring) {
-        let token = Token { kind: KIND_ACCEPT, generation: 0, index: 0 };
-        ring.accept(self.listener.fd(), token.pack(self.class));
+        })
     }
 
     pub(super) fn close(&mut self, ring: &mut Ring) {
@@ -136,9 +134,9 @@ impl Control {
     }
 
     fn accepted(&mut self, event: Event, ring: &mut Ring) {
-        self.accept(ring);
-        let fd = match Ring::take_fd(&event) {
-            Ok(fd) => fd,
+        let fd = match self.acceptor.take(&event, ring) {
+            Ok(Some(fd)) => fd,
+            Ok(None) => return,
             Err(error) => {
                 return self.log.push(format!("cannot accept a control connection: {error}"));
             }

@@ -40,8 +40,8 @@ use std::sync::{Arc, Weak};
 use format::edge::{Frame, Hello, Refusal};
 use machines::edge::{Door, Guest, Verdict};
 use media::{Arena, Event, Fd, Ring};
-use net::UnixSocket;
 use net::clock::unix_ms;
+use net::{Acceptor, UnixSocket};
 
 use crate::spin::Spin;
 use crate::target::{Completion, Targets, VolumeId, VolumeInfo};
@@ -114,8 +114,8 @@ struct Connection {
 /// See the file's essay.
 pub struct EdgeServer {
     class: u8,
-    listener: Option<UnixSocket>,
-    tcp: Option<Fd>,
+    listener: Option<(UnixSocket, Acceptor)>,
+    tcp: Option<Acceptor>,
     /// The key that the tokens of sessions over TCP are signed with.
     key: Option<ClusterKey>,
     /// Connections over TCP that have not said hello, the oldest first.
@@ -173,9 +173,10 @@ impl EdgeServer {
     /// # Errors
     /// The socket can't be made; the error says why.
     pub fn listen(&mut self, path: &Path, ring: &mut Ring) -> Result<(), net::ListenError> {
-        let listener = UnixSocket::listen(path, 0o600, None)?;
-        self.listener = Some(listener);
-        self.accept_next(ring);
+        let socket = UnixSocket::listen(path, 0o600, None)?;
+        let mut acceptor = Acceptor::new(socket.fd().clone());
+        acceptor.start(self.accept_token(KIND_ACCEPT), ring);
+        self.listener = Some((socket, acceptor));
         Ok(())
     }
 
@@ -195,23 +196,14 @@ impl EdgeServer {
         ring: &mut Ring,
     ) -> Result<SocketAddr, net::ListenError> {
         let (fd, bound) = net::listen_tcp(address)?;
-        self.tcp = Some(fd);
-        self.accept_next_tcp(ring);
+        let mut acceptor = Acceptor::new(fd);
+        acceptor.start(self.accept_token(KIND_ACCEPT_TCP), ring);
+        self.tcp = Some(acceptor);
         Ok(bound)
     }
 
-    fn accept_next(&self, ring: &mut Ring) {
-        if let Some(listener) = &self.listener {
-            let token = Token { kind: KIND_ACCEPT, generation: 0, index: 0 };
-            ring.accept(listener.fd(), token.pack(self.class));
-        }
-    }
-
-    fn accept_next_tcp(&self, ring: &mut Ring) {
-        if let Some(fd) = &self.tcp {
-            let token = Token { kind: KIND_ACCEPT_TCP, generation: 0, index: 0 };
-            ring.accept(fd, token.pack(self.class));
-        }
+    fn accept_token(&self, kind: u8) -> u64 {
+        Token { kind, generation: 0, index: 0 }.pack(self.class)
     }
 
     /// Lines for the log since the last call.
@@ -317,8 +309,16 @@ impl EdgeServer {
     }
 
     fn accepted(&mut self, event: Event, over_tcp: bool, ring: &mut Ring) {
-        match Ring::take_fd(&event) {
-            Ok(fd) if self.connections.len() - self.free.len() < SESSIONS_MAX => {
+        let unix = self.listener.as_mut().map(|(_, acceptor)| acceptor);
+        let acceptor = if over_tcp { self.tcp.as_mut() } else { unix };
+        let taken = match acceptor {
+            Some(acceptor) => acceptor.take(&event, ring),
+            // It no longer listens.
+            None => return drop(Ring::take_fd(&event)),
+        };
+        match taken {
+            Ok(None) => {}
+            Ok(Some(fd)) if self.connections.len() - self.free.len() < SESSIONS_MAX => {
                 let greeting = Greeting::new(fd.clone(), over_tcp);
                 let index = self.insert(Place::Greeting(greeting));
                 if over_tcp {
@@ -327,15 +327,10 @@ impl EdgeServer {
                 }
                 ring.poll_readable(&fd, self.token(KIND_CONTROL, index));
             }
-            Ok(fd) => {
+            Ok(Some(fd)) => {
                 self.log.push(format!("refused {}: too many sessions", net::peer_name(&fd)));
             }
             Err(error) => self.log.push(format!("cannot accept an Edge: {error}")),
-        }
-        if over_tcp {
-            self.accept_next_tcp(ring);
-        } else {
-            self.accept_next(ring);
         }
     }
 
@@ -744,12 +739,12 @@ impl EdgeServer {
 
     /// Stops listening and removes the socket's file.
     pub fn stop_listening(&mut self, ring: &mut Ring) {
-        if let Some(listener) = self.listener.take() {
-            listener.unlink();
-            ring.shutdown(listener.fd());
+        if let Some((socket, _)) = self.listener.take() {
+            socket.unlink();
+            ring.shutdown(socket.fd());
         }
-        if let Some(fd) = self.tcp.take() {
-            ring.shutdown(&fd);
+        if let Some(acceptor) = self.tcp.take() {
+            ring.shutdown(acceptor.fd());
         }
     }
 }

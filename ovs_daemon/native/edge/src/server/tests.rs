@@ -482,3 +482,17 @@ fn uuids_read_back() {
         assert_eq!(parse_uuid(wrong), None);
     }
 }
+
+#[test]
+fn without_descriptors_it_pauses_and_says_so_once() {
+    let mut engine = Engine::new("short");
+    let token = engine.server.accept_token(KIND_ACCEPT);
+    // EMFILE (errno(3)), as if the accept under way had failed, and again after each pause.
+    for _ in 0..3 {
+        let event = Event { token, result: -24 };
+        engine.server.on_event(event, &mut engine.ring, &mut engine.volumes);
+    }
+    let log = engine.server.take_log();
+    assert_eq!(log.len(), 1, "{log:?}");
+    assert!(log[0].contains("open files"), "{log:?}");
+}

@@ -8,9 +8,9 @@ use std::io::{Read, Write};
 
 use format::nbd::{self, chunk, command, error, flag, option};
 use machines::nbd::REQUESTS_IN_FLIGHT_MAX;
-use media::Slice;
+use media::{Event, Slice};
 
-use crate::nbd::{ExportError, Stats};
+use crate::nbd::{ExportError, Stats, TokenKind};
 use crate::target::{Completion, Outcome};
 
 use world::{Client, DISK, DISK_BYTES, Dice, OTHER, STRANGE, World, client_option, header, offer};
@@ -354,6 +354,21 @@ fn a_server_that_stops_hangs_up_before_its_loop_ends() {
     assert_eq!(client.stream.read(&mut byte).unwrap(), 0);
     assert!(!world.directory.join("disk").exists());
     world.assert_no_leak();
+}
+
+#[test]
+fn without_descriptors_it_pauses_and_says_so_once() {
+    let mut world = World::new("short", 8);
+    let index = world.nbd.listeners.iter_mut().next().unwrap().0;
+    let token = world.nbd.core.token(TokenKind::Accept, index);
+    // EMFILE (errno(3)), as if the accept under way had failed, and again after each pause.
+    for _ in 0..3 {
+        let event = Event { token, result: -24 };
+        world.nbd.on_event(event, &mut world.ring, &mut world.volumes);
+    }
+    assert_eq!(world.log().matches("cannot accept").count(), 1);
+    drop(world.client("disk", false));
+    world.nbd.close(&mut world.ring);
 }
 
 #[test]
