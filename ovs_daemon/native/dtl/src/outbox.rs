@@ -19,6 +19,11 @@ pub struct Outbox {
 }
 
 impl Outbox {
+    /// Parts that wait until the socket takes them.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// Sends the parts, or keeps for later what the socket does not take now. `token`: of the event
     /// of a send by the ring.
     ///

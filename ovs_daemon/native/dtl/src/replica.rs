@@ -15,7 +15,7 @@ use media::{Dir, File, Slice, StoreError};
 
 use crate::inspect::Contents;
 
-const FENCE_FILE: &str = "fence";
+pub(crate) const FENCE_FILE: &str = "fence";
 const FENCE_NEW: &str = "fence.new";
 const BOOT_FILE: &str = "boot";
 

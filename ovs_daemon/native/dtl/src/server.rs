@@ -14,12 +14,17 @@ use format::mds;
 use machines::dtl::Held;
 use machines::dtl::keeper::{Action, Keeper, Message};
 use media::{Arena, Event, Fd, Ring, Slice};
-use net::{ListenError, listen_tcp, tune_stream};
+use net::{Acceptor, ListenError, listen_tcp, tune_stream};
 
 use crate::inspect::{Contents, inspect};
 use crate::outbox::Outbox;
 use crate::replica::{Replica, uuid_text};
 use crate::tasks::{Done, Kind, Task, TaskDone};
+
+#[path = "removal.rs"]
+mod removal;
+
+use removal::Removal;
 
 const ACCEPT: u64 = 1 << 48;
 const RECV: u64 = 2 << 48;
@@ -28,6 +33,9 @@ const KIND: u64 = 0xff << 48;
 
 /// Memory for what a connection receives: one frame of the largest size, and what came with it.
 const ROOM: usize = PAYLOAD_MAX + (1 << 20);
+
+/// Answers that wait for a peer to read them. An owner that works has a handful under way.
+const ANSWERS_MAX: usize = 1024;
 
 struct Connection {
     fd: Fd,
@@ -55,6 +63,7 @@ struct Volume {
 enum Entry {
     Loading(Vec<u32>),
     Ready(Box<Volume>),
+    Removing(Removal),
 }
 
 /// A connection on its way to the shard that keeps its volume.
@@ -71,7 +80,7 @@ pub struct Server {
     cluster: Uuid,
     shard: usize,
     shards: usize,
-    listener: Option<(Fd, SocketAddr)>,
+    acceptor: Option<Acceptor>,
     connections: HashMap<u32, Connection>,
     /// Connections that were shut.
     shut: Vec<u32>,
@@ -82,6 +91,8 @@ pub struct Server {
     strangers: Vec<(Fd, Vec<u8>)>,
     log: Vec<String>,
     actions: Vec<Action>,
+    /// Who was greeted in this step and wants the volume to be forgotten.
+    remover: Option<u32>,
     scratch: Vec<u8>,
 }
 
@@ -95,7 +106,7 @@ impl Server {
             cluster,
             shard,
             shards,
-            listener: None,
+            acceptor: None,
             connections: HashMap::new(),
             shut: Vec::new(),
             next: 1,
@@ -105,6 +116,7 @@ impl Server {
             strangers: Vec::new(),
             log: Vec::new(),
             actions: Vec::new(),
+            remover: None,
             scratch: Vec::new(),
         }
     }
@@ -119,16 +131,17 @@ impl Server {
         ring: &mut Ring,
     ) -> Result<SocketAddr, ListenError> {
         let (fd, bound) = listen_tcp(address)?;
-        ring.accept(&fd, self.token(ACCEPT, 0));
-        self.listener = Some((fd, bound));
+        let mut acceptor = Acceptor::new(fd);
+        acceptor.start(self.token(ACCEPT, 0), ring);
+        self.acceptor = Some(acceptor);
         Ok(bound)
     }
 
     /// Stops listening and closes every connection: owners go on alone, or wait for the next
     /// process, as they like.
     pub fn close(&mut self, ring: &mut Ring) {
-        if let Some((fd, _)) = self.listener.take() {
-            ring.shutdown(&fd);
+        if let Some(acceptor) = self.acceptor.take() {
+            ring.shutdown(acceptor.fd());
         }
         for connection in self.connections.values() {
             ring.shutdown(&connection.fd);
@@ -163,7 +176,7 @@ impl Server {
     pub fn usage(&self) -> (usize, u64) {
         let ready = self.volumes.values().filter_map(|entry| match entry {
             Entry::Ready(volume) => Some(volume),
-            Entry::Loading(_) => None,
+            Entry::Loading(_) | Entry::Removing(_) => None,
         });
         let bytes = ready.flat_map(|volume| volume.replica.scos()).map(|(_, bytes)| bytes).sum();
         (self.volumes.len(), bytes)
@@ -191,14 +204,20 @@ impl Server {
     }
 
     fn accepted(&mut self, event: Event, ring: &mut Ring) {
-        let fd = Ring::take_fd(&event);
-        let Some((listener, _)) = &self.listener else { return };
-        ring.accept(listener, self.token(ACCEPT, 0));
-        if let Ok(fd) = fd {
-            tune_stream(&fd);
-            if let Some(connection) = self.admit(fd, None) {
-                self.receive(connection, ring);
+        let taken = match &mut self.acceptor {
+            Some(acceptor) => acceptor.take(&event, ring),
+            // It no longer listens.
+            None => return drop(Ring::take_fd(&event)),
+        };
+        match taken {
+            Ok(Some(fd)) => {
+                tune_stream(&fd);
+                if let Some(connection) = self.admit(fd, None) {
+                    self.receive(connection, ring);
+                }
             }
+            Ok(None) => {}
+            Err(error) => self.log.push(format!("cannot accept a connection: {error}")),
         }
     }
 
@@ -347,13 +366,16 @@ impl Server {
         }
         match self.volumes.get_mut(&hello.volume) {
             Some(Entry::Loading(waiting)) => waiting.push(number),
+            Some(Entry::Removing(removal)) => removal.waiting.push(number),
             Some(Entry::Ready(_)) => self.say_hello(number, ring),
-            None => {
-                self.volumes.insert(hello.volume, Entry::Loading(vec![number]));
-                let (root, volume) = (self.root.clone(), hello.volume);
-                self.tasks.push(Task(Kind::Load { root, volume }));
-            }
+            None => self.load(hello.volume, vec![number]),
         }
+    }
+
+    /// Has a thread read what is held of a volume, for those who wait.
+    fn load(&mut self, volume: Uuid, waiting: Vec<u32>) {
+        self.volumes.insert(volume, Entry::Loading(waiting));
+        self.tasks.push(Task(Kind::Load { root: self.root.clone(), volume }));
     }
 
     fn say_hello(&mut self, connection: u32, ring: &mut Ring) {
@@ -391,18 +413,16 @@ impl Server {
                 self.gone(connection, ring);
             }
             Done::Removed { connection, volume, result } => {
-                let text = uuid_text(&volume);
-                self.log.extend(result.err().map(|why| format!("forgetting {text}: {why}")));
-                self.volumes.remove(&volume);
-                self.shut(connection, ring);
-                self.gone(connection, ring);
+                self.removed(connection, volume, result, ring);
             }
         }
         self.bury(ring);
     }
 
     fn fence_stored(&mut self, fence: &Fence, result: Result<(), String>, ring: &mut Ring) {
-        let Some(Entry::Ready(volume)) = self.volumes.get_mut(&fence.volume) else { return };
+        let Some(Entry::Ready(volume)) = self.volumes.get_mut(&fence.volume) else {
+            return self.go_on_removing(&fence.volume);
+        };
         volume.storing = false;
         let raised = fence.epoch > volume.keeper.fence();
         let message = match result {
@@ -466,6 +486,9 @@ impl Server {
         }
         actions.clear();
         self.actions = actions;
+        if let Some(remover) = self.remover.take() {
+            self.begin_removal(volume, remover);
+        }
     }
 
     fn perform(
@@ -535,10 +558,7 @@ impl Server {
             Some(Role::Successor) => {
                 self.tasks.push(Task(Kind::Stream { connection, fd, folder, scos }));
             }
-            Some(Role::Remover) => {
-                let root = self.root.clone();
-                self.tasks.push(Task(Kind::Remove { connection, fd, root, volume }));
-            }
+            Some(Role::Remover) => self.remover = Some(connection),
             _ => {}
         }
     }
@@ -551,7 +571,10 @@ impl Server {
         }
         let bytes = frame.encode();
         let sent = connection.outbox.send(&connection.fd, &[&bytes], &[], token, ring);
-        if sent.is_err() {
+        if connection.outbox.waiting() > ANSWERS_MAX {
+            self.log.push(format!("{}: closed, it does not read its answers", connection.peer));
+            self.shut(number, ring);
+        } else if sent.is_err() {
             self.shut(number, ring);
         }
     }
@@ -579,7 +602,9 @@ impl Server {
         let Some(connection) = self.connections.remove(&number) else { return };
         ring.shutdown(&connection.fd);
         let Some(Hello { volume, .. }) = connection.hello else { return };
-        if let Some(Entry::Loading(waiting)) = self.volumes.get_mut(&volume) {
+        if let Some(Entry::Loading(waiting) | Entry::Removing(Removal { waiting, .. })) =
+            self.volumes.get_mut(&volume)
+        {
             waiting.retain(|waiting| *waiting != number);
         }
         self.tell(volume, Message::Gone { connection: number }, None, ring);

@@ -1,4 +1,4 @@
-//! Callers that are turned away.
+//! Callers that are turned away, and those that come while a volume is being forgotten.
 #![allow(clippy::disallowed_methods)]
 
 use std::io::Read;
@@ -54,4 +54,176 @@ fn a_caller_that_is_turned_away_leaves_no_connection() {
         assert!(server.connections.is_empty(), "of an older epoch, {role:?}");
     }
     let _ = std::fs::remove_dir_all(&root);
+}
+
+/// A server with a fence of epoch 5, in a folder of its own.
+struct World {
+    root: PathBuf,
+    ring: Ring,
+    server: Server,
+}
+
+/// One that has said hello.
+struct Visitor(UnixStream);
+
+impl World {
+    fn new(name: &str) -> Self {
+        let root = std::env::temp_dir().join(format!("ovs-dtl-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&root);
+        Dir::create(&root.join(uuid_text(&VOLUME))).unwrap();
+        let fence = Fence { volume: VOLUME, epoch: 5, suspect: false };
+        store_fence(&DiskFiles::new(&root), &fence).unwrap();
+        let (ring, server) = (Ring::new(64).unwrap(), Server::new(5, &root, CLUSTER, 0, 1));
+        Self { root, ring, server }
+    }
+
+    fn hello(&mut self, role: Role, epoch: u64) -> Visitor {
+        let (here, caller) = UnixStream::pair().unwrap();
+        caller.set_nonblocking(true).unwrap();
+        let fd = Arc::new(OwnedFd::from(here));
+        self.server.adopt(Guest { fd, hello: hello(CLUSTER, role, epoch) }, &mut self.ring);
+        Visitor(caller)
+    }
+
+    /// What comes before the removal: the fence is read.
+    fn work_until_removal(&mut self) {
+        let load = self.server.take_tasks().pop().unwrap();
+        self.done(load.run());
+    }
+
+    /// Threads do all that is to be done.
+    fn work(&mut self) {
+        loop {
+            let tasks = self.server.take_tasks();
+            if tasks.is_empty() {
+                return;
+            }
+            tasks.into_iter().for_each(|task| self.done(task.run()));
+        }
+    }
+
+    fn done(&mut self, done: TaskDone) {
+        self.server.on_task(done, &mut self.ring);
+    }
+
+    fn folder_exists(&self) -> bool {
+        self.root.join(uuid_text(&VOLUME)).exists()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.root);
+    }
+}
+
+impl Visitor {
+    /// The next frame, if there is one.
+    fn hears(&mut self) -> Option<Frame> {
+        let mut bytes = [0; FRAME];
+        self.0.read_exact(&mut bytes).ok().and_then(|()| Frame::decode(&bytes).ok())
+    }
+
+    fn is_greeted(&mut self) -> bool {
+        matches!(self.hears(), Some(Frame::Greeted(_)))
+    }
+}
+
+/// What was appended to files that are being removed would be acknowledged, and be gone.
+#[test]
+fn an_owner_is_greeted_after_a_removal_and_not_during_it() {
+    let mut world = World::new("during");
+    let mut remover = world.hello(Role::Remover, 5);
+    world.work_until_removal();
+    let removal = world.server.take_tasks().pop().unwrap();
+    assert!(remover.is_greeted());
+    let mut owner = world.hello(Role::Owner, 5);
+    assert!(world.server.take_tasks().is_empty());
+    assert_eq!(owner.hears(), None, "the files are being removed");
+    world.done(removal.run());
+    assert_eq!(remover.hears(), Some(Frame::Done));
+    assert!(!world.folder_exists());
+    world.work();
+    let Some(Frame::Greeted(greeted)) = owner.hears() else { panic!("it waits in vain") };
+    assert_eq!((greeted.fence, greeted.end), (5, None));
+    assert!(greeted.suspect, "nobody knows what this node had held");
+    assert!(world.folder_exists());
+}
+
+/// The second removal would take the volume away from an owner that has come in between.
+#[test]
+fn of_two_removers_the_second_waits_for_the_first() {
+    let mut world = World::new("twice");
+    let mut first = world.hello(Role::Remover, 5);
+    world.work_until_removal();
+    let mut second = world.hello(Role::Remover, 5);
+    let removals = world.server.take_tasks();
+    assert_eq!(removals.len(), 1, "one at a time");
+    removals.into_iter().for_each(|task| world.done(task.run()));
+    assert!(first.is_greeted());
+    assert_eq!(first.hears(), Some(Frame::Done));
+    world.work();
+    assert!(second.is_greeted());
+    assert_eq!(second.hears(), Some(Frame::Done));
+    assert!(world.server.volumes.is_empty() && world.server.connections.is_empty());
+    assert!(!world.folder_exists());
+}
+
+/// The fence would bring a part of the folder back.
+#[test]
+fn a_removal_waits_for_a_fence_that_is_being_stored() {
+    let mut world = World::new("fence");
+    let mut owner = world.hello(Role::Owner, 5);
+    world.work();
+    assert!(owner.is_greeted());
+    let mut newer = world.hello(Role::Owner, 6);
+    let store = world.server.take_tasks().pop().unwrap();
+    let mut remover = world.hello(Role::Remover, 5);
+    assert!(remover.is_greeted());
+    assert!(world.server.take_tasks().is_empty(), "a fence is being stored");
+    world.done(store.run());
+    world.work();
+    assert_eq!(remover.hears(), Some(Frame::Done));
+    assert!(newer.is_greeted(), "it was asked again");
+}
+
+/// Who has said hello later wants the volume.
+#[test]
+fn a_remover_that_was_superseded_removes_nothing() {
+    let mut world = World::new("superseded");
+    let mut remover = world.hello(Role::Remover, 6);
+    let mut owner = world.hello(Role::Owner, 6);
+    world.work();
+    assert!(remover.is_greeted());
+    assert_eq!(remover.hears(), None);
+    assert!(owner.is_greeted());
+    assert!(world.folder_exists());
+}
+
+#[test]
+fn an_answer_that_nobody_reads_ends_the_connection_at_last() {
+    let mut world = World::new("deaf");
+    let owner = world.hello(Role::Owner, 5);
+    world.work();
+    let number = *world.server.connections.keys().next().unwrap();
+    let mut answers = 0;
+    while !world.server.connections[&number].closed {
+        world.server.send(number, Frame::Acknowledged { sequence: 1 }, &mut world.ring);
+        answers += 1;
+        assert!(answers < 1_000_000, "they pile up");
+    }
+    assert!(world.server.take_log().concat().contains("does not read"));
+    drop(owner);
+}
+
+#[test]
+fn without_descriptors_it_says_so_once() {
+    let mut world = World::new("short");
+    world.server.listen("127.0.0.1:0".parse().unwrap(), &mut world.ring).unwrap();
+    let token = world.server.token(ACCEPT, 0);
+    for _ in 0..3 {
+        // EMFILE (errno(3)).
+        world.server.on_event(Event { token, result: -24 }, &mut world.ring);
+    }
+    assert_eq!(world.server.take_log().len(), 1);
 }

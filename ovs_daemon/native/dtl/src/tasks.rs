@@ -9,7 +9,7 @@ use format::entry::Uuid;
 use media::{Dir, Fd, File, StoreError};
 use net::Stream;
 
-use crate::replica::{Loaded, Replica, store_fence, uuid_text};
+use crate::replica::{FENCE_FILE, Loaded, Replica, store_fence, uuid_text};
 
 /// Bytes of a file in one frame.
 const BLOCK: usize = 1 << 20;
@@ -86,9 +86,20 @@ fn stream(fd: &Fd, folder: &Path, scos: &[(u32, u64)]) -> Result<(), String> {
     stream.write_all(&Frame::End { files: scos.len() as u32 }.encode()).map_err(failed)
 }
 
+/// The fence first: what a removal that was cut short has left is suspect then, and nobody takes it
+/// for the whole log.
+fn forget(folder: &Dir) -> Result<(), StoreError> {
+    folder.unlink(FENCE_FILE)?;
+    match folder.sync() {
+        Err(error) if !error.is_not_found() => return Err(error),
+        _ => {}
+    }
+    folder.remove_all()
+}
+
 fn remove(fd: &Fd, root: &Path, volume: &Uuid) -> Result<(), String> {
     let folder = Dir::at(&root.join(uuid_text(volume)));
-    let removed = folder.remove_all().and_then(|()| Dir::at(root).sync());
+    let removed = forget(&folder).and_then(|()| Dir::at(root).sync());
     let frame = match &removed {
         Ok(()) => Frame::Done,
         Err(_) => Frame::Rejected(Rejection::Failed),
