@@ -60,6 +60,15 @@ impl Life {
         format!("{}/{}", uuid_text(&VOLUME), file_name(sco))
     }
 
+    /// Where the file of a SCO lies that is kept for a later one.
+    fn spare(&self) -> String {
+        format!("{}/spare-00000001", uuid_text(&VOLUME))
+    }
+
+    fn has_spare(&self) -> bool {
+        self.files.len(&self.spare()).is_ok()
+    }
+
     fn scos(&self) -> Vec<String> {
         let names = self.files.list(&uuid_text(&VOLUME)).expect(OK);
         names.into_iter().map(|(name, _)| name).filter(|name| name.ends_with(".sco")).collect()
@@ -81,16 +90,34 @@ impl Life {
             Step::Append if self.scos().is_empty() => self.step(Step::NextSco),
             Step::Append => self.append(),
             Step::NextSco => {
+                let (before, end) = (self.path(self.sco), u64::from(self.index.end_page));
+                if self.files.len(&before).is_ok_and(|bytes| bytes > end * PAGE as u64) {
+                    self.files.truncate(&before, end * PAGE as u64).expect(OK);
+                }
                 (self.sco, self.index) = (self.sco + 1, ScoIndex::default());
-                self.files.create(&self.path(self.sco)).expect(OK);
-                self.append();
+                if self.has_spare() {
+                    self.append_to(&self.spare());
+                    self.files.rename(&self.spare(), &self.path(self.sco)).expect(OK);
+                } else {
+                    self.files.create(&self.path(self.sco)).expect(OK);
+                    self.append();
+                }
             }
             Step::Trim => {
                 let mut names = self.scos();
                 names.pop();
+                if !self.has_spare()
+                    && let Some(name) = names.pop()
+                {
+                    let path = format!("{}/{name}", uuid_text(&VOLUME));
+                    self.files.rename(&path, &self.spare()).expect(OK);
+                }
                 self.unlink(&names);
             }
             Step::Wipe => {
+                if self.has_spare() {
+                    self.files.unlink(&self.spare()).expect(OK);
+                }
                 let mut names = self.scos();
                 names.reverse();
                 self.unlink(&names);
@@ -99,6 +126,10 @@ impl Life {
     }
 
     fn append(&mut self) {
+        self.append_to(&self.path(self.sco));
+    }
+
+    fn append_to(&mut self, path: &str) {
         let cluster = [self.tail.sequence as u8 + 1; PAGE];
         let (entries, crcs) = ([Entry::Data { lba: 0, clusters: 1 }], [crc32c(&cluster)]);
         let batch = NewBatch {
@@ -111,7 +142,7 @@ impl Life {
         let (mut header, mut scratch) = (Vec::new(), Vec::new());
         self.tail = self.tail.encode(&batch, &self.index, &mut header, &mut scratch);
         let at = u64::from(self.index.end_page) * PAGE as u64;
-        self.files.write_at(&self.path(self.sco), at, &[&header, &cluster]).expect(OK);
+        self.files.write_at(path, at, &[&header, &cluster]).expect(OK);
         self.index.end_page = self.index.end_page.max(1);
         self.index.add(&entries, &crcs, (scratch.len() / PAGE) as u32);
         self.ends.push(Some(Mark { sequence: self.tail.sequence, crc: self.tail.crc }));
@@ -130,12 +161,24 @@ impl Life {
 fn every_short_life_survives_being_killed_and_losing_power() {
     let bounds = CrashBounds { exhaustive: 6, torn: 2, samples: 32, ..CrashBounds::default() };
     let mut images = 0;
-    for number in 0..STEPS.len().pow(3) {
+    for number in 0..2 * STEPS.len().pow(3) {
         let place = |at: u32| STEPS[number / STEPS.len().pow(at) % STEPS.len()];
-        let steps = [Step::Append, place(2), place(1), place(0)];
+        // Every second life begins with a file that can be used again.
+        let steps: &[Step] = match number / STEPS.len().pow(3) {
+            0 => &[Step::Append, place(2), place(1), place(0)],
+            _ => &[
+                Step::Append,
+                Step::Append,
+                Step::NextSco,
+                Step::Trim,
+                place(2),
+                place(1),
+                place(0),
+            ],
+        };
         let mut life = Life::new();
         for step in steps {
-            life.step(step);
+            life.step(*step);
             life.check_killed();
         }
         let report = enumerate(&Image::new(), &life.files.log(), &bounds, &mut |crash| {

@@ -17,6 +17,7 @@ mod line;
 mod outbox;
 mod replica;
 mod server;
+mod spares;
 mod tasks;
 
 pub use call::{CallError, Caller, Patience, greet, remove};

@@ -14,6 +14,7 @@ use machines::dtl::{Held, Mark};
 use media::{Dir, File, Slice, StoreError};
 
 use crate::inspect::Contents;
+use crate::spares::{Spares, discard};
 
 pub(crate) const FENCE_FILE: &str = "fence";
 const FENCE_NEW: &str = "fence.new";
@@ -32,6 +33,10 @@ struct Open {
     file: File,
     /// First free page.
     end_page: u64,
+    /// Bytes of the file, when more than it holds.
+    bytes: u64,
+    /// It has the name of another SCO, or of none, until something of this one is in it.
+    unnamed: bool,
 }
 
 /// See the top of the file.
@@ -43,6 +48,7 @@ pub(crate) struct Replica {
     trimmed: u32,
     /// Bytes of each SCO file.
     bytes: BTreeMap<u32, u64>,
+    spares: Spares,
 }
 
 /// What was found of a volume.
@@ -210,12 +216,15 @@ impl Replica {
         for name in found.remove.iter().rev() {
             dir.unlink(name)?;
         }
-        let mut replica =
-            Self { dir, open: None, trimmed: 0, bytes: found.scos.iter().copied().collect() };
+        Spares::clear(&path)?;
+        let (open, trimmed, spares) = (None, 0, Spares::default());
+        let bytes = found.scos.iter().copied().collect();
+        let mut replica = Self { dir, open, trimmed, bytes, spares };
         if let Some((sco, bytes)) = found.scos.last().copied() {
             let file = File::open(&replica.dir.join(&file_name(sco)))?;
             file.truncate(bytes)?;
-            replica.open = Some(Open { sco, file, end_page: bytes / PAGE as u64 });
+            let end_page = bytes / PAGE as u64;
+            replica.open = Some(Open { sco, file, end_page, bytes, unnamed: false });
         }
         Ok(Loaded { fence: found.fence, held: found.held, replica })
     }
@@ -236,18 +245,46 @@ impl Replica {
             });
         };
         open.file.write_at(open.end_page * PAGE as u64, std::slice::from_ref(payload))?;
+        if open.unnamed {
+            open.file.rename(&self.dir.join(&file_name(new.sco)))?;
+            open.unnamed = false;
+        }
         open.end_page += (payload.len() / PAGE) as u64;
         self.bytes.insert(new.sco, open.end_page * PAGE as u64);
         Ok(())
     }
 
     fn create(&mut self, sco: u32) -> Result<(), StoreError> {
+        if let Some(before) = &mut self.open {
+            let bytes = before.end_page * PAGE as u64;
+            if before.unnamed {
+                // Its first batch failed, and what there is of it must not lie behind another one.
+                discard(&before.file);
+            } else if before.bytes > bytes {
+                // Only the newest file may be longer than what it holds.
+                before.file.truncate(bytes)?;
+                before.bytes = bytes;
+            }
+        }
         let name = file_name(sco);
         self.dir.unlink(&name)?;
-        let file = File::create_new(&self.dir.join(&name))?;
-        self.open = Some(Open { sco, file, end_page: 0 });
+        let (file, bytes, unnamed) = match self.spares.take() {
+            Some(spare) => (spare.file, spare.bytes, true),
+            None => (File::create_new(&self.dir.join(&name))?, 0, false),
+        };
+        self.open = Some(Open { sco, file, end_page: 0, bytes, unnamed });
         self.unlink(self.trimmed);
         Ok(())
+    }
+
+    /// Files that are kept for later SCOs.
+    pub(crate) fn spares(&self) -> usize {
+        self.spares.len()
+    }
+
+    /// Removes one of them.
+    pub(crate) fn drop_spare(&mut self) {
+        self.spares.drop_one();
     }
 
     /// Removes the files of SCOs below a number. The newest stays until another takes its place: an
@@ -257,8 +294,10 @@ impl Replica {
         let newest = self.open.as_ref().map_or(below, |open| open.sco);
         let rest = self.bytes.split_off(&below.min(newest));
         for sco in std::mem::replace(&mut self.bytes, rest).into_keys() {
-            // One that stays behind is trimmed again, or wiped, another time.
-            let _ = self.dir.unlink(&file_name(sco));
+            if !self.spares.keep(&self.dir, sco) {
+                // One that stays behind is trimmed again, or wiped, another time.
+                let _ = self.dir.unlink(&file_name(sco));
+            }
         }
     }
 
@@ -268,6 +307,8 @@ impl Replica {
     /// Any of them may be left.
     pub(crate) fn wipe(&mut self) -> Result<(), StoreError> {
         (self.open, self.trimmed, self.bytes) = (None, 0, BTreeMap::new());
+        self.spares = Spares::default();
+        Spares::clear(self.dir.path())?;
         let mut names = self.dir.list()?;
         names.retain(|name| parse_file_name(name).is_some());
         names.sort();

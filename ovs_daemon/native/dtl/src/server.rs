@@ -13,7 +13,7 @@ use format::entry::Uuid;
 use format::mds;
 use machines::dtl::Held;
 use machines::dtl::keeper::{Action, Keeper, Message};
-use media::{Arena, Event, Fd, Ring, Slice};
+use media::{Arena, Event, Fd, Ring, Slice, StoreError};
 use net::{Acceptor, ListenError, listen_tcp, tune_stream};
 
 use crate::inspect::{Contents, inspect};
@@ -36,6 +36,9 @@ const ROOM: usize = PAYLOAD_MAX + (1 << 20);
 
 /// Answers that wait for a peer to read them. An owner that works has a handful under way.
 const ANSWERS_MAX: usize = 1024;
+
+/// Files of a shard that are kept to be used again.
+const SPARES_MAX: usize = 8;
 
 struct Connection {
     fd: Fd,
@@ -93,6 +96,8 @@ pub struct Server {
     actions: Vec<Action>,
     /// Who was greeted in this step and wants the volume to be forgotten.
     remover: Option<u32>,
+    /// Volumes that keep files for later SCOs, once for each file, those in use last.
+    spares: VecDeque<Uuid>,
     scratch: Vec<u8>,
 }
 
@@ -117,6 +122,7 @@ impl Server {
             log: Vec::new(),
             actions: Vec::new(),
             remover: None,
+            spares: VecDeque::new(),
             scratch: Vec::new(),
         }
     }
@@ -526,7 +532,18 @@ impl Server {
             }
             Action::Write => {
                 let (new, payload) = append?;
-                return Some(match entry.replica.append(new, payload) {
+                let mut done = entry.replica.append(new, payload);
+                if done.as_ref().is_err_and(StoreError::is_no_space) && !self.spares.is_empty() {
+                    self.drop_spares(0);
+                    let Some(Entry::Ready(entry)) = self.volumes.get_mut(&volume) else {
+                        return None;
+                    };
+                    done = entry.replica.append(new, payload);
+                }
+                if new.piece.starts_sco {
+                    self.count_spares(volume);
+                }
+                return Some(match done {
                     Ok(()) => Message::Written,
                     Err(error) => {
                         self.log.push(error.to_string());
@@ -537,9 +554,34 @@ impl Server {
             Action::Acknowledge { connection, sequence } => {
                 self.send(connection, Frame::Acknowledged { sequence }, ring);
             }
-            Action::Unlink { below } => entry.replica.unlink(below),
+            Action::Unlink { below } => {
+                entry.replica.unlink(below);
+                self.count_spares(volume);
+            }
         }
         None
+    }
+
+    /// Files that are kept for later SCOs take room: all volumes together have a few of them.
+    fn count_spares(&mut self, volume: Uuid) {
+        let now = match self.volumes.get(&volume) {
+            Some(Entry::Ready(entry)) => entry.replica.spares(),
+            _ => 0,
+        };
+        self.spares.retain(|one| *one != volume);
+        self.spares.extend(std::iter::repeat_n(volume, now));
+        self.drop_spares(SPARES_MAX);
+    }
+
+    /// Removes the oldest of them until so many are left.
+    fn drop_spares(&mut self, left: usize) {
+        while self.spares.len() > left
+            && let Some(oldest) = self.spares.pop_front()
+        {
+            if let Some(Entry::Ready(entry)) = self.volumes.get_mut(&oldest) {
+                entry.replica.drop_spare();
+            }
+        }
     }
 
     fn greet(&mut self, volume: Uuid, connection: u32, held: Held, ring: &mut Ring) {

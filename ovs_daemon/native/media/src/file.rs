@@ -235,6 +235,13 @@ impl File {
         self.with("sync", |f| f.sync_data())
     }
 
+    /// Gives the file another name in place of whatever has that, in one step.
+    pub fn rename(&mut self, to: &Path) -> Result<(), StoreError> {
+        rename(&self.path, to)?;
+        self.path = to.into();
+        Ok(())
+    }
+
     /// Cuts the file to `len` bytes.
     pub fn truncate(&self, len: u64) -> Result<(), StoreError> {
         self.with("truncate", |f| f.set_len(len))

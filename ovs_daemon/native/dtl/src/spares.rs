@@ -1,0 +1,272 @@
+//! Files of SCOs that are on the backend, kept to become those of later SCOs.
+//!
+//! Getting fresh pages for a file and giving them back costs more than writing to pages that are there.
+//! A file that is used again is longer than what it holds, until the next SCO is begun; behind the end
+//! lies what an older SCO of the same log has left. Whoever reads it stops there, as at a torn tail: the
+//! headers of the older one have another SCO's number and do not continue the chain. It gets its name
+//! only after its first batch was written, and a wiped log leaves none: so one and the same SCO is never
+//! twice in a file.
+
+use std::path::Path;
+
+use buffer::file_name;
+use media::{Dir, File, StoreError};
+
+/// What their names begin with; such a file is no part of a log.
+const PREFIX: &str = "spare-";
+/// For one volume: what is trimmed between two SCOs that begin.
+const FILES_MAX: usize = 2;
+
+/// A file and its length in bytes.
+#[derive(Debug)]
+pub(crate) struct Spare {
+    pub(crate) file: File,
+    pub(crate) bytes: u64,
+}
+
+/// Removes a file by the name that it has. One that stays behind is removed when the folder is read
+/// again.
+pub(crate) fn discard(file: &File) {
+    if let (Some(dir), Some(name)) = (file.path().parent(), file.path().file_name()) {
+        let _ = Dir::at(dir).unlink(&name.to_string_lossy());
+    }
+}
+
+/// See the top of the file.
+#[derive(Debug, Default)]
+pub(crate) struct Spares {
+    files: Vec<Spare>,
+}
+
+impl Spares {
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.files.len()
+    }
+
+    /// Keeps the file of a SCO; false: it stays where it is.
+    pub(crate) fn keep(&mut self, dir: &Dir, sco: u32) -> bool {
+        if self.files.len() == FILES_MAX {
+            return false;
+        }
+        let name = dir.join(&format!("{PREFIX}{sco:08x}"));
+        let kept = File::open(&dir.join(&file_name(sco))).and_then(|mut file| {
+            let bytes = file.len()?;
+            file.rename(&name)?;
+            Ok(Spare { file, bytes })
+        });
+        let renamed = kept.is_ok();
+        self.files.extend(kept);
+        renamed
+    }
+
+    /// One to be used; it still has its old name.
+    pub(crate) fn take(&mut self) -> Option<Spare> {
+        self.files.pop()
+    }
+
+    /// Removes the oldest.
+    pub(crate) fn drop_one(&mut self) {
+        if !self.files.is_empty() {
+            discard(&self.files.remove(0).file);
+        }
+    }
+
+    /// Removes those that an earlier life has left.
+    ///
+    /// # Errors
+    /// Any of them may be left.
+    pub(crate) fn clear(path: &Path) -> Result<(), StoreError> {
+        let dir = Dir::at(path);
+        let mut names = dir.list()?;
+        names.retain(|name| name.starts_with(PREFIX));
+        names.iter().try_for_each(|name| dir.unlink(name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+    use std::path::PathBuf;
+
+    use buffer::{DiskFiles, NewBatch, ScoIndex, Tail};
+    use format::crc32c;
+    use format::dtl::Fence;
+    use format::entry::{Entry, Uuid};
+    use format::log::PAGE;
+    use machines::dtl::Mark;
+    use media::Slice;
+
+    use super::*;
+    use crate::inspect::inspect;
+    use crate::replica::{Replica, read, store_fence, uuid_text};
+
+    const VOLUME: Uuid = [0x44; 16];
+
+    /// A DTL node's folder, and the owner whose batches come to it.
+    struct World {
+        root: PathBuf,
+        replica: Replica,
+        tail: Tail,
+        sco: u32,
+        index: ScoIndex,
+    }
+
+    impl World {
+        fn new(name: &str) -> Self {
+            let root = std::env::temp_dir().join(format!("ovs-dtl-{name}-{}", std::process::id()));
+            let _ = Dir::at(&root).remove_all();
+            Dir::create(&root.join(uuid_text(&VOLUME))).unwrap();
+            let fence = Fence { volume: VOLUME, epoch: 1, suspect: false };
+            store_fence(&DiskFiles::new(&root), &fence).unwrap();
+            let replica = Replica::load(&root, &VOLUME).unwrap().replica;
+            let tail = Tail { log: VOLUME, epoch: 1, sequence: 0, crc: 0 };
+            Self { root, replica, tail, sco: 0, index: ScoIndex::default() }
+        }
+
+        /// The next batch, of so many clusters, as its frame brings it.
+        fn batch(&mut self, clusters: usize) -> Slice {
+            let data = vec![self.tail.sequence as u8 + 1; clusters * PAGE];
+            let crcs: Vec<u32> = data.chunks(PAGE).map(crc32c).collect();
+            let entries = [Entry::Data { lba: 0, clusters: clusters as u32 }];
+            let batch = NewBatch {
+                sco: self.sco,
+                sequence: self.tail.sequence + 1,
+                // All before it is durable at the owner: nothing of it may be missing here.
+                durable_sequence: self.tail.sequence,
+                entries: &entries,
+                crcs: &crcs,
+            };
+            let (mut bytes, mut scratch) = (Vec::new(), Vec::new());
+            self.tail = self.tail.encode(&batch, &self.index, &mut bytes, &mut scratch);
+            self.index.end_page = self.index.end_page.max(1);
+            self.index.add(&entries, &crcs, (scratch.len() / PAGE) as u32);
+            bytes.extend_from_slice(&data);
+            Slice::copy_of(&bytes).unwrap()
+        }
+
+        fn append(&mut self, clusters: usize) {
+            let payload = self.batch(clusters);
+            let new = inspect(&payload, &VOLUME, &mut Vec::new()).unwrap();
+            self.replica.append(&new, &payload).unwrap();
+        }
+
+        fn begin(&mut self, clusters: usize) {
+            (self.sco, self.index) = (self.sco + 1, ScoIndex::default());
+            self.append(clusters);
+        }
+
+        /// What a process that starts now finds is all that was taken, and nothing else.
+        fn check(&self) {
+            let found = read(&DiskFiles::new(&self.root), &VOLUME).unwrap();
+            let end = Mark { sequence: self.tail.sequence, crc: self.tail.crc };
+            assert_eq!((found.held.end, found.held.suspect), (Some(end), false));
+            assert_eq!(found.scos, self.replica.scos());
+            assert!(found.remove.is_empty());
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.root.join(uuid_text(&VOLUME)).join(name)
+        }
+
+        fn inode(&self, sco: u32) -> u64 {
+            std::fs::metadata(self.path(&file_name(sco))).unwrap().ino()
+        }
+
+        fn pages(&self, sco: u32) -> u64 {
+            std::fs::metadata(self.path(&file_name(sco))).unwrap().len() / PAGE as u64
+        }
+    }
+
+    impl Drop for World {
+        fn drop(&mut self) {
+            let _ = Dir::at(&self.root).remove_all();
+        }
+    }
+
+    #[test]
+    fn a_file_is_used_again_and_found_whole_after_every_batch() {
+        let mut world = World::new("again");
+        world.begin(3);
+        (0..4).for_each(|_| world.append(2));
+        let first = world.inode(1);
+        world.begin(1);
+        world.replica.unlink(2);
+        assert_eq!(world.replica.spares(), 1);
+        world.check();
+        world.begin(2);
+        assert_eq!((world.inode(3), world.replica.spares()), (first, 0));
+        let long = world.pages(3);
+        world.check();
+        // Batches begin and end elsewhere than those that lie below them.
+        for clusters in [1, 3, 1] {
+            world.append(clusters);
+            world.check();
+            assert_eq!(world.pages(3), long, "what the older SCO had is still behind the end");
+        }
+        let end = u64::from(world.index.end_page);
+        assert!(end < long);
+        world.begin(1);
+        assert_eq!(world.pages(3), end, "only the newest file may be longer than what it holds");
+        world.check();
+    }
+
+    #[test]
+    fn after_a_restart_the_newest_file_ends_where_the_log_does() {
+        let mut world = World::new("restart");
+        world.begin(8);
+        world.begin(1);
+        world.replica.unlink(2);
+        world.begin(2);
+        assert!(world.pages(3) > u64::from(world.index.end_page));
+        world.begin(1);
+        world.replica.unlink(4);
+        world.begin(1);
+        // Two are kept now; the process that starts next does not know them.
+        let loaded = Replica::load(&world.root, &VOLUME).unwrap();
+        assert_eq!(loaded.held.end.map(|end| end.sequence), Some(world.tail.sequence));
+        world.replica = loaded.replica;
+        assert_eq!(world.pages(world.sco), u64::from(world.index.end_page));
+        let names = Dir::at(&world.path("")).list().unwrap();
+        assert!(!names.iter().any(|name| name.starts_with(PREFIX)), "{names:?}");
+        world.append(2);
+        world.check();
+    }
+
+    #[test]
+    fn a_batch_that_was_cut_off_over_an_older_one_is_not_taken_for_whole() {
+        let mut world = World::new("torn");
+        world.begin(6);
+        world.append(6);
+        world.begin(1);
+        world.replica.unlink(2);
+        world.begin(1);
+        let (end, at) = (world.tail, u64::from(world.index.end_page) * PAGE as u64);
+        let payload = world.batch(4).to_vec();
+        for pages in 0..payload.len() / PAGE {
+            let file = File::open(&world.path(&file_name(3))).unwrap();
+            file.write_bytes_at(at, &payload[..pages * PAGE]).unwrap();
+            let found = read(&DiskFiles::new(&world.root), &VOLUME).unwrap();
+            let held = found.held.end.map(|mark| mark.sequence);
+            assert_eq!((held, found.held.suspect), (Some(end.sequence), false), "{pages} pages");
+        }
+    }
+
+    #[test]
+    fn a_log_that_is_wiped_leaves_no_file_to_be_used_again() {
+        let mut world = World::new("wiped");
+        world.begin(2);
+        world.begin(2);
+        world.replica.unlink(2);
+        world.replica.wipe().unwrap();
+        assert_eq!(world.replica.spares(), 0);
+        assert_eq!(Dir::at(&world.path("")).list().unwrap(), ["fence"]);
+        world.begin(1);
+        world.check();
+        world.begin(1);
+        world.replica.unlink(4);
+        world.replica.drop_spare();
+        world.begin(1);
+        world.check();
+    }
+}
