@@ -85,6 +85,7 @@ impl Spares {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods)]
 mod tests {
     use std::os::unix::fs::MetadataExt;
     use std::path::PathBuf;
