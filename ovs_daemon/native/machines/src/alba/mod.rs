@@ -43,6 +43,9 @@ mod placement;
 mod placement_tests;
 mod plan;
 mod policy;
+mod rebalance;
+#[cfg(test)]
+mod rebalance_tests;
 mod verdict;
 
 pub use cut::{Cut, Place, UNIT};
@@ -57,4 +60,7 @@ pub use parting::{Proof, Standing, counts, keeps, next_standing, takes};
 pub use placement::{Disk, Shortage, mix, place, refill};
 pub use plan::{Over, Step, plan};
 pub use policy::{Policy, PolicyError, Promise};
+pub use rebalance::{
+    Balance, Copy, Fill, Then, band, excess, gives, spread, surplus, target, then,
+};
 pub use verdict::{Seen, Verdict, out_of_reach, verdict};
