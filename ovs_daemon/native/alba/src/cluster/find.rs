@@ -13,11 +13,17 @@ use machines::alba::{
 use crate::osd::{OBJECT, Request, is_mark_name, names_of};
 use crate::{Cause, Result};
 
+use super::leftovers::Moment;
 use super::{Cluster, FOUND_MAX, failed, lock};
 
 /// How long an OSD may take to say what it has of an object; afterwards it is taken for out of reach,
 /// which is always safe.
 const LOOK_PATIENCE: Duration = Duration::from_secs(1);
+/// What OSDs say in one look is of a time that is no longer than this: who moves a fragment deletes
+/// the old copy so long after it has stored the new one that nobody sees neither.
+pub(super) const LOOK_MAX: Duration = Duration::from_secs(2);
+/// How often it is looked again when this host stood still meanwhile.
+const LOOKS: usize = 3;
 
 /// Which OSDs can be reached at this moment.
 #[derive(Clone, Debug)]
@@ -163,6 +169,23 @@ impl Cluster {
     /// What is seen of an object on the OSDs that can be reached; one that fails or is slow now
     /// counts as out of reach.
     pub(super) fn look(&self, name: &str, reach: &mut Reach) -> Sighting {
+        let in_time = (0..LOOKS).find_map(|_| {
+            let began = Moment::now();
+            let seen = self.look_once(name, reach);
+            (began.age() <= LOOK_MAX).then_some(seen)
+        });
+        let seen = in_time.unwrap_or_default();
+        let late: Vec<usize> = reach.up.extract_if(.., |osd| !seen.contains_key(osd)).collect();
+        if !late.is_empty() {
+            reach.away = self.away(&reach.up, &late);
+            reach.hides |= self.hides(&reach.up);
+        }
+        let mut sighting = Sighting::default();
+        seen.iter().for_each(|(osd, names)| sighting.add(*osd, names));
+        sighting
+    }
+
+    fn look_once(&self, name: &str, reach: &Reach) -> BTreeMap<usize, Vec<String>> {
         let (sender, hear) = channel();
         for osd in &reach.up {
             let (number, sender) = (*osd, sender.clone());
@@ -180,14 +203,7 @@ impl Cluster {
                 seen.insert(osd, names);
             }
         }
-        let late: Vec<usize> = reach.up.extract_if(.., |osd| !seen.contains_key(osd)).collect();
-        if !late.is_empty() {
-            reach.away = self.away(&reach.up, &late);
-            reach.hides |= self.hides(&reach.up);
-        }
-        let mut sighting = Sighting::default();
-        seen.iter().for_each(|(osd, names)| sighting.add(*osd, names));
-        sighting
+        seen
     }
 
     /// Whether every OSD of the cluster is in reach.

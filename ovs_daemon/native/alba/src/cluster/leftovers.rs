@@ -28,6 +28,21 @@ pub(super) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64)
 }
 
+/// A moment, and how long it is ago. Both clocks are asked: one may have been set back meanwhile, the
+/// other stands still while the host sleeps.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moment(u64, Instant);
+
+impl Moment {
+    pub(super) fn now() -> Self {
+        Self(now(), Instant::now())
+    }
+
+    pub(super) fn age(&self) -> Duration {
+        Duration::from_nanos(now().saturating_sub(self.0)).max(self.1.elapsed())
+    }
+}
+
 /// Whether a put is over so soon that nothing of it was taken for a leftover. Both clocks are asked:
 /// one may have been set back meanwhile, the other stands still while the host sleeps.
 pub(super) fn in_time(name: &str, generation: u64, began: Instant) -> Result<()> {

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::channel;
+use std::time::Duration;
 
 use format::fragment::crc32;
 use machines::alba::{Mending, Next, Policy, Set, Standing, Verdict, due, refill, safety};
@@ -12,12 +13,17 @@ use crate::pieces::{Fragment, Label};
 use crate::{BackendError, Cause, Put, Result};
 
 use super::find::Found;
+use super::leftovers::Moment;
 use super::read::Range;
 use super::{Cluster, failed};
 
 /// Bytes of a fragment that are read at a time, so that what guests read meanwhile does not wait long
 /// behind them.
 const STEP: usize = 256 << 10;
+
+/// After so long nobody takes back any more what he has stored: others may have deleted another copy
+/// since (see `machines::alba::rebalance`).
+pub(super) const UNDO_MAX: Duration = Duration::from_secs(300);
 
 /// What is mended, and what is waited for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,7 +37,7 @@ pub struct Terms {
 }
 
 impl Terms {
-    fn covers(&self, domain: &str) -> bool {
+    pub(super) fn covers(&self, domain: &str) -> bool {
         self.domains.as_ref().is_none_or(|domains| domains.contains(domain))
     }
 }
@@ -45,6 +51,8 @@ pub struct Mended {
     pub damaged: u64,
     /// Fragments for which there is no disk, or whose disk failed.
     pub unplaced: u64,
+    /// Fragments that somebody else had stored.
+    pub existed: u64,
     /// Bytes that were read and stored.
     pub bytes: u64,
     /// Bytes that were read from other Domains than that in which they were needed.
@@ -57,6 +65,7 @@ impl Mended {
         self.fragments += other.fragments;
         self.damaged += other.damaged;
         self.unplaced += other.unplaced;
+        self.existed += other.existed;
         self.bytes += other.bytes;
         self.between_domains += other.between_domains;
     }
@@ -88,7 +97,7 @@ impl Cluster {
         Ok(done)
     }
 
-    fn domain_of(&self, osd: usize) -> String {
+    pub(super) fn domain_of(&self, osd: usize) -> String {
         self.osd(osd).claim().domain.clone()
     }
 
@@ -253,7 +262,13 @@ impl Cluster {
     }
 
     /// The whole payload of a fragment, from where it is.
-    fn fetch(&self, name: &str, found: &Found, piece: u32, fragment: usize) -> Result<Vec<u8>> {
+    pub(super) fn fetch(
+        &self,
+        name: &str,
+        found: &Found,
+        piece: u32,
+        fragment: usize,
+    ) -> Result<Vec<u8>> {
         let (sender, hear) = channel();
         let range = Range { piece, start: 0, len: found.cut.fragment_len() as usize };
         self.start_read(name, found, range, fragment, &sender);
@@ -283,7 +298,7 @@ impl Cluster {
         let extent = (piece, found.cut.piece_at(piece), found.cut.piece_len(piece));
         let path = |one: usize| fragment_path(name, &found.name(piece, one));
         let mut mending = Mending::new(&found.layout, payloads.keys().copied().collect());
-        let mut stored = 0;
+        let (mut stored, began) = (0, Moment::now());
         loop {
             match mending.next() {
                 Next::Store(batch) => {
@@ -305,11 +320,17 @@ impl Cluster {
                         .collect();
                     let fine = answers.iter().filter(|answer| answer.is_ok()).count();
                     stored += fine as u64;
+                    done.existed += answers.iter().filter(|answer| !ours(answer)).count() as u64;
                     done.unplaced += (batch.len() - fine) as u64;
                     done.bytes += batch.len() as u64 * found.cut.fragment_len();
                     mending.stored(batch.len(), &created, fine == batch.len());
                 }
                 Next::Look => mending.looked(self.is_complete(name, found, piece)),
+                // What is left then is what one that died would leave.
+                Next::Undo(_) if began.age() > UNDO_MAX => {
+                    mending.undone();
+                    stored = 0;
+                }
                 Next::Undo(all) => {
                     let delete = |one: &usize| (targets[one], Request::Delete { path: path(*one) });
                     self.ask_all(all.iter().map(delete).collect());
@@ -384,7 +405,7 @@ impl Cluster {
         Ok(done)
     }
 
-    fn is_damaged(
+    pub(super) fn is_damaged(
         &self,
         name: &str,
         found: &Found,

@@ -17,6 +17,9 @@ mod mend_tests;
 mod places;
 mod put;
 mod read;
+mod rebalance;
+#[cfg(test)]
+mod rebalance_tests;
 mod repair;
 mod stored;
 mod survey;
@@ -47,6 +50,7 @@ pub use leftovers::PARTIAL_AGE;
 pub use mend::{Mended, Spend, Terms};
 pub use places::{OsdAddress, OsdPlace, Place};
 use places::{Remotes, open_folders};
+pub use rebalance::{DOUBLE_AGE, Doubles, MOVE_REST, Moving};
 pub use repair::Repaired;
 pub use stored::Stored;
 pub use survey::Survey;

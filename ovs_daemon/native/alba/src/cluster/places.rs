@@ -192,7 +192,12 @@ impl Cluster {
     /// Bytes in all and bytes that may still be stored of each OSD, by number; `None`: it does not
     /// say.
     pub fn rooms(&self) -> Vec<Option<(u64, u64)>> {
-        let jobs = (0..self.osds().len()).map(|osd| (osd, Request::Space)).collect();
+        self.rooms_of(&(0..self.osds().len()).collect::<Vec<_>>())
+    }
+
+    /// The same of some of them, in their order.
+    pub(super) fn rooms_of(&self, osds: &[usize]) -> Vec<Option<(u64, u64)>> {
+        let jobs = osds.iter().map(|osd| (*osd, Request::Space)).collect();
         let room = |answer| match answer {
             Ok(Answer::Space { total, free }) => Some((total, free)),
             _ => None,

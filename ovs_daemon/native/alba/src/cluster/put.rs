@@ -56,7 +56,7 @@ fn no_memory(name: &str, why: &std::io::Error) -> BackendError {
 }
 
 /// The number by which an object is placed.
-fn number_of(name: &str, piece: u32) -> u64 {
+pub(super) fn number_of(name: &str, piece: u32) -> u64 {
     name.bytes().fold(mix(u64::from(piece) + 1), |hash, byte| mix(hash ^ u64::from(byte)))
 }
 

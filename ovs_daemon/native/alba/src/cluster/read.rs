@@ -136,6 +136,10 @@ impl Cluster {
                 }
                 Ok((one, Err(error))) => {
                     gather.failed(one);
+                    if error.cause == Cause::NotFound {
+                        // It was moved, or is lost: the next one looks where it is by now.
+                        self.forget(name);
+                    }
                     why =
                         why.filter(|why: &BackendError| why.cause == Cause::Failed).or(Some(error));
                 }

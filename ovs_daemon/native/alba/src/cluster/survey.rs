@@ -33,6 +33,8 @@ pub struct Survey {
     pub partial: Vec<String>,
     /// Logs that were deleted for good, of which something may be left or come back.
     pub logs: Vec<String>,
+    /// Objects that have several copies of a fragment, on OSDs that stay.
+    pub doubled: Vec<String>,
     /// How many objects are to be mended.
     pub to_mend: u64,
     /// Objects of which fewer fragments were seen than it takes to acknowledge one, or of which it
@@ -143,14 +145,19 @@ impl Cluster {
             seen.pieces.iter().map(|piece| u64::from((layout.all() & !piece).count_ones())).sum();
         survey.missing += gone;
         let mut staying: Vec<Set> = vec![0; seen.pieces.len()];
+        let mut doubled = false;
         for (one, osd) in &sighting.fragments {
             let mine = one.generation == seen.generation;
             let Some(piece) = staying.get_mut(one.piece as usize).filter(|_| mine) else {
                 continue;
             };
             if !terms.leaving.contains(&self.osd(*osd).id()) {
+                doubled |= *piece & 1 << one.fragment != 0;
                 *piece |= 1 << one.fragment;
             }
+        }
+        if doubled && survey.doubled.len() < MEND_MAX {
+            survey.doubled.push(name.to_owned());
         }
         let moves = seen.pieces.iter().zip(&staying).any(|(all, staying)| all & !staying != 0);
         if gone > 0 || moves {

@@ -1,4 +1,4 @@
-//! A cluster of folders: 3 Domains of 3 nodes with one disk each.
+//! A cluster of folders: 3 Domains of 3 nodes with one disk each, or more.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,6 +16,8 @@ use crate::{Backend, Cause, Put};
 pub(super) struct Lab {
     root: PathBuf,
     domains: usize,
+    /// Nodes of each Domain.
+    nodes: usize,
 }
 
 impl Drop for Lab {
@@ -30,9 +32,13 @@ impl Lab {
     }
 
     pub(super) fn of(name: &str, domains: usize) -> Self {
+        Self::sized(name, domains, 3)
+    }
+
+    pub(super) fn sized(name: &str, domains: usize, nodes: usize) -> Self {
         let root = std::env::temp_dir().join(format!("ovs-cluster-{}-{name}", std::process::id()));
         let _ = fs::remove_dir_all(&root);
-        Self { root, domains }
+        Self { root, domains, nodes }
     }
 
     pub(super) fn disk(&self, domain: usize, disk: usize) -> PathBuf {
@@ -41,11 +47,11 @@ impl Lab {
 
     fn places(&self) -> Vec<OsdPlace> {
         let place = |number: usize| OsdPlace {
-            path: self.disk(number / 3, number % 3),
-            domain: format!("dc{}", number / 3),
-            node: format!("node{}", number % 3),
+            path: self.disk(number / self.nodes, number % self.nodes),
+            domain: format!("dc{}", number / self.nodes),
+            node: format!("node{}", number % self.nodes),
         };
-        (0..3 * self.domains).map(place).collect()
+        (0..self.nodes * self.domains).map(place).collect()
     }
 
     pub(super) fn open(&self) -> Cluster {
