@@ -142,20 +142,27 @@ class Engine:
     def set_upkeep(self, orders_json: str) -> None:
         """{"domains": [name] | null (all), "heard": {UUID of an OSD that is lost, of which every
         node has heard that: version of its record}, "repair_bytes_per_s", "scrub_bytes_per_s" (0:
-        only when asked for), "delay_s", "every_s", "scrub_every_s"}: look after the erasure-coded
-        backend like this from now on. Error: NO_ALBA, it is a directory."""
+        only when asked for), "delay_s", "every_s", "scrub_every_s", "rebalance_bytes_per_s" (0, or
+        left out: only when asked for), "rebalance_from": difference between a Domain's fullest and
+        emptiest disk, of their sizes, at which it begins (left out: 0.1)}: look after the
+        erasure-coded backend like this from now on. Error: NO_ALBA, it is a directory."""
 
     def start_upkeep(self, kind: str) -> None:
-        """Do it now: "repair" (look at all objects and mend them) or "scrub" (read everything).
-        Returns at once; `upkeep` counts. Error: NO_ALBA."""
+        """Do it now: "repair" (look at all objects and mend them), "scrub" (read everything) or
+        "rebalance" (move fragments to emptier disks). Returns at once; `upkeep` counts. Error:
+        NO_ALBA."""
 
     def upkeep(self) -> str:
-        """{"doing": "idle"|"looking"|"repairing"|"scrubbing", "done", "of": objects of that,
-        "surveys", "repairs", "scrubs": how many have ended, "surveyed_at", "scrubbed_at": seconds
+        """{"doing": "idle"|"looking"|"repairing"|"scrubbing"|"rebalancing", "done", "of": objects
+        of that, or bytes of a rebalancing, "surveys", "repairs", "scrubs", "rebalances": how many
+        have ended, "surveyed_at", "scrubbed_at": seconds
         since 1970 or 0, "objects", "by_safety": {how many more fragments may be lost: objects},
         "unknown": objects of which it cannot be told, "missing": fragments, "to_mend": objects,
         "repaired" and "scrubbed" since the start: {"fragments" stored, "damaged", "bytes",
-        "bytes_between_domains"}, "collected": fragments of cut-off puts that were removed,
+        "bytes_between_domains"}, "rebalanced": the same, and "trimmed": copies that were there
+        twice and are deleted, "spread": {Domain that is rebalanced here: difference between its
+        fullest and its emptiest disk, of their sizes}, "collected": fragments of
+        cut-off puts that were removed,
         "domains": those that are mended here or null (all), "leaving": {UUID: {"standing", "next":
         how it may stand next or null, "heard": version or null, "alone": fragments that no other
         OSD has, "short": objects with too few fragments elsewhere, "hidden": whether something

@@ -227,9 +227,11 @@ def _upkeep(conf: cfg.ConfigOpts) -> Pace:
     return Pace(
         repair_rate=alba.repair_rate,
         scrub_rate=alba.scrub_rate,
+        rebalance_rate=alba.rebalance_rate,
         repair_delay=alba.repair_delay,
         survey_interval=alba.survey_interval,
         scrub_interval=alba.scrub_interval,
+        rebalance_from=alba.rebalance_from,
     )
 
 

@@ -123,6 +123,9 @@ class Orders:
     :param delay_s: after which an OSD that is away is taken for lost
     :param every_s: between two looks at all objects
     :param scrub_every_s: between two scrubs
+    :param rebalance_bytes_per_s: what rebalancing may move; 0: it is done only when somebody asks
+    :param rebalance_from: how much fuller a Domain's fullest disk is than its emptiest one when it
+        begins, of their sizes
     """
 
     domains: tuple[str, ...] | None
@@ -132,6 +135,8 @@ class Orders:
     delay_s: float
     every_s: float
     scrub_every_s: float
+    rebalance_bytes_per_s: int
+    rebalance_from: float
 
 
 @dataclass(frozen=True)

@@ -221,6 +221,23 @@ ALBA_OPTS = [
         mutable=True,
         help="Seconds from the end of one scrub to the beginning of the next.",
     ),
+    cfg.Opt(
+        "rebalance_rate",
+        type=Size(),
+        default=16 * MIB,
+        mutable=True,
+        help="Bytes that this node may read and store each second to move fragments to emptier "
+        "disks of their Domain; 0: only 'vstorage alba rebalance' does it.",
+    ),
+    cfg.FloatOpt(
+        "rebalance_from",
+        default=10.0,
+        min=1.0,
+        max=100.0,
+        mutable=True,
+        help="How much fuller, in percent of its size, the fullest disk of a Domain is than its "
+        "emptiest one when fragments begin to move. They move until a quarter of it is left.",
+    ),
 ]
 
 OSD_OPTS = [

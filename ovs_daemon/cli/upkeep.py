@@ -1,4 +1,4 @@
-"""`vstorage alba status | repair | scrub`: the upkeep of the erasure-coded backend."""
+"""`vstorage alba status | repair | scrub | rebalance`: the upkeep of the erasure-coded backend."""
 
 from __future__ import annotations
 
@@ -99,6 +99,12 @@ class Scrub(_Work):
     kind = "scrub"
 
 
+class Rebalance(_Work):
+    """Move fragments of this node's Domains to emptier disks now, until all are about as full."""
+
+    kind = "rebalance"
+
+
 def _told(figures: dict[str, Any]) -> str:
     lines = [f"node {figures['node']}: {_doing(figures)}"]
     lines += describe_safety(figures) if figures["surveys"] else ["no look at the objects yet"]
@@ -113,6 +119,7 @@ def _told(figures: dict[str, Any]) -> str:
         f"scrubbed since the start: {format_size(scrubbed['bytes'])}, {scrubbed['damaged']} "
         "damaged fragments renewed"
     )
+    lines += _rebalanced(figures)
     lines += describe_cache(figures["cache"])
     if figures["why"]:
         lines.append(f"the last failure: {figures['why']}")
@@ -122,7 +129,28 @@ def _told(figures: dict[str, Any]) -> str:
 def _doing(figures: dict[str, Any]) -> str:
     if figures["doing"] == "idle":
         return "idle"
+    if figures["doing"] == "rebalancing":
+        done, of = format_size(figures["done"]), format_size(figures["of"])
+        return f"rebalancing, {done} of about {of} moved"
     return f"{figures['doing']}, {figures['done']} of {figures['of']} objects"
+
+
+def _rebalanced(figures: dict[str, Any]) -> list[str]:
+    """What was moved, and how equal the disks are."""
+    moved = figures["rebalanced"]
+    lines = [
+        f"rebalanced since the start: {moved['fragments']} fragments, "
+        f"{format_size(moved['bytes'])} moved, "
+        f"{format_size(moved['bytes_between_domains'])} of it between Domains"
+    ]
+    if moved["trimmed"]:
+        lines.append(f"copies that were there twice, deleted: {moved['trimmed']}")
+    lines += [
+        f"the fullest disk of {domain} is {100 * spread:.1f} percent of its size fuller than the "
+        "emptiest one"
+        for domain, spread in sorted(figures["spread"].items())
+    ]
+    return lines
 
 
 def _leaving(uuid: str, one: dict[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """The control API's part about the upkeep of the backend.
 
     GET    /v1/upkeep                           what this node's engine has seen and done
-    POST   /v1/upkeep                           {"kind": "repair"|"scrub"}: begin now
+    POST   /v1/upkeep                           {"kind": "repair"|"scrub"|"rebalance"}: begin
 
 The figures are described in `_native.pyi` (`upkeep`); ``node`` says whose they are.
 """

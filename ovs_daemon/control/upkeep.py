@@ -29,9 +29,11 @@ class Pace:
 
     repair_rate: int
     scrub_rate: int
+    rebalance_rate: int
     repair_delay: float
     survey_interval: float
     scrub_interval: float
+    rebalance_from: float
 
 
 def domains_of(me: str, alive: dict[str, str | None], domains: set[str]) -> tuple[str, ...]:
@@ -93,6 +95,8 @@ class UpkeepLink:
             delay_s=pace.repair_delay,
             every_s=pace.survey_interval,
             scrub_every_s=pace.scrub_interval,
+            rebalance_bytes_per_s=pace.rebalance_rate,
+            rebalance_from=pace.rebalance_from / 100,
         )
         self._paced = pace
         if orders != self._told:
@@ -129,10 +133,16 @@ class UpkeepVerbs:
         return {"node": self._host.settings.node, **figures}
 
     def start(self, kind: str) -> dict[str, Any]:
-        """Begin a ``repair`` or ``scrub`` now; returns what :meth:`show` says before."""
-        if kind not in ("repair", "scrub"):
+        """Begin a ``repair``, ``scrub`` or ``rebalance`` now.
+
+        :return: what :meth:`show` says before
+        """
+        if kind not in ("repair", "scrub", "rebalance"):
             raise VStorageError(
-                Code.BAD_REQUEST, "start upkeep", f"there is no {kind!r}", "ask for repair or scrub"
+                Code.BAD_REQUEST,
+                "start upkeep",
+                f"there is no {kind!r}",
+                "ask for repair, scrub or rebalance",
             )
         before = self.show()
         self._host.engine.start_upkeep(kind)

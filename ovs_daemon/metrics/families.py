@@ -121,7 +121,12 @@ _DTL_STATES = ("in_sync", "catching_up", "degraded", "standalone")
 _FOLLOWER_STATES = ("following", "beginning", "unable", "apart")
 _EDGE_STATES = ("serving", "waiting", "attaching", "detaching", "no_socket")
 _CACHE_STATES = ("size", "bytes", "reachable")
-_UPKEEP = ("idle", "looking", "repairing", "scrubbing")
+_UPKEEP = ("idle", "looking", "repairing", "scrubbing", "rebalancing")
+_WORKS = (
+    ("repair", "repaired", "repairs"),
+    ("scrub", "scrubbed", "scrubs"),
+    ("rebalance", "rebalanced", "rebalances"),
+)
 
 
 class Page:
@@ -235,9 +240,15 @@ def _upkeep(page: Page, upkeep: dict[str, Any] | None) -> None:
         page.put("alba_objects_by_safety", "Objects by how many more fragments they can lose.",
                  count, losses=str(losses))  # fmt: skip
     page.state("alba_doing", "What this node does for upkeep.", _UPKEEP, upkeep["doing"])
-    for work, done, runs in (("repair", "repaired", "repairs"), ("scrub", "scrubbed", "scrubs")):
+    for work, done, runs in _WORKS:
         page.count("alba_runs_total", "Runs that ended.", upkeep[runs], work=work)
         page.row(WORK, upkeep[done], work=work)
+    page.count("alba_trimmed_fragments_total", "Copies that were there twice, deleted.",
+               upkeep["rebalanced"]["trimmed"])  # fmt: skip
+    for domain, spread in sorted(upkeep["spread"].items()):
+        page.put("alba_fullness_spread_ratio",
+                 "How much fuller its fullest disk is than its emptiest one, of their sizes.",
+                 spread, domain=domain)  # fmt: skip
     for domain, wire in sorted(upkeep["wire"].items()):
         for way in ("sent", "received"):
             page.count("alba_wire_bytes_total", "Bytes to and from the OSD servers of a Domain.",

@@ -50,6 +50,7 @@ FULL = Figures(
     },
     upkeep={
         "doing": "repairing", "done": 1, "of": 2, "surveys": 3, "repairs": 1, "scrubs": 0,
+        "rebalances": 2, "rebalanced": {**WORK, "trimmed": 3}, "spread": {"dc1": 0.25},
         "surveyed_at": 1000, "scrubbed_at": 0, "objects": 9, "by_safety": {"3": 7, "10": 2},
         "unknown": 0, "missing": 4, "to_mend": 2, "repaired": WORK, "scrubbed": WORK,
         "collected": 0,
@@ -116,6 +117,9 @@ def test_everything_is_told_in_base_units(full: int) -> None:
     assert found("alba_moved_bytes_total", work="repair") == 4096
     assert found("alba_wire_bytes_total", domain="dc1", direction="received") == 20
     assert found("alba_doing", state="repairing") == 1
+    assert found("alba_runs_total", work="rebalance") == 2
+    assert found("alba_trimmed_fragments_total") == 3
+    assert found("alba_fullness_spread_ratio", domain="dc1") == 0.25
     assert found("osd_used_bytes", osd="a") == 40
     assert found("osd_up", osd="b") == 0
     assert found("cache_hits_total") == 12

@@ -30,6 +30,24 @@ def test_work_is_begun(run: Run, house: House) -> None:
     assert "node node1: idle" in out
 
 
+def test_rebalancing_is_begun_and_shown(run: Run, house: House) -> None:
+    moved = {**FIGURES["rebalanced"], "fragments": 7, "bytes": 3 << 20, "trimmed": 2}
+    house.engine.figures = {
+        **FIGURES,
+        "doing": "rebalancing",
+        "done": 1 << 20,
+        "of": 4 << 20,
+        "rebalanced": moved,
+        "spread": {"dc1": 0.125},
+    }
+    status, out, _ = run("alba", "rebalance", "--no-wait")
+    assert (status, house.engine.started) == (0, ["rebalance"])
+    assert "node node1: rebalancing, 1 MiB of about 4 MiB moved" in out
+    assert "rebalanced since the start: 7 fragments, 3 MiB moved, 0 B of it" in out
+    assert "copies that were there twice, deleted: 2" in out
+    assert "the fullest disk of dc1 is 12.5 percent of its size fuller" in out
+
+
 def test_the_cache_tier_is_shown(run: Run, house: House) -> None:
     osd = {"hits": 90, "misses": 10, "evicted": 3, "damaged": 0, "refused": 0, "bytes": 1 << 20}
     cache = {

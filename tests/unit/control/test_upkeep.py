@@ -13,7 +13,7 @@ from ovs_daemon.control.view import View
 from ovs_daemon.errors import VStorageError
 from tests.support.house import House
 
-PACE = Pace(1 << 20, 0, 900.0, 600.0, 86400.0)
+PACE = Pace(1 << 20, 0, 2 << 20, 900.0, 600.0, 86400.0, 10.0)
 FIGURES: dict[str, Any] = {
     "doing": "idle",
     "done": 0,
@@ -21,6 +21,7 @@ FIGURES: dict[str, Any] = {
     "surveys": 1,
     "repairs": 1,
     "scrubs": 0,
+    "rebalances": 0,
     "objects": 10,
     "by_safety": {"3": 10},
     "unknown": 0,
@@ -28,6 +29,14 @@ FIGURES: dict[str, Any] = {
     "to_mend": 0,
     "repaired": {"fragments": 0, "damaged": 0, "bytes": 0, "bytes_between_domains": 0},
     "scrubbed": {"fragments": 0, "damaged": 0, "bytes": 0, "bytes_between_domains": 0},
+    "rebalanced": {
+        "fragments": 0,
+        "damaged": 0,
+        "bytes": 0,
+        "bytes_between_domains": 0,
+        "trimmed": 0,
+    },
+    "spread": {},
     "collected": 0,
     "domains": None,
     "leaving": {},
@@ -64,6 +73,7 @@ def test_the_engine_is_told_once_and_again_when_something_changes(house: House) 
     orders = house.engine.orders
     assert orders is not None
     assert (orders["domains"], orders["repair_bytes_per_s"]) == (None, 1 << 20)
+    assert (orders["rebalance_bytes_per_s"], orders["rebalance_from"]) == (2 << 20, 0.1)
     house.engine.orders = None
     link.tend(View.of(house.host.store))
     assert house.engine.orders is None
@@ -80,9 +90,11 @@ def test_work_is_begun_on_demand_where_there_is_any(house: House) -> None:
     house.engine.figures = FIGURES
     assert verbs.start("scrub")["scrubs"] == 0
     assert house.engine.started == ["scrub"]
-    with pytest.raises(VStorageError, match="ask for repair or scrub"):
+    with pytest.raises(VStorageError, match="ask for repair, scrub or rebalance"):
         verbs.start("dance")
     assert house.engine.started == ["scrub"]
+    verbs.start("rebalance")
+    assert house.engine.started == ["scrub", "rebalance"]
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ mod parting;
 mod places;
 mod presets;
 mod reach;
+mod rebalance;
 mod replication;
 mod roll;
 mod shard;

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::farewell::Farewell;
+use crate::rebalance::{Rebalanced, Run};
 use crate::spec::{parse, uuid};
 
 /// How often it is looked whether there is something to do.
@@ -27,15 +28,15 @@ const REST: u32 = 1;
 /// What is to be done.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
-struct Orders {
+pub(crate) struct Orders {
     /// Domains whose fragments this engine mends; `None`: all.
-    domains: Option<BTreeSet<String>>,
+    pub(crate) domains: Option<BTreeSet<String>>,
     /// UUIDs of OSDs that are lost, of which every node has heard that, with a number that changes
     /// when one is said to be lost again.
     #[serde(default)]
     heard: BTreeMap<String, u64>,
     /// Bytes that mending may move each second.
-    repair_bytes_per_s: u64,
+    pub(crate) repair_bytes_per_s: u64,
     /// Bytes that scrubbing may read each second; 0: it is not done by itself.
     scrub_bytes_per_s: u64,
     /// Seconds after which an OSD that is away is taken for lost.
@@ -44,18 +45,30 @@ struct Orders {
     every_s: f64,
     /// Seconds between the ends of one scrub and the begin of the next.
     scrub_every_s: f64,
+    /// Bytes that rebalancing may read and store each second; 0: it is not done by itself.
+    #[serde(default)]
+    pub(crate) rebalance_bytes_per_s: u64,
+    /// The difference between the fullest and the emptiest disk of a Domain, of their sizes, at which
+    /// it begins.
+    #[serde(default = "rebalance_from")]
+    pub(crate) rebalance_from: f64,
+}
+
+fn rebalance_from() -> f64 {
+    0.1
 }
 
 #[derive(Debug, Default)]
-struct State {
-    orders: Option<Orders>,
+pub(crate) struct State {
+    pub(crate) orders: Option<Orders>,
     /// Somebody wants it now.
     repair_now: bool,
     scrub_now: bool,
-    stopping: bool,
+    rebalance_now: bool,
+    pub(crate) stopping: bool,
     doing: &'static str,
-    /// Objects that are done, and how many there are, of what it does now.
-    done: u64,
+    /// Objects that are done, and how many there are, of what it does now; bytes, of a rebalancing.
+    pub(crate) done: u64,
     of: u64,
     survey: Survey,
     /// Passes that have ended, so that one can wait for the next.
@@ -66,27 +79,28 @@ struct State {
     scrubbed_at: u64,
     repaired: Mended,
     scrubbed: Mended,
+    pub(crate) rebalanced: Rebalanced,
     collected: u64,
     /// OSDs that leave, by UUID.
     farewells: BTreeMap<String, Farewell>,
     /// Passes that could not be ended.
-    failures: u64,
-    why: Option<String>,
+    pub(crate) failures: u64,
+    pub(crate) why: Option<String>,
 }
 
 #[derive(Debug, Default)]
-struct Shared {
+pub(crate) struct Shared {
     state: Mutex<State>,
     changed: Condvar,
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for so long; false when it is time to stop.
-    fn rest(&self, time: Duration) -> bool {
+    pub(crate) fn rest(&self, time: Duration) -> bool {
         let until = Instant::now() + time;
         let mut state = self.lock();
         while !state.stopping {
@@ -142,13 +156,15 @@ struct Scrub {
     done: u64,
 }
 
-struct Worker<'a> {
-    cluster: &'a Cluster,
+pub(crate) struct Worker<'a> {
+    pub(crate) cluster: &'a Cluster,
     /// The scrub that is to be done, or to be gone on with.
     scrub: Option<Scrub>,
     /// The last walk over all objects could not be ended; no scrub walks before a look has.
     blind: bool,
-    shared: Arc<Shared>,
+    /// The rebalancing that is under way.
+    pub(crate) run: Run,
+    pub(crate) shared: Arc<Shared>,
     /// OSDs that are away, by number, since when.
     away: BTreeMap<[u8; 16], Instant>,
     looked: Option<Instant>,
@@ -160,7 +176,7 @@ struct Worker<'a> {
 }
 
 /// Where an object comes in a walk over all: by its folders, one after the other.
-fn order(object: &str) -> Vec<String> {
+pub(crate) fn order(object: &str) -> Vec<String> {
     format!("{object}{}", alba::osd::OBJECT).split('/').map(str::to_owned).collect()
 }
 
@@ -170,6 +186,7 @@ impl<'a> Worker<'a> {
             cluster: sealed.cluster(),
             scrub: None,
             blind: false,
+            run: Run::default(),
             shared,
             away: BTreeMap::new(),
             looked: None,
@@ -186,6 +203,7 @@ impl<'a> Worker<'a> {
                 let mut state = self.shared.lock();
                 let asked = (state.repair_now, state.scrub_now);
                 (state.repair_now, state.scrub_now) = (false, false);
+                self.run.asked |= std::mem::take(&mut state.rebalance_now);
                 (state.orders.clone(), asked.0, asked.1)
             };
             let Some(orders) = orders else { continue };
@@ -197,6 +215,7 @@ impl<'a> Worker<'a> {
                 (self.settled, self.heard) = (lost, orders.heard.clone());
                 let seen = self.look_and_mend(&terms, &orders);
                 self.blind = seen.is_none();
+                self.run.found(seen.as_ref().map_or(&[], |seen| &seen.doubled));
                 let farewells = self.farewells(&orders, seen.as_ref());
                 self.shared.lock().farewells = farewells;
                 self.looked = Some(Instant::now());
@@ -205,6 +224,10 @@ impl<'a> Worker<'a> {
             let due = orders.scrub_bytes_per_s > 0 && self.scrubbed.elapsed() >= every;
             if scrub || due {
                 self.scrub.get_or_insert_default();
+            }
+            // One batch: a scrub goes on for long.
+            if !self.blind && (self.run.due || self.run.asked) {
+                self.rebalance(&terms, &orders);
             }
             if !self.blind && self.scrub.is_some() {
                 self.scrub(&terms, &orders);
@@ -254,7 +277,7 @@ impl<'a> Worker<'a> {
         }
     }
 
-    fn begin(&self, doing: &'static str, of: u64) {
+    pub(crate) fn begin(&self, doing: &'static str, of: u64) {
         let mut state = self.shared.lock();
         (state.doing, state.done, state.of) = (doing, 0, of);
     }
@@ -280,6 +303,7 @@ impl<'a> Worker<'a> {
                     todo: Vec::new(),
                     partial: Vec::new(),
                     logs: Vec::new(),
+                    doubled: Vec::new(),
                     ..survey.clone()
                 };
                 Some(survey)
@@ -355,7 +379,7 @@ impl<'a> Worker<'a> {
     }
 
     /// Whether there is something to do that a scrub, which may take days, must not keep waiting.
-    fn is_urgent(&mut self, orders: &Orders) -> bool {
+    pub(crate) fn is_urgent(&mut self, orders: &Orders) -> bool {
         self.watch();
         let every = Duration::from_secs_f64(orders.every_s);
         let due = self.looked.is_none_or(|looked| looked.elapsed() >= every);
@@ -416,7 +440,7 @@ impl<'a> Worker<'a> {
 }
 
 /// So many bytes each second, as the orders of the moment say.
-struct Budget<'a, F> {
+pub(crate) struct Budget<'a, F> {
     shared: &'a Shared,
     rate: F,
     /// When what was spent is earned.
@@ -424,11 +448,11 @@ struct Budget<'a, F> {
 }
 
 impl<'a, F: Fn(&Orders) -> u64> Budget<'a, F> {
-    fn new(shared: &'a Shared, rate: F) -> Self {
+    pub(crate) fn new(shared: &'a Shared, rate: F) -> Self {
         Self { shared, rate, free_at: Instant::now() }
     }
 
-    fn spend(&mut self, bytes: u64) -> bool {
+    pub(crate) fn spend(&mut self, bytes: u64) -> bool {
         let rate = self.shared.lock().orders.as_ref().map_or(1, &self.rate).max(1);
         let now = Instant::now();
         self.free_at = self.free_at.max(now) + Duration::from_secs_f64(bytes as f64 / rate as f64);
@@ -444,7 +468,7 @@ fn seconds() -> u64 {
     now_ns() / 1_000_000_000
 }
 
-fn figures(mended: &Mended) -> Value {
+pub(crate) fn figures(mended: &Mended) -> Value {
     json!({
         "fragments": mended.fragments,
         "damaged": mended.damaged,
@@ -489,7 +513,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Repairs or scrubs now: "repair" or "scrub".
+    /// Repairs, scrubs or rebalances now: "repair", "scrub" or "rebalance".
     pub fn start_upkeep(&self, kind: &str) -> Result<()> {
         let what = format!("cannot {kind} the backend");
         let shared = self.upkeep_of(&what)?;
@@ -497,7 +521,11 @@ impl Engine {
         match kind {
             "repair" => state.repair_now = true,
             "scrub" => state.scrub_now = true,
-            _ => return Err(Error::new("BAD_REQUEST", what, "no such work", "repair or scrub")),
+            "rebalance" => state.rebalance_now = true,
+            _ => {
+                let fix = "repair, scrub or rebalance";
+                return Err(Error::new("BAD_REQUEST", what, "no such work", fix));
+            }
         }
         Ok(())
     }
@@ -519,6 +547,7 @@ impl Engine {
             "surveys": state.surveys,
             "repairs": state.repairs,
             "scrubs": state.scrubs,
+            "rebalances": state.rebalanced.runs(),
             "surveyed_at": state.surveyed_at,
             "scrubbed_at": state.scrubbed_at,
             "objects": state.survey.objects,
@@ -528,6 +557,8 @@ impl Engine {
             "to_mend": state.survey.to_mend,
             "repaired": figures(&state.repaired),
             "scrubbed": figures(&state.scrubbed),
+            "rebalanced": state.rebalanced.told(),
+            "spread": state.rebalanced.spread(),
             "collected": state.collected,
             "domains": state.orders.as_ref().and_then(|orders| orders.domains.clone()),
             "leaving": farewells,
