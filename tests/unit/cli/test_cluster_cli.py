@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -143,8 +144,12 @@ def test_drain_and_resume(run: Run, house: House) -> None:
     ):
         status, _, err = run("--json", *words)
         assert (status, json.loads(err)["error"]["code"]) == (1, code), words
+    opened = store.volume(moved["uuid"])
     alive = store.registry.get("alive", "node2")
+    assert opened is not None
     assert alive is not None
+    # Before it has opened what it was given, everything is on the backend and nothing can be lost.
+    store.commit(put(replace(opened, served="node2", saved=False)))
     store.registry.commit([Delete("alive", "node2", alive.version)])
     status, _, err = run("volume", "takeover", "web1")
     assert status == 1
