@@ -114,6 +114,7 @@ class Host:
         self._guard = threading.Lock()
         self._open: dict[str, bool] = {}
         self._failures: dict[str, VStorageError] = {}
+        self._unfinished: set[str] = set()
 
     def require(self, what: str, reference: str) -> Volume:
         """The volume that a user means: by name or UUID, not one that was deleted.
@@ -178,21 +179,24 @@ class Host:
         :raises VStorageError: as :meth:`open`
         """
         try:
-            current, answer = self.opener.acquire(volume, chosen)
+            opened = self.opener.acquire(volume, chosen)
         except VStorageError as failure:
             # One that belongs to another node is not this node's trouble.
             if failure.code != Code.NOT_HERE:
                 self.remember_failure(volume.uuid, failure)
             raise
+        current = opened.volume
         with self._guard:
             self._open[current.uuid] = current.read_only
             self._failures.pop(current.uuid, None)
+            if opened.unfinished:
+                self._unfinished.add(current.uuid)
         LOG.info(
             "opened volume %s (%s) under epoch %d: %s",
             current.name,
             current.uuid,
             current.epoch,
-            answer.get("recovered"),
+            opened.recovered.get("recovered"),
         )
         return self.finish_revert(current)
 
@@ -222,6 +226,19 @@ class Host:
         """Whether the engine has the volume open."""
         with self._guard:
             return uuid in self._open
+
+    def unfinished(self) -> set[str]:
+        """The volumes (UUIDs) that were opened with snapshots half made or half deleted."""
+        with self._guard:
+            return set(self._unfinished)
+
+    def set_unfinished(self, uuid: str, unfinished: bool) -> None:
+        """Somebody finishes those of a volume now, or could not."""
+        with self._guard:
+            if unfinished:
+                self._unfinished.add(uuid)
+            else:
+                self._unfinished.discard(uuid)
 
     def opened(self) -> list[str]:
         """The volumes that the engine has open (UUIDs)."""

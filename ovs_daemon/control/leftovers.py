@@ -13,14 +13,12 @@ from dataclasses import replace
 
 from ovs_daemon.control.host import Host
 from ovs_daemon.control.purge import purge
-from ovs_daemon.control.records import State, Volume
+from ovs_daemon.control.records import UNFINISHED, State, Volume
 from ovs_daemon.control.store import ALIVE, put
 from ovs_daemon.control.view import View
 from ovs_daemon.registry import Absent, Conflict
 
 LOG = logging.getLogger(__name__)
-
-UNFINISHED = (State.CREATING, State.DELETING)
 
 
 def left_to(view: View, me: str) -> list[Volume]:

@@ -7,18 +7,18 @@ Killed anywhere, the next life begins from the record. The caller holds the volu
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from ovs_daemon.control.preset_use import find_preset
-from ovs_daemon.control.records import Dtl, Mode, State, Volume
-from ovs_daemon.control.store import ALIVE, Store, put
+from ovs_daemon.control.records import UNFINISHED, Dtl, Mode, Snapshot, State, Volume
+from ovs_daemon.control.store import ALIVE, VOLUME, Store, put
 from ovs_daemon.engine import DtlSpec, EngineClient, FetchSpec, FollowerAt, OpenSpec
 from ovs_daemon.errors import Code, VStorageError, unknown_volume
 from ovs_daemon.policy.model import DtlState
 from ovs_daemon.policy.ownership import Decision, Fetch, Home, Knowledge, Record, Step, decide
-from ovs_daemon.registry import Absent, Conflict
+from ovs_daemon.registry import Absent, Conflict, Unchanged
 
 LOG = logging.getLogger(__name__)
 
@@ -108,6 +108,19 @@ class Unguarded:
     term = None
 
 
+@dataclass(frozen=True)
+class Opened:
+    """A volume that was opened.
+
+    :param recovered: what the engine says of it
+    :param unfinished: it has snapshots that were half made or half deleted, and are to go
+    """
+
+    volume: Volume
+    recovered: dict[str, Any]
+    unfinished: bool
+
+
 class Opener:
     """Opens volumes on one node.
 
@@ -132,8 +145,8 @@ class Opener:
         self._backend = backend
         self._home = home
 
-    def acquire(self, volume: Volume, chosen: bool = False) -> tuple[Volume, dict[str, Any]]:
-        """Open a volume that is not open here; returns its record, and what was recovered.
+    def acquire(self, volume: Volume, chosen: bool = False) -> Opened:
+        """Open a volume that is not open here.
 
         :param chosen: take it from its owner, which is dead
         :raises VStorageError: ``not_here``, ``not_in_sync``, ``dtl_unreachable`` or an engine code
@@ -151,7 +164,9 @@ class Opener:
             decision = decide(self._node, record_of(current), known, chosen, self._home)
             if decision.step is Step.OPEN:
                 try:
-                    return current, self._engine.open_volume(self._spec(current, term))
+                    return self._open(current, term)
+                except Conflict:
+                    pass
                 except VStorageError as failure:
                     if failure.code != "lease" or term == self._guard.term:
                         raise
@@ -170,6 +185,20 @@ class Opener:
         raise VStorageError(
             Code.BUSY, what, "its record in the registry changes all the time", "try again"
         )
+
+    def _open(self, volume: Volume, term: int | None) -> Opened:
+        """Open what is this node's by its record; raises :class:`Conflict` if that has changed."""
+        snapshots = self._store.snapshots(volume.uuid)
+        for one in snapshots:
+            if one.state is State.CREATING:
+                # The engine forgets it. None is being made here, under the volume's lock; a node
+                # that counted as dead may still be about to call it made, and is kept from that.
+                self._store.commit(
+                    put(replace(one, state=State.DELETING)),
+                    Unchanged(VOLUME, volume.uuid, volume.version),
+                )
+        answer = self._engine.open_volume(self._spec(volume, term, snapshots))
+        return Opened(volume, answer, any(one.state in UNFINISHED for one in snapshots))
 
     def _swap(self, what: str, volume: Volume, decision: Decision, known: Knowledge) -> Knowledge:
         assert decision.record is not None, "a swap has a record"
@@ -226,9 +255,8 @@ class Opener:
         back = volume.served is not None and volume.served in self._store.alive()
         return Fetch.OWNER_BACK if back else Fetch.UNREACHABLE
 
-    def _spec(self, volume: Volume, term: int | None) -> OpenSpec:
+    def _spec(self, volume: Volume, term: int | None, snapshots: Sequence[Snapshot]) -> OpenSpec:
         existing = (State.AVAILABLE, State.HIDDEN)
-        snapshots = self._store.snapshots(volume.uuid)
         dtl = self.dtl_spec(volume)
         if dtl is None and volume.dtl.state is DtlState.IN_SYNC:
             # Opened without it, writes would be acknowledged here alone while the record lets

@@ -29,6 +29,9 @@ class State(enum.StrEnum):
     HIDDEN = "hidden"
 
 
+UNFINISHED = (State.CREATING, State.DELETING)
+
+
 class Mode(enum.StrEnum):
     """How an attached volume is served: by the Edge process over NBD or as a file, or over NBD by
     the engine's own process."""

@@ -27,7 +27,10 @@ def create_snapshot(host: Host, reference: str, name: str) -> Snapshot:
     with host.locks.holding(found.uuid):
         volume = require_available(host, what, host.again(what, found))
         snapshot = replace(take_snapshot(host, what, volume, name), state=State.AVAILABLE)
-        return replace(snapshot, version=host.store.commit(put(snapshot)))
+        try:
+            return replace(snapshot, version=host.store.commit(put(snapshot)))
+        except Conflict as conflict:
+            raise _undone(what, conflict) from conflict
 
 
 def create_snapshots(
@@ -178,7 +181,7 @@ def _take_group(
     for _, snapshot in intended:
         operations += [put(snapshot), claim_name(snapshot)]
     try:
-        host.store.commit(*operations)
+        version = host.store.commit(*operations)
     except Conflict as conflict:
         if not lost_name(conflict):
             raise
@@ -194,14 +197,19 @@ def _take_group(
         for volume, _ in intended:
             abandon_snapshots(host, volume)
         raise
-    taken = []
-    for volume, snapshot in intended:
-        stored = host.store.snapshot(snapshot.uuid)
-        assert stored is not None, "its volume's lock is held"
-        taken.append((volume, replace(stored, state=State.AVAILABLE)))
-    # One transaction: a crash before it takes all of them back, one after it none.
-    host.store.commit(*(put(snapshot) for _, snapshot in taken))
-    return taken
+    # As they were stored, not as they are now: who took a volume over has undone its snapshot.
+    made = [replace(one, version=version, state=State.AVAILABLE) for _, one in intended]
+    try:
+        # One transaction: a crash before it takes all of them back, one after it none.
+        version = host.store.commit(*(put(one) for one in made))
+    except Conflict as conflict:
+        for volume, _ in intended:
+            abandon_snapshots(host, volume)
+        raise _undone(what, conflict) from conflict
+    return [
+        (volume, replace(one, version=version))
+        for (volume, _), one in zip(intended, made, strict=True)
+    ]
 
 
 def _new_snapshot(host: Host, volume: Volume, name: str | None) -> Snapshot:
@@ -224,12 +232,27 @@ def _duplicate(what: str, volume: Volume, name: str | None) -> VStorageError:
     )
 
 
+def _undone(what: str, conflict: Conflict) -> VStorageError:
+    return VStorageError(
+        Code.BUSY,
+        what,
+        "this node counted as dead while it was taken, so that another one went on without it "
+        f"({conflict})",
+        "take it again, on the node that owns the volume now",
+    )
+
+
 def abandon_snapshots(host: Host, volume: Volume) -> None:
     """Take away snapshots of a volume that are of no use; none is being taken under its lock."""
-    with host.locks.holding(volume.uuid):
+
+    def decide() -> None:
         for snapshot in host.store.snapshots(volume.uuid):
             if snapshot.state is State.CREATING:
                 host.store.commit(put(replace(snapshot, state=State.DELETING)))
+
+    with host.locks.holding(volume.uuid):
+        # Another node may have taken the volume over, and decides the same.
+        retry(f"undo half-made snapshots of volume {volume.name!r}", decide)
     try:
         purge(host, volume.uuid)
     except VStorageError as failure:

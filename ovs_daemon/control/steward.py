@@ -30,7 +30,7 @@ from ovs_daemon.control.crew import Crew
 from ovs_daemon.control.dtl import DtlEvent, dtl_lock
 from ovs_daemon.control.followers import Followers
 from ovs_daemon.control.host import Host
-from ovs_daemon.control.leftovers import UNFINISHED, finish, left_to
+from ovs_daemon.control.leftovers import finish, left_to
 from ovs_daemon.control.moves import move_volume
 from ovs_daemon.control.osds import OsdLink
 from ovs_daemon.control.records import Dtl, State, Volume
@@ -97,9 +97,7 @@ class Steward:
         self._former: dict[str, dict[str, str]] = {}
         # By volume: how often in a row it failed, and when to try again.
         self._patience: dict[str, tuple[int, float]] = {}
-        # Volumes that were taken over, whose former owner may have left snapshots half made; and
-        # what else it has begun, by volume, until that is finished.
-        self._taken: set[str] = set()
+        # What dead nodes have begun, by volume, until that is finished.
         self._begun: dict[str, Volume] = {}
         # Open volumes whose engine has not heard yet who keeps their log; the epoch of each.
         self._unheard: dict[str, int] = {}
@@ -188,7 +186,7 @@ class Steward:
 
     def _due(self) -> bool:
         """Whether something is to be tried again although nothing has changed."""
-        if self._unfinished:
+        if self._unfinished or self._host.unfinished():
             return True
         now = self._clock()
         if self._osds is not None and self._osds.due():
@@ -274,26 +272,25 @@ class Steward:
     def _take(self, volume: Volume) -> None:
         LOG.warning("node %s is dead: taking over volume %s", volume.node, volume.name)
         taken = self._host.acquire(volume, chosen=True)
-        with self._guard:
-            self._taken.add(volume.uuid)
         told = {"volume": volume.uuid, "name": volume.name, "from": volume.node, "to": taken.node}
         self._tell("volume.taken_over", told)
 
     def _finish(self, view: View) -> None:
-        """What dead nodes have begun; locks of volumes and of what they were cloned from are taken
-        one after the other, so that none is held here.
+        """What dead nodes, or this one in an earlier life, have begun; locks of volumes and of what
+        they were cloned from are taken one after the other, so that none is held here.
         """
         self._begun |= {one.uuid: one for one in left_to(view, self._host.settings.node)}
         tasks = {
             f"finishing {volume.uuid}": partial(self._finish_one, volume)
             for volume in list(self._begun.values())
         }
-        with self._guard:
-            taken, self._taken = self._taken, set()
-        if taken:
-            halves = {s.volume for s in self._host.store.snapshots() if s.state in UNFINISHED}
-            for volume in (one for one in view.volumes if one.uuid in taken & halves):
+        unfinished, me = self._host.unfinished(), self._host.settings.node
+        for volume in (one for one in view.volumes if one.uuid in unfinished):
+            if volume.node == me:
                 tasks[f"finishing snapshots of {volume.uuid}"] = partial(self._abandon, volume)
+            else:
+                # Whoever opens it finds them.
+                self._host.set_unfinished(volume.uuid, False)
         self._crew.work(tasks)
 
     def _finish_one(self, volume: Volume) -> None:
@@ -301,9 +298,9 @@ class Steward:
             self._begun.pop(volume.uuid, None)
 
     def _abandon(self, volume: Volume) -> None:
+        self._host.set_unfinished(volume.uuid, False)
         if not self._attempt(volume, partial(abandon_snapshots, self._host)):
-            with self._guard:
-                self._taken.add(volume.uuid)
+            self._host.set_unfinished(volume.uuid, True)
 
     def _pair(self, view: View) -> None:
         """Have the logs of this node's open volumes kept where they should be."""

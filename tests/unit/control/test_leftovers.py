@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
 from ovs_daemon.control import snapshots, volumes
-from ovs_daemon.control.records import State, Volume
+from ovs_daemon.control.moves import take_over
+from ovs_daemon.control.records import Snapshot, State, Volume
 from ovs_daemon.control.store import Store, drop, put
 from ovs_daemon.control.topology import Node
 from ovs_daemon.control.volumes import Source
 from ovs_daemon.errors import VStorageError
+from ovs_daemon.policy.model import DtlState
+from ovs_daemon.registry import Operation, Update
+from tests.support.refusal import refused
 from tests.support.town import Town
 
 GIB = 1 << 30
@@ -128,3 +133,95 @@ def test_one_that_stood_still_while_it_deleted_a_volume_has_deleted_it(town: Tow
     engine.delete_volume = delete_slowly  # type: ignore[method-assign]
     assert volumes.delete_volume(town["a1"].host, "web1", False)
     assert Store(town.registry).volumes() == []
+
+
+def when_called_made(town: Town, then: Callable[[], None]) -> None:
+    """Have something happen while a1 waits for the registry, which is to call snapshots made."""
+    store, commit = town["a1"].host.store, town["a1"].host.store.commit
+
+    def commit_late(*operations: Operation) -> int:
+        if any(isinstance(one, Update) and one.kind == "snapshot" for one in operations):
+            store.commit = commit  # type: ignore[method-assign]
+            then()
+        return commit(*operations)
+
+    store.commit = commit_late  # type: ignore[method-assign]
+
+
+def stand_still(town: Town) -> None:
+    """The lease of a1 is over; it goes on later as if nothing were."""
+    town["a1"].up = False
+    town.pass_time()
+    town["a1"].up = True
+
+
+@pytest.mark.parametrize("group", [False, True])
+def test_a_snapshot_that_a_new_owner_does_not_know_is_never_called_made(
+    town: Town, group: bool
+) -> None:
+    volume, other = make(town), make(town, "web2")
+    taken = []
+
+    def taken_over() -> None:
+        stand_still(town)
+        # Opened, and nothing else yet.
+        town["a2"].host.acquire(town.volume(volume.uuid), chosen=True)
+        taken.append(volume.uuid)
+
+    def take() -> None:
+        host = town["a1"].host
+        if group:
+            snapshots.create_snapshots(host, [("web1", "first"), ("web2", "first")])
+        else:
+            snapshots.create_snapshot(host, "web1", "first")
+
+    when_called_made(town, taken_over)
+    refused(take, "busy", "another one went on")
+    assert taken
+    store = Store(town.registry)
+    assert all(one.state is State.DELETING for one in store.snapshots())
+    assert town["a2"].steward._due()
+    town["a2"].steward.tend()
+    assert store.snapshots(volume.uuid) == []
+    assert store.snapshots(other.uuid) == []
+    assert not town["a2"].steward._due()
+    again = snapshots.create_snapshot(town["a2"].host, "web1", "first")
+    assert list(town.disk.volumes[volume.uuid].snapshots) == [again.uuid]
+
+
+def test_a_snapshot_that_is_called_made_in_time_stays(town: Town) -> None:
+    """The new owner has seen it half made, and looks again."""
+    volume = make(town)
+    store, found = town["a2"].host.store, town["a2"].host.store.snapshots
+    made = snapshots.create_snapshot(town["a1"].host, "web1", "first")
+    half = replace(made, state=State.CREATING)
+    half = replace(half, version=Store(town.registry).commit(put(half)))
+    town["a1"].kill()
+    town.pass_time()
+
+    def look_early(volume: str | None = None) -> list[Snapshot]:
+        seen = found(volume)
+        if [one.version for one in seen] == [half.version]:
+            Store(town.registry).commit(put(replace(half, state=State.AVAILABLE)))
+        return seen
+
+    store.snapshots = look_early  # type: ignore[method-assign]
+    town["a2"].steward.tend()
+    assert town.volume(volume.uuid).node == "a2"
+    assert [one.state for one in found(volume.uuid)] == [State.AVAILABLE]
+    assert list(town.disk.volumes[volume.uuid].snapshots) == [made.uuid]
+
+
+@pytest.mark.parametrize("state", [State.CREATING, State.DELETING])
+def test_a_half_snapshot_is_deleted_when_a_person_has_its_volume_taken_over(
+    town: Town, state: State
+) -> None:
+    volume = make(town)
+    made = snapshots.create_snapshot(town["a1"].host, "web1", "first")
+    Store(town.registry).commit(put(replace(made, state=state)))
+    assert town["a1"].says(volume, DtlState.IN_SYNC, DtlState.DEGRADED)
+    town["a1"].kill()
+    town.pass_time()
+    take_over(town["a2"].host, "web1", accept_loss=True)
+    town["a2"].steward.tend()
+    assert Store(town.registry).snapshots(volume.uuid) == []
