@@ -270,6 +270,12 @@ class Steward:
             self._try_all(mine, self._take)
 
     def _take(self, volume: Volume) -> None:
+        # Read again under its lock: a person may have had it taken over since it was planned.
+        current = self._host.store.volume(volume.uuid)
+        if current is None or self._host.is_open(volume.uuid):
+            return
+        if (current.node, current.epoch) != (volume.node, volume.epoch):
+            return
         LOG.warning("node %s is dead: taking over volume %s", volume.node, volume.name)
         taken = self._host.acquire(volume, chosen=True)
         told = {"volume": volume.uuid, "name": volume.name, "from": volume.node, "to": taken.node}

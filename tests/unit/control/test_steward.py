@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import AbstractContextManager
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from ovs_daemon.control import attachments, nodes, volumes
 from ovs_daemon.control.attachments import Wish
 from ovs_daemon.control.dtl import DtlEvent
 from ovs_daemon.control.edge_link import EdgeLink
+from ovs_daemon.control.moves import take_over
 from ovs_daemon.control.osds import OsdLink
 from ovs_daemon.control.records import Dtl, Mode, State, Volume
 from ovs_daemon.control.steward import Steward
@@ -355,3 +357,27 @@ class TestManyVolumes:
         wait_until(lambda: left.uuid in town["a2"].engine.open, "takeover of the other")
         waited.may_end.set()
         steward._crew.stop()
+
+
+def test_what_a_person_had_taken_over_meanwhile_is_not_taken_again(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plan of the steward's pass is older, and waits for the volume's lock."""
+    volume = make(town)
+    town["a1"].kill()
+    town.pass_time()
+    a2 = town["a2"]
+    holding = a2.host.locks.holding
+    taken: list[Volume] = []
+
+    def wait_for_lock(key: str) -> AbstractContextManager[None]:
+        if key == volume.uuid:
+            monkeypatch.undo()
+            taken.append(take_over(a2.host, "web1", accept_loss=False))
+        return holding(key)
+
+    monkeypatch.setattr(a2.host.locks, "holding", wait_for_lock)
+    a2.steward.tend()
+    assert [(one.node, one.epoch) for one in taken] == [("a2", town.volume(volume.uuid).epoch)]
+    assert list(a2.engine.open) == [volume.uuid]
+    assert a2.host.failures() == {}
