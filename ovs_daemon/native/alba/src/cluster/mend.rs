@@ -247,16 +247,21 @@ impl Cluster {
         let holds =
             |osd: &usize| (0..layout.fragments()).any(|one| found.osds(piece, one).contains(osd));
         let takes = |osd: &usize| self.standing(*osd) == Standing::Member;
-        let candidates: Vec<usize> = up
+        let mut candidates: Vec<usize> = up
             .into_iter()
             .filter(stays)
             .filter(|osd| holds(osd) || with_room.contains(osd) && takes(osd))
             .collect();
-        let place = |one| {
+        let kept = |one: usize| {
             let osds = found.osds(piece, one);
-            candidates.iter().position(|other| wanted & 1 << one == 0 && osds.contains(other))
+            candidates.iter().copied().find(|osd| wanted & 1 << one == 0 && osds.contains(osd))
         };
-        let placed: Vec<Option<usize>> = (0..layout.fragments()).map(place).collect();
+        let kept: Vec<Option<usize>> = (0..layout.fragments()).map(kept).collect();
+        // Where a fragment has another copy no other one goes: either copy may be the last one, and
+        // with that disk two would be lost.
+        candidates.retain(|osd| !holds(osd) || kept.contains(&Some(*osd)));
+        let place = |osd: usize| candidates.iter().position(|other| *other == osd);
+        let placed: Vec<Option<usize>> = kept.into_iter().map(|osd| osd.and_then(place)).collect();
         let targets = refill(&policy, &self.disks(&candidates), &placed, u64::from(piece));
         Some(targets.into_iter().map(|(one, disk)| (one, candidates[disk])).collect())
     }

@@ -5,6 +5,7 @@ use std::fs;
 use format::crc32c;
 use format::fragment::{crc32, payload_crcs};
 use format::osd::Claim;
+use machines::alba::{Layout, Policy};
 
 use super::tests::{Lab, content, get, put};
 use super::{Terms, random_id};
@@ -77,6 +78,37 @@ fn fragments_of_puts_that_were_cut_off_go_when_they_are_old() {
     assert_eq!(cluster.collect("x/sco/1", generation + 1).unwrap(), 2);
     assert_eq!(lab.files("x/sco/1").len(), 0);
     assert_eq!(get(&cluster, "x/sco/2").unwrap(), content(2, 1000));
+}
+
+/// A disk came back after what it has was computed again elsewhere, and another one is lost.
+#[test]
+fn no_fragment_goes_beside_the_second_copy_of_another() {
+    let lab = Lab::sized("beside", 1, 5);
+    let policy = Policy::new(Layout::new(2, 1, 1, 0).unwrap(), 3, 1).unwrap();
+    let cluster = lab.open_with(vec![policy]);
+    put(&cluster, "a", &content(1, 10_000)).unwrap();
+    let found = cluster.find("a").unwrap().unwrap();
+    let has = |disk: usize| {
+        fs::read_dir(lab.disk(0, disk).join("a.obj")).map_or(0, |files| files.flatten().count())
+    };
+    let mut free = (0..5).filter(|disk| has(*disk) == 0);
+    let (second, last) = (free.next().unwrap(), free.next().unwrap());
+    lab.take_away(&lab.disk(0, last));
+    let file = format!("a.obj/{}", found.name(0, 0));
+    let first = lab.disk(0, found.osd(0, 0).unwrap());
+    fs::create_dir_all(lab.disk(0, second).join("a.obj")).unwrap();
+    fs::copy(first.join(&file), lab.disk(0, second).join(&file)).unwrap();
+    lab.take_away(&lab.disk(0, found.osd(0, 2).unwrap()));
+
+    let mend = || cluster.mend("a", &Terms::default(), &mut |_| true).unwrap();
+    let done = mend();
+    assert_eq!((done.fragments, done.unplaced), (0, 1));
+    assert_eq!(has(second), 1);
+    // On a disk that has nothing of it there is a place.
+    lab.bring_back(&lab.disk(0, last));
+    let done = mend();
+    assert_eq!((done.fragments, done.unplaced), (1, 0));
+    assert_eq!((has(second), has(last)), (1, 1));
 }
 
 /// A fragment that was computed wrongly, say by a host with bad memory: its checksums are right.
