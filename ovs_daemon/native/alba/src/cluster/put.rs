@@ -5,7 +5,7 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use format::fragment::{FragmentName, NAME_MAX};
-use machines::alba::{Cut, Layout, Policy, Standing, Verdict, counts, mix, place};
+use machines::alba::{Cut, Layout, Policy, Seen, Standing, Verdict, counts, living, mix, place};
 use media::Buffer;
 
 use crate::osd::{Answer, Request, fragment_path};
@@ -21,6 +21,10 @@ use super::{Cluster, Terms, failed, lock, random_id};
 
 /// How long slow OSDs may take at least, after an object is stored without them.
 const STRAGGLERS_MIN: Duration = Duration::from_millis(100);
+
+/// So often an object is there at most, on too few OSDs each time: one that is reached but stores
+/// nothing would let each try leave one more, until the others are full.
+const SHORT_MAX: usize = 2;
 
 /// When enough fragments are stored: so many of the first ones.
 #[derive(Clone, Copy, Debug)]
@@ -101,7 +105,7 @@ impl Cluster {
         if name.is_empty() || name.len() > NAME_MAX {
             return Err(failed("store", name, "its name has no or over 1024 bytes"));
         }
-        let (verdict, sighting, _) = self.judge(name);
+        let (verdict, sighting, reach) = self.judge(name);
         if sighting.log_is_deleted {
             return Err(failed("store", name, "its volume was deleted for good"));
         }
@@ -127,6 +131,10 @@ impl Cluster {
         let mut object = object.bytes;
         let object_len = object.len() as u64;
         let (policy, osds) = self.prepare(name, object_len, preset)?;
+        if let Some(beside) = beside {
+            let puts = living(self.puts(&sighting, &reach), &sighting.deleted());
+            self.is_not_often_short(name, &policy, beside, &puts)?;
+        }
         let cut = Cut::new(policy.layout(), object_len, preset.fragment_size);
         let codec = self.codec(*policy.layout());
         object.resize(padded_len(&codec, &cut)).map_err(|e| no_memory(name, &e))?;
@@ -165,6 +173,29 @@ impl Cluster {
             true => Outcome::Put(Put::Exists),
             false => Outcome::Short(found.seen.generation),
         })
+    }
+
+    /// Refuses one more put of this policy beside those that are there: what failed so often fails again.
+    fn is_not_often_short(
+        &self,
+        name: &str,
+        policy: &Policy,
+        beside: u64,
+        puts: &[Seen],
+    ) -> Result<()> {
+        let alike =
+            |put: &&Seen| put.layout == *policy.layout() && put.acknowledge == policy.acknowledge();
+        // One that is later than the latest that can be read has failed beside it.
+        let short = |put: &&Seen| put.readable() || put.generation > beside;
+        let count = puts.iter().filter(alike).filter(short).count();
+        if count < SHORT_MAX {
+            return Ok(());
+        }
+        let why = format!(
+            "it was put {count} times, each time on too few OSDs to count; have those store again \
+             that fail or are read-only, or bring more into reach"
+        );
+        Err(failed("store", name, why))
     }
 
     /// The policy for an object of so many bytes and the OSDs that may take it, which have been told

@@ -159,6 +159,35 @@ fn who_puts_the_same_puts_it_elsewhere_when_a_put_was_cut_off() {
     assert_eq!(get(&other, &name).unwrap(), bytes);
 }
 
+/// All disks are needed, and one is read-only: each try would leave one more on the others.
+#[test]
+fn an_object_is_short_on_two_sets_of_osds_at_most() {
+    for readable in [true, false] {
+        let lab = Lab::sized("short", 1, 3);
+        let policy = Policy::new(Layout::new(2, 1, 1, 0).unwrap(), 3, 1).unwrap();
+        let cluster = lab.open_with(vec![policy]);
+        let (sick, bytes) = (refused(&cluster, 2), content(1, 10_000));
+        put(&sick, "a", &bytes).unwrap_err();
+        assert_eq!(lab.files("a").len(), 2);
+        // What is stored of it now can be read, or not even that.
+        let sick = if readable { sick } else { refused(&cluster, 1) };
+        put(&sick, "a", &bytes).unwrap_err();
+        let files = lab.files("a");
+        assert_eq!(files.len(), if readable { 4 } else { 3 });
+        for _ in 0..3 {
+            let refused = put(&sick, "a", &bytes).unwrap_err().to_string();
+            assert!(refused.contains("put 2 times"), "{refused}");
+            assert_eq!(lab.files("a"), files);
+        }
+        // Once all store again it is completed, and what is left of the other one goes.
+        let well = view(&cluster, cluster.osds());
+        assert_eq!(put(&well, "a", &bytes), Ok(Put::Exists));
+        well.collect("a", u64::MAX).unwrap();
+        assert_eq!(lab.files("a").len(), 3);
+        assert_eq!(get(&well, "a").unwrap(), bytes);
+    }
+}
+
 /// What is seen of a put that is under way may be acknowledged a moment later.
 #[test]
 fn a_put_leaves_young_fragments_of_others_alone() {
