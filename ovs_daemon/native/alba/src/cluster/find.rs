@@ -169,12 +169,14 @@ impl Cluster {
     /// What is seen of an object on the OSDs that can be reached; one that fails or is slow now
     /// counts as out of reach.
     pub(super) fn look(&self, name: &str, reach: &mut Reach) -> Sighting {
-        let in_time = (0..LOOKS).find_map(|_| {
+        let mut seen = BTreeMap::new();
+        for _ in 0..LOOKS {
             let began = Moment::now();
-            let seen = self.look_once(name, reach);
-            (began.age() <= LOOK_MAX).then_some(seen)
-        });
-        let seen = in_time.unwrap_or_default();
+            seen = self.look_once(name, reach, began);
+            if seen.len() == reach.up.len() || began.age() <= LOOK_MAX {
+                break;
+            }
+        }
         let late: Vec<usize> = reach.up.extract_if(.., |osd| !seen.contains_key(osd)).collect();
         if !late.is_empty() {
             reach.away = self.away(&reach.up, &late);
@@ -185,21 +187,31 @@ impl Cluster {
         sighting
     }
 
-    fn look_once(&self, name: &str, reach: &Reach) -> BTreeMap<usize, Vec<String>> {
+    /// What OSDs say within [`LOOK_MAX`]. Folders of this host are asked one after the other: when
+    /// they are slow the last ones are late, and what the first ones said counts all the same.
+    pub(super) fn look_once(
+        &self,
+        name: &str,
+        reach: &Reach,
+        began: Moment,
+    ) -> BTreeMap<usize, Vec<String>> {
         let (sender, hear) = channel();
         for osd in &reach.up {
             let (number, sender) = (*osd, sender.clone());
-            let reply = move |answer| drop(sender.send((number, names_of(answer))));
+            let reply = move |answer| {
+                let in_time = began.age() <= LOOK_MAX;
+                drop(sender.send((number, names_of(answer), in_time)));
+            };
             let folder = format!("{name}{OBJECT}");
             self.osd(number).start(Request::Names { folder }, Box::new(reply));
         }
         drop(sender);
         let until = Instant::now() + LOOK_PATIENCE;
         let mut seen: BTreeMap<usize, Vec<String>> = BTreeMap::new();
-        while let Ok((osd, names)) =
+        while let Ok((osd, names, in_time)) =
             hear.recv_timeout(until.saturating_duration_since(Instant::now()))
         {
-            if let Ok(names) = names {
+            if let (Ok(names), true) = (names, in_time) {
                 seen.insert(osd, names);
             }
         }

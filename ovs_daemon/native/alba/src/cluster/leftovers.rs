@@ -38,6 +38,12 @@ impl Moment {
         Self(now(), Instant::now())
     }
 
+    /// So long ago by the clock that does not stand still.
+    #[cfg(test)]
+    pub(super) fn ago(age: Duration) -> Self {
+        Self(now() - age.as_nanos() as u64, Instant::now())
+    }
+
     pub(super) fn age(&self) -> Duration {
         Duration::from_nanos(now().saturating_sub(self.0)).max(self.1.elapsed())
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use format::osd::Claim;
 use machines::alba::{Layout, Policy};
 
-use super::leftovers::{in_time, now};
+use super::leftovers::{Moment, in_time, now};
 use super::tests::{Lab, content, get, put};
 use super::{Cluster, Terms};
 use crate::osd::{OBJECT, Osd, Reply, Request};
@@ -261,6 +261,20 @@ fn what_lies_on_busy_disks_of_one_domain_is_not_taken_for_absent() {
     assert_eq!(other.collect("log/sco/1", u64::MAX), Ok(0));
     assert_eq!(lab.files("log/sco/1").len(), 3);
     assert_eq!(get(&cluster, "log/sco/1").unwrap(), bytes);
+}
+
+/// As on a host that was asleep while they were asked.
+#[test]
+fn what_osds_say_too_late_is_not_used() {
+    let lab = Lab::new("late");
+    let cluster = lab.open();
+    put(&cluster, "a", &content(1, 50_000)).unwrap();
+    let reach = cluster.reach();
+    let late = cluster.look_once("a", &reach, Moment::ago(Duration::from_secs(3600)));
+    assert!(late.is_empty(), "{late:?}");
+    // They are not asked in vain.
+    assert_eq!(reach.up().len(), 9);
+    assert_eq!(get(&cluster, "a").unwrap(), content(1, 50_000));
 }
 
 /// One node has heard of three OSDs only, another one of nine, which it uses.
