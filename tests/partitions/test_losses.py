@@ -112,10 +112,10 @@ def test_the_disk_of_the_keeper_is_full(tmp_path: Path) -> None:
         for name in ROOM2:
             stack.enter_context(disk(tmp_path / f"logs-{name}", 256))
         site = stack.enter_context(site_of(tmp_path))
-        guest = stack.enter_context(Guest(site["h1"], "web1", SIZE))
-        go_on(guest)
+        # Before the keeper has files that it can use again: with them it needs no more room.
         filler = tmp_path / f"logs-{site.keeper}" / "filler"
         fill(filler)
+        guest = stack.enter_context(Guest(site["h1"], "web1", SIZE))
         go_on(guest)
         site.until_incomplete()
         go_on(guest)
