@@ -11,5 +11,7 @@ pub mod tail;
 pub use disk::DiskFiles;
 pub use index::ScoIndex;
 pub use log::{FileRange, LogBuffer, ScoFile};
-pub use recover::{ChainEnd, RecoverError, RecoveredLog, RecoveredSco, file_name, recover};
+pub use recover::{
+    ChainEnd, RecoverError, RecoveredLog, RecoveredSco, file_name, recover, recover_whole,
+};
 pub use tail::{NewBatch, Tail};

@@ -7,7 +7,7 @@
 //! below** it is bit rot or a lost write, and is reported, never cut off silently.
 //!
 //! Data clusters of batches above that sequence are compared with their checksums here; those below
-//! are compared when they are read or uploaded.
+//! are compared when they are read or uploaded, or here by [`recover_whole`].
 
 use std::fmt;
 
@@ -128,6 +128,27 @@ pub fn recover(
     log: &Uuid,
     end: ChainEnd,
 ) -> Result<RecoveredLog, RecoverError> {
+    recover_with(files, dir, log, end, false)
+}
+
+/// The same, and compares the data of every batch: for a log whose headers speak of what is durable
+/// elsewhere, and that has lost power itself.
+pub fn recover_whole(
+    files: &dyn Files,
+    dir: &str,
+    log: &Uuid,
+    end: ChainEnd,
+) -> Result<RecoveredLog, RecoverError> {
+    recover_with(files, dir, log, end, true)
+}
+
+fn recover_with(
+    files: &dyn Files,
+    dir: &str,
+    log: &Uuid,
+    end: ChainEnd,
+    whole: bool,
+) -> Result<RecoveredLog, RecoverError> {
     let mut out = RecoveredLog::default();
     let mut walks: Vec<Walk> = Vec::new();
     let mut chain = (end.sequence, end.crc);
@@ -158,7 +179,8 @@ pub fn recover(
         };
         durable = durable.max(reader.durable_claims(from, pages)?);
     }
-    settle(files, dir, walks, chain, durable, &mut out)?;
+    check_durable(&walks, chain, durable)?;
+    settle(files, dir, walks, durable, whole, &mut out)?;
     Ok(out)
 }
 
@@ -184,22 +206,27 @@ pub fn begun_later(
     Ok(None)
 }
 
+/// The chain has to reach what was durable.
+fn check_durable(walks: &[Walk], chain: (u64, u32), durable: u64) -> Result<(), RecoverError> {
+    if chain.0 >= durable {
+        return Ok(());
+    }
+    let broken = walks.iter().find_map(|w| Some((w.name.clone(), w.broken.clone()?)));
+    let last_file = walks.last().map_or_else(String::new, |w| w.name.clone());
+    let (file, (page, why)) =
+        broken.unwrap_or((last_file, (0, "the batches after it are missing".to_owned())));
+    Err(RecoverError::Damaged { file, page, why })
+}
+
 /// Decides what of the walked files is kept.
 fn settle(
     files: &dyn Files,
     dir: &str,
     walks: Vec<Walk>,
-    chain: (u64, u32),
     durable: u64,
+    whole: bool,
     out: &mut RecoveredLog,
 ) -> Result<(), RecoverError> {
-    let last_file = walks.last().map_or_else(String::new, |w| w.name.clone());
-    if chain.0 < durable {
-        let broken = walks.into_iter().filter_map(|w| Some((w.name, w.broken?))).next();
-        let (file, (page, why)) =
-            broken.unwrap_or((last_file, (0, "the batches after it are missing".to_owned())));
-        return Err(RecoverError::Damaged { file, page, why });
-    }
     let mut torn = false;
     for walk in walks {
         if torn {
@@ -210,9 +237,18 @@ fn settle(
         let mut index = ScoIndex { previous_sequence: walk.start.0, ..ScoIndex::default() };
         for found in &walk.batches {
             let header = &found.header;
-            if header.link.sequence > durable
+            let was_durable = header.link.sequence <= durable;
+            if (whole || !was_durable)
                 && !data_is_whole(files, &format!("{dir}/{}", walk.name), found)?
             {
+                if was_durable {
+                    let why = "the data of its batch is not what was written".to_owned();
+                    return Err(RecoverError::Damaged {
+                        file: walk.name,
+                        page: found.data_page,
+                        why,
+                    });
+                }
                 torn = true;
                 break;
             }

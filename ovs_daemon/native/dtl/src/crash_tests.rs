@@ -1,18 +1,20 @@
 //! Kill points and power loss at every point of short lives of a DTL node's folder: the fence never
-//! goes back, and what is held is always a beginning of the log.
+//! goes back, and what is held is always a beginning of the log, with all its data.
 
-use buffer::files::Files;
+use std::collections::BTreeMap;
+
+use buffer::files::{FileError, Files};
 use buffer::{NewBatch, ScoIndex, Tail, file_name};
 use format::crc32c;
 use format::dtl::Fence;
 use format::entry::{Entry, Uuid};
 use format::log::PAGE;
 use machines::dtl::Mark;
-use sim::crash::{CrashBounds, enumerate};
+use sim::crash::{Crash, CrashBounds, enumerate};
 use sim::explore::Violation;
 use sim::memory::{Image, MemoryFiles};
 
-use crate::replica::{read, store_fence, uuid_text};
+use crate::replica::{mark_suspect, read, store_fence, uuid_text};
 
 const VOLUME: Uuid = [0x33; 16];
 
@@ -42,6 +44,8 @@ struct Life {
     epoch: u64,
     /// Every end that the log ever had.
     ends: Vec<Option<Mark>>,
+    /// The bytes of every SCO that there ever was.
+    written: BTreeMap<u32, Vec<u8>>,
 }
 
 const OK: &str = "the memory twin has room and no faults";
@@ -51,7 +55,7 @@ impl Life {
         let tail = Tail { log: VOLUME, epoch: 1, sequence: 0, crc: 0 };
         let files = MemoryFiles::new().recording();
         let (sco, index, ends) = (0, ScoIndex::default(), vec![None]);
-        let mut life = Life { files, tail, sco, index, epoch: 0, ends };
+        let mut life = Life { files, tail, sco, index, epoch: 0, ends, written: BTreeMap::new() };
         life.step(Step::Fence);
         life
     }
@@ -135,6 +139,7 @@ impl Life {
         let batch = NewBatch {
             sco: self.sco,
             sequence: self.tail.sequence + 1,
+            // The owner has everything before it on its disk: no batch may be missing here unseen.
             durable_sequence: self.tail.sequence,
             entries: &entries,
             crcs: &crcs,
@@ -143,6 +148,9 @@ impl Life {
         self.tail = self.tail.encode(&batch, &self.index, &mut header, &mut scratch);
         let at = u64::from(self.index.end_page) * PAGE as u64;
         self.files.write_at(path, at, &[&header, &cluster]).expect(OK);
+        let written = self.written.entry(self.sco).or_default();
+        written.extend_from_slice(&header);
+        written.extend_from_slice(&cluster);
         self.index.end_page = self.index.end_page.max(1);
         self.index.add(&entries, &crcs, (scratch.len() / PAGE) as u32);
         self.ends.push(Some(Mark { sequence: self.tail.sequence, crc: self.tail.crc }));
@@ -154,6 +162,32 @@ impl Life {
         let last = if self.scos().is_empty() { None } else { self.ends.last().copied().flatten() };
         assert_eq!((found.fence.epoch, found.held.end), (self.epoch, last));
         assert!(!found.held.suspect);
+    }
+
+    /// What the node finds that starts after the power came back.
+    fn check_after_power_loss(&self, crash: &Crash<'_>) -> Result<(), Violation> {
+        let files = MemoryFiles::from_image(crash.image.clone());
+        let failed = |why: FileError| Violation::new("the folder can be used", why.to_string());
+        mark_suspect(&files, &VOLUME).map_err(failed)?;
+        let found = read(&files, &VOLUME).map_err(failed)?;
+        let promised = crash.marks.last().copied().unwrap_or(0);
+        if found.fence.epoch < promised {
+            let text = format!("{} after {promised}", found.fence.epoch);
+            return Err(Violation::new("the fence never goes back", text));
+        }
+        if !self.ends.contains(&found.held.end) {
+            let text = format!("{:?} is no end of {:?}", found.held.end, self.ends);
+            return Err(Violation::new("what is held is a beginning of the log", text));
+        }
+        for (sco, bytes) in found.scos {
+            let mut there = vec![0; bytes as usize];
+            files.read_at(&self.path(sco), 0, &mut there).map_err(failed)?;
+            if !self.written[&sco].starts_with(&there) {
+                let text = format!("{bytes} bytes of SCO {sco}, up to {:?}", found.held.end);
+                return Err(Violation::new("what is held has all its data", text));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -182,19 +216,7 @@ fn every_short_life_survives_being_killed_and_losing_power() {
             life.check_killed();
         }
         let report = enumerate(&Image::new(), &life.files.log(), &bounds, &mut |crash| {
-            let files = MemoryFiles::from_image(crash.image.clone());
-            let found = read(&files, &VOLUME)
-                .map_err(|why| Violation::new("the folder can be read", why.to_string()))?;
-            let promised = crash.marks.last().copied().unwrap_or(0);
-            if found.fence.epoch < promised {
-                let text = format!("{} after {promised}", found.fence.epoch);
-                return Err(Violation::new("the fence never goes back", text));
-            }
-            if !life.ends.contains(&found.held.end) {
-                let text = format!("{:?} is no end of {:?}", found.held.end, life.ends);
-                return Err(Violation::new("what is held is a beginning of the log", text));
-            }
-            Ok(())
+            life.check_after_power_loss(crash)
         });
         if let Some(failure) = &report.failure {
             panic!("{steps:?}\n{failure}");

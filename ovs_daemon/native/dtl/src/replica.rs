@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use buffer::files::{Cause, FileError, Files};
 use buffer::recover::parse_file_name;
-use buffer::{ChainEnd, DiskFiles, RecoverError, file_name, recover};
+use buffer::{ChainEnd, DiskFiles, RecoverError, file_name, recover, recover_whole};
 use format::dtl::{FENCE, Fence};
 use format::entry::Uuid;
 use format::log::{PAGE, decode_sco_header};
@@ -99,6 +99,10 @@ pub fn read(files: &dyn Files, volume: &Uuid) -> Result<Read, FileError> {
         return Ok(read);
     };
     let end = ChainEnd { sco: first - 1, sequence: link.sequence, crc: link.previous_crc };
+    // What the headers say of durable batches is true of the owner's disk. Here all that came since
+    // the pages were last written back may be missing, in any order: a file that was used again has
+    // the length and the headers of batches whose data is not there.
+    let recover = if read.held.suspect { recover_whole } else { recover };
     match recover(files, &folder, volume, end) {
         Ok(found) => {
             read.remove = found.remove;
@@ -176,15 +180,21 @@ pub fn mark_power_loss(root: &Path, boot: &[u8]) -> Result<(), StoreError> {
             path: root.join(&name),
             source: std::io::Error::other(e.to_string()),
         };
-        if let Some(fence) = read_fence(&files, &name, &volume).map_err(failed)? {
-            store_fence(&files, &Fence { suspect: true, ..fence }).map_err(failed)?;
-        }
+        mark_suspect(&files, &volume).map_err(failed)?;
     }
     dir.unlink(BOOT_FILE)?;
     let file = File::create_new(&path)?;
     file.write_bytes_at(0, boot)?;
     file.datasync()?;
     dir.sync()
+}
+
+/// Notes in the fence of a volume, if it has one, that less may be held than was acknowledged.
+pub(crate) fn mark_suspect(files: &dyn Files, volume: &Uuid) -> Result<(), FileError> {
+    match read_fence(files, &uuid_text(volume), volume)? {
+        Some(fence) => store_fence(files, &Fence { suspect: true, ..fence }),
+        None => Ok(()),
+    }
 }
 
 fn parse_uuid(text: &str) -> Option<Uuid> {
