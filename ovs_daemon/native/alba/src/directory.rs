@@ -159,14 +159,20 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
 }
 
 /// Removes what is in a folder but files that are kept, and the folder, unless it has some: then
-/// what was removed from it stays removed.
+/// what was removed from it stays removed. Others may remove the same meanwhile: what is missing is
+/// removed, and the rest still has to go.
 fn remove_below(folder: &Path, keep: &dyn Fn(&str) -> bool) -> io::Result<()> {
     let mut kept = false;
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let path = entry.path();
-        if entry.file_type()?.is_dir() {
-            remove_below(&path, keep)?;
+        let is_folder = match entry.file_type() {
+            Ok(kind) => kind.is_dir(),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            Err(e) => return Err(e),
+        };
+        if is_folder {
+            gone(remove_below(&path, keep))?;
             kept |= path.exists();
         } else if keep(&entry.file_name().to_string_lossy()) {
             kept = true;
@@ -174,7 +180,14 @@ fn remove_below(folder: &Path, keep: &dyn Fn(&str) -> bool) -> io::Result<()> {
             gone(fs::remove_file(&path))?;
         }
     }
-    if kept { sync_folder(folder) } else { gone(fs::remove_dir(folder)) }
+    if !kept {
+        match fs::remove_dir(folder) {
+            // Something was stored there since: it came after what is deleted.
+            Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => {}
+            removed => return gone(removed),
+        }
+    }
+    settle(folder)
 }
 
 /// What somebody else has removed meanwhile is removed.
@@ -431,6 +444,63 @@ mod tests {
             backend.delete_folder("a").unwrap();
             backend.settle("a/b").unwrap();
         }
+        fs::remove_dir_all(root).unwrap();
+    }
+
+    /// Folders with a file of each name.
+    fn grown(name: &str, folders: usize, files: &[&str]) -> (PathBuf, Directory) {
+        let root = scratch(name);
+        let backend = Directory::open(&root).unwrap();
+        for folder in 0..folders {
+            let folder = root.join(format!("a/{}/{folder}", folder % 10));
+            fs::create_dir_all(&folder).unwrap();
+            files.iter().for_each(|file| fs::write(folder.join(file), b"x").unwrap());
+        }
+        (root, backend)
+    }
+
+    #[test]
+    fn all_goes_though_another_deletes_a_part_of_it_meanwhile() {
+        let (root, backend) = grown("part", 100, &["x"]);
+        let order: Vec<PathBuf> =
+            fs::read_dir(root.join("a")).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(order.len(), 10);
+        // When it comes to the first file it has seen the names of all folders.
+        backend
+            .delete_folder_but("a", &|_| {
+                let _ = fs::remove_dir_all(&order[1]);
+                false
+            })
+            .unwrap();
+        assert!(!root.join("a").exists());
+        fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    fn nothing_is_left_when_two_have_deleted_the_same() {
+        let (root, backend) = grown("two", 500, &["x", "y"]);
+        std::thread::scope(|scope| {
+            let deletes = [(); 2].map(|()| scope.spawn(|| backend.delete_folder("a")));
+            deletes.into_iter().for_each(|delete| delete.join().unwrap().unwrap());
+        });
+        assert!(!root.join("a").exists());
+        fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    fn what_is_stored_while_others_are_deleted_is_in_nobodys_way() {
+        let (root, backend) = grown("late", 100, &["x"]);
+        // Above what is being deleted: its names have been seen.
+        let late = root.join("a/late");
+        backend
+            .delete_folder_but("a", &|_| {
+                fs::write(&late, b"late").unwrap();
+                false
+            })
+            .unwrap();
+        (0..10).for_each(|one| assert!(!root.join(format!("a/{one}")).exists(), "{one}"));
+        backend.delete_folder("a").unwrap();
+        assert!(!root.join("a").exists());
         fs::remove_dir_all(root).unwrap();
     }
 
