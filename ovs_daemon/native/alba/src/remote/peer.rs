@@ -119,7 +119,9 @@ fn count(shared: &Shared, bytes: usize) {
 fn patience(request: &Request) -> u64 {
     match request {
         Request::Put { .. }
+        | Request::PutRecord { .. }
         | Request::Keep { .. }
+        | Request::Delete { .. }
         | Request::DeleteFolder { .. }
         | Request::Sweep { .. } => ANSWER_OF_DISK,
         _ => ANSWER,
