@@ -48,9 +48,10 @@ def move_volume(host: Host, reference: str, target: str) -> Volume:
         _check_movable(host, what, one, target)
     _settle(host, family)
     with contextlib.ExitStack() as held:
-        # Held until it is another's: nobody may open it here, and write, in between.
-        for one in family:
-            held.enter_context(host.locks.holding(one.uuid))
+        # Held until it is another's: nobody may open it here, and write, in between. In the order
+        # in which a group of snapshots takes them, so that neither waits for the other.
+        for uuid in sorted(one.uuid for one in family):
+            held.enter_context(host.locks.holding(uuid))
         if [one.uuid for one in _relatives(host, volume)] != [one.uuid for one in family]:
             why = "a clone of the family was made or deleted meanwhile"
             raise VStorageError(Code.BUSY, what, why, "try again")

@@ -80,16 +80,22 @@ def create_volume(
         sco_size = int(find_preset(host.store, host.engine, what, preset)[0]["sco_size"])
     size_of_scos = sco_size or blank.sco_size
     blank = replace(blank, sco_size=size_of_scos, limits=limits, preset=preset)
-    with host.locks.holding(uuid):
-        if source is None:
-            volume = retry(what, lambda: _claim(host, what, blank))
-        else:
-            volume = _claim_clone(host, what, blank, source)
-        try:
-            return _make(host, volume)
-        except VStorageError:
-            _undo(host, volume)
-            raise
+    undone = False
+    try:
+        with host.locks.holding(uuid):
+            if source is None:
+                volume = retry(what, lambda: _claim(host, what, blank))
+            else:
+                volume = _claim_clone(host, what, blank, source)
+            try:
+                return _make(host, volume)
+            except VStorageError:
+                undone = _undo(host, volume)
+                raise
+    finally:
+        if undone:
+            # Takes its parent's lock as well, which who moves both may hold, and wait for its own.
+            _purge_undone(host, uuid)
 
 
 def delete_volume(host: Host, reference: str, cascade: bool) -> bool:
@@ -343,20 +349,32 @@ def _make(host: Host, volume: Volume) -> Volume:
     return host.open(made)
 
 
-def _undo(host: Host, volume: Volume) -> None:
-    """Take back a creation that failed."""
+def _undo(host: Host, volume: Volume) -> bool:
+    """Decide that a creation which failed is taken back; whether it is to be purged.
+
+    Its lock is held: nobody can attach it in between.
+    """
     current = host.store.volume(volume.uuid)
     mine = current is not None and current.node == host.settings.node
     try:
         if current is not None and mine:
             host.store.commit(put(replace(current, state=State.DELETING)))
-            purge(host, volume.uuid)
-        elif current is None or current.state is State.DELETING:
+            return True
+        if current is None or current.state is State.DELETING:
             # This node counted as dead meanwhile, and another one has undone what it saw of it.
             host.engine.delete_volume(volume.uuid)
     except VStorageError as failure:
         # The error that the user waits for is the first one; this one shows in `status`.
         host.remember_failure(volume.uuid, failure)
+    return False
+
+
+def _purge_undone(host: Host, uuid: str) -> None:
+    """Take back what :func:`_undo` has decided."""
+    try:
+        purge(host, uuid)
+    except VStorageError as failure:
+        host.remember_failure(uuid, failure)
 
 
 def _decide_delete(host: Host, what: str, uuid: str, cascade: bool) -> bool:
