@@ -1,6 +1,6 @@
 //! Looking at every object: how safe it is, and what is to be mended, worst first.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use format::fragment::LOG_MARK;
 use machines::alba::{Seen, Set, Verdict, safety};
@@ -95,34 +95,39 @@ impl Cluster {
             go_on(&survey)
         })?;
         survey.hidden |= hidden;
-        survey.logs = self.deleted_logs()?;
+        survey.logs = self.deleted_logs();
         survey.todo.sort();
         Ok(survey)
     }
 
-    /// The logs that are marked.
-    fn deleted_logs(&self) -> Result<Vec<String>> {
+    /// The logs that are marked, as far as OSDs say so: one that fails now is asked again at the next
+    /// look, and what was seen of all objects counts without it.
+    fn deleted_logs(&self) -> Vec<String> {
         let reach = self.reach();
-        let mut logs = self.every_name("", &reach)?;
+        let root = Request::Names { folder: String::new() };
+        let jobs = reach.up().iter().map(|osd| (*osd, root.clone())).collect();
+        let names = self.ask_all(jobs).into_iter().filter_map(|answer| names_of(answer).ok());
+        let mut logs: BTreeSet<String> = names.flatten().collect();
         logs.retain(|name| object_of(name).is_none() && name != USES);
         let mut deleted = Vec::new();
         for log in logs {
             let folder = Request::Names { folder: log.clone() };
             let jobs = reach.up().iter().map(|osd| (*osd, folder.clone())).collect();
             for answer in self.ask_all(jobs) {
-                if names_of(answer)?.iter().any(|name| name == LOG_MARK) {
+                let names = names_of(answer).unwrap_or_default();
+                if names.iter().any(|name| name == LOG_MARK) {
                     deleted.push(log);
                     break;
                 }
             }
         }
-        Ok(deleted)
+        deleted
     }
 
     fn survey_object(&self, name: &str, terms: &Terms, survey: &mut Survey) {
         let (verdict, sighting, reach) = self.judge(name);
         survey.hidden |= self.hides_for_good(reach.up());
-        if leaves_something(&verdict, &sighting) {
+        if leaves_something(&verdict, &sighting) && survey.partial.len() < MEND_MAX {
             survey.partial.push(name.to_owned());
         }
         let seen = match verdict {
