@@ -28,7 +28,7 @@ fn hidden(name: &str) -> BackendError {
 impl Cluster {
     /// Deletes an object.
     pub(super) fn delete_object(&self, name: &str) -> Result<()> {
-        let (here, mut reach) = self.deleting();
+        let (here, mut reach) = self.deleting(Self::reach);
         let sighting = self.look(name, &mut reach);
         let puts = self.puts(&sighting, &reach);
         let marks = match deletion(&puts, &sighting.deleted(), reach.hides()) {
@@ -44,13 +44,13 @@ impl Cluster {
 
     /// Deletes what is below a folder, on the OSDs that are here.
     pub(super) fn delete_objects(&self, folder: &str) -> Result<()> {
-        self.delete_below(&self.deleting().0, folder)
+        self.delete_below(&self.deleting(Self::reach).0, folder)
     }
 
     /// Deletes a log for good. It is marked first, on half of all OSDs at least, so that whoever can
     /// tell what is stored sees one that is marked; the marks go when everything else has.
     pub(super) fn delete_whole_log(&self, log: &str) -> Result<()> {
-        let (here, reach) = self.deleting();
+        let (here, reach) = self.deleting(Self::reach_anew);
         if 2 * here.len() < self.size() {
             return Err(hidden(log));
         }
@@ -61,7 +61,7 @@ impl Cluster {
 
     /// Finishes deleting a log of which something may have come back. Whether its marks have gone.
     pub fn collect_log(&self, log: &str) -> Result<bool> {
-        let (here, reach) = self.deleting();
+        let (here, reach) = self.deleting(Self::reach_anew);
         self.put_marks(&here, vec![mark_log(log)])?;
         self.delete_below(&here, log)?;
         let whole = self.is_whole(&reach);
@@ -78,10 +78,12 @@ impl Cluster {
     }
 
     /// The OSDs of which each has to delete, and what is in reach. One that comes back later is none
-    /// of them, and one that goes fails the delete.
-    fn deleting(&self) -> (Vec<usize>, Reach) {
+    /// of them, and one that goes fails the delete. Of logs `reach` is what others have told the disks
+    /// until now: their marks must not go while they have objects on disks of which nobody has told
+    /// this process yet.
+    fn deleting(&self, reach: fn(&Self) -> Reach) -> (Vec<usize>, Reach) {
         let mut here: BTreeSet<usize> = self.here().into_iter().collect();
-        let reach = self.reach();
+        let reach = reach(self);
         here.extend(reach.up());
         (here.into_iter().collect(), reach)
     }

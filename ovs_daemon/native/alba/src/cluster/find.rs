@@ -147,7 +147,7 @@ impl Cluster {
 
     /// The same, after all have been asked of what they have been told: others may store objects on
     /// disks of which nobody has told this process yet.
-    fn reach_anew(&self) -> Reach {
+    pub(super) fn reach_anew(&self) -> Reach {
         self.learn_uses();
         self.reach_among(self.here(), true)
     }
