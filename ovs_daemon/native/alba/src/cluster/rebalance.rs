@@ -278,6 +278,10 @@ impl Cluster {
                 let id = self.osd(*osd).id();
                 surplus.iter().any(|one| one.disk == id) && terms.covers(&self.domain_of(*osd))
             };
+            if !osds.iter().any(&goes) {
+                // Those that would go are others' to clear up, or have to stay.
+                continue;
+            }
             let mut read = Mended::default();
             let mut sound = true;
             for osd in osds.iter().filter(|osd| !goes(osd)) {
