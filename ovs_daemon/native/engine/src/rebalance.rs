@@ -207,8 +207,11 @@ impl Worker<'_> {
                 return true;
             }
             last = Some((from.id, name.to_owned()));
+            let looked = Instant::now();
             let given =
                 cluster.give(name, (from.id, fills), band, &mut |bytes| budget.spend(bytes));
+            // What is read and stored is paid for; looking in vain costs others time, too.
+            let paid = given.as_ref().is_ok_and(|(_, moved)| moved.bytes > 0);
             let stopping = {
                 let mut state = shared.lock();
                 match given {
@@ -223,6 +226,9 @@ impl Worker<'_> {
                 }
                 state.stopping
             };
+            if !paid && !shared.rest(looked.elapsed()) {
+                return false;
+            }
             let done = fills.iter().find(|disk| disk.id == from.id);
             let enough = moving.len() >= BATCH_MAX || began.elapsed() >= BATCH_TIME;
             let gives = done.is_some_and(|disk| gives(fills, disk, band));
