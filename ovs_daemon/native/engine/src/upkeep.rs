@@ -215,7 +215,10 @@ impl<'a> Worker<'a> {
                 (self.settled, self.heard) = (lost, orders.heard.clone());
                 let seen = self.look_and_mend(&terms, &orders);
                 self.blind = seen.is_none();
-                self.run.found(seen.as_ref().map_or(&[], |seen| &seen.doubled));
+                // A look that was cut off tells nothing of what is there twice.
+                if let Some(seen) = &seen {
+                    self.run.found(&seen.doubled);
+                }
                 let farewells = self.farewells(&orders, seen.as_ref());
                 self.shared.lock().farewells = farewells;
                 self.looked = Some(Instant::now());
@@ -317,19 +320,17 @@ impl<'a> Worker<'a> {
     }
 
     /// What was seen at last, by a look that was not cut off.
-    fn look_and_mend(&self, terms: &Terms, orders: &Orders) -> Option<Survey> {
+    fn look_and_mend(&mut self, terms: &Terms, orders: &Orders) -> Option<Survey> {
         let survey = self.look(terms)?;
-        let before = now_ns().saturating_sub(PARTIAL_AGE.as_nanos() as u64);
-        for log in &survey.logs {
-            if let Err(error) = self.cluster.collect_log(log) {
-                self.shared.lock().why = Some(error.to_string());
-            }
-        }
-        for name in &survey.partial {
-            // What fails is tried again at the next look.
-            let collected = self.cluster.collect(name, before).unwrap_or(0);
-            self.shared.lock().collected += collected;
-        }
+        let changed = self.mend(&survey, terms, orders);
+        self.clear_up(&survey, orders);
+        let latest = if changed > 0 { self.look(terms) } else { Some(survey) };
+        self.shared.lock().repairs += 1;
+        latest
+    }
+
+    /// How many fragments were stored anew.
+    fn mend(&self, survey: &Survey, terms: &Terms, orders: &Orders) -> u64 {
         self.begin("repairing", survey.todo.len() as u64);
         let mut budget = Budget::new(&self.shared, |orders| orders.repair_bytes_per_s);
         let mut changed = 0;
@@ -348,9 +349,31 @@ impl<'a> Worker<'a> {
                 break;
             }
         }
-        let latest = if changed > 0 { self.look(terms) } else { Some(survey) };
-        self.shared.lock().repairs += 1;
-        latest
+        changed
+    }
+
+    /// Removes what deleted logs, and puts that were deleted or cut off, have left. After a Domain was
+    /// away for long that can be much: others are left time, and what is more urgent goes first. What
+    /// is not done, or fails, is tried again at the next look.
+    fn clear_up(&mut self, survey: &Survey, orders: &Orders) {
+        let before = now_ns().saturating_sub(PARTIAL_AGE.as_nanos() as u64);
+        let logs = survey.logs.iter().map(|name| (name, true));
+        for (name, is_log) in logs.chain(survey.partial.iter().map(|name| (name, false))) {
+            if self.gives_way(orders) {
+                return;
+            }
+            let began = Instant::now();
+            let collected = match is_log {
+                true => self.cluster.collect_log(name).map(|_| 0),
+                false => self.cluster.collect(name, before),
+            };
+            match collected {
+                Ok(collected) => self.shared.lock().collected += collected,
+                Err(error) if is_log => self.shared.lock().why = Some(error.to_string()),
+                Err(_) => {}
+            }
+            self.shared.rest(began.elapsed() * REST);
+        }
     }
 
     /// How far those are that leave, of the Domains that are mended here. `seen`: what the look at
@@ -380,13 +403,20 @@ impl<'a> Worker<'a> {
 
     /// Whether there is something to do that a scrub, which may take days, must not keep waiting.
     pub(crate) fn is_urgent(&mut self, orders: &Orders) -> bool {
-        self.watch();
         let every = Duration::from_secs_f64(orders.every_s);
         let due = self.looked.is_none_or(|looked| looked.elapsed() >= every);
-        let state = self.shared.lock();
-        let told = state.repair_now || state.orders.as_ref() != Some(orders);
-        drop(state);
-        due || told || self.lost(orders) != self.settled
+        self.gives_way(orders) || due || self.shared.lock().repair_now
+    }
+
+    /// Whether it has to end, or other orders were given, or others are lost than were at the last
+    /// look.
+    fn gives_way(&mut self, orders: &Orders) -> bool {
+        self.watch();
+        let told = {
+            let state = self.shared.lock();
+            state.stopping || state.orders.as_ref() != Some(orders)
+        };
+        told || self.lost(orders) != self.settled
     }
 
     /// Reads everything, or goes on where it was; stops when something else is urgent.
@@ -570,3 +600,7 @@ impl Engine {
         .to_string()
     }
 }
+
+#[cfg(test)]
+#[path = "upkeep_tests.rs"]
+mod tests;
