@@ -104,6 +104,8 @@ class Steward:
         # Something in the last pass failed that nothing else waited for, or was late.
         self._unfinished = False
         self._crew = Crew(at_once, patience_s, self._look_again)
+        # Of its own: what waits for the backend for long must not be all that there is.
+        self._drainer = Crew(1, patience_s, self._look_again)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="steward", daemon=True)
 
@@ -116,6 +118,7 @@ class Steward:
         self._stopping.set()
         self._thread.join()
         self._crew.stop()
+        self._drainer.stop()
 
     def fenced(self, uuid: str) -> None:
         """The engine has stopped a volume."""
@@ -208,12 +211,13 @@ class Steward:
         try:
             with self._host.locks.holding(uuid):
                 self._host.close(uuid)
+                # Still under the lock: once it is open again, it may be stopped again.
+                with self._guard:
+                    self._stopped.discard(uuid)
+                    self._parted.add(uuid)
         except VStorageError as failure:
             LOG.warning("stopped volume %s is let go of in a moment: %s", uuid, failure)
             return
-        with self._guard:
-            self._stopped.discard(uuid)
-            self._parted.add(uuid)
         LOG.warning("let go of volume %s, which the engine has stopped", uuid)
 
     def _lose_patience(self, view: View) -> None:
@@ -395,7 +399,7 @@ class Steward:
             plan = [(move.volume, move.after) for move in plan_drain(view.cluster(me), me).moves]
             # One after the other, so that guests wait for one hand-over at a time; and a backend
             # that is away holds up nothing but this.
-            self._crew.work({"draining": partial(self._give_away, plan)})
+            self._drainer.work({"draining": partial(self._give_away, plan)})
 
     def _is_draining(self) -> bool:
         node = self._host.store.node(self._host.settings.node)

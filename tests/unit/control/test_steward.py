@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
@@ -28,10 +30,12 @@ GIB = 1 << 30
 PATIENCE_S = 60.0
 
 
-def impatient(town: Town, name: str) -> Steward:
+def impatient(town: Town, name: str, at_once: int = 8) -> Steward:
     """A node's steward that waits for nothing that it has begun."""
     node = town[name]
-    node.steward = Steward(node.host, lambda: True, clock=lambda: town.time_s, patience_s=0.0)
+    node.steward = Steward(
+        node.host, lambda: True, clock=lambda: town.time_s, at_once=at_once, patience_s=0.0
+    )
     return node.steward
 
 
@@ -347,7 +351,7 @@ class TestManyVolumes:
         nodes.set_draining(town["a2"].host, "a2", True)
         town["a1"].kill()
         town.pass_time()
-        steward = impatient(town, "a2")
+        steward = impatient(town, "a2", at_once=1)
         waited = Slow(town, monkeypatch, "settle_volume", own.uuid)
         steward.tend()
         assert waited.begun.wait(PATIENCE_S)
@@ -355,8 +359,38 @@ class TestManyVolumes:
         nodes.set_draining(town["a2"].host, "a2", False)
         steward.tend()
         wait_until(lambda: left.uuid in town["a2"].engine.open, "takeover of the other")
+        assert steward._drainer._under_way, "it waits still"
         waited.may_end.set()
         steward._crew.stop()
+        steward._drainer.stop()
+
+
+def test_a_volume_that_is_stopped_again_is_let_go_of_again(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody who waited for its lock has it open, and stopped, at once."""
+    volume = make(town)
+    host, steward = town["a1"].host, town["a1"].steward
+    holding = host.locks.holding
+
+    @contextlib.contextmanager
+    def reopen_after(key: str) -> Iterator[None]:
+        with holding(key):
+            yield
+        if key == volume.uuid:
+            monkeypatch.undo()
+            host.open(town.volume(volume.uuid))
+            town["a1"].engine.stopped.add(volume.uuid)
+            steward.fenced(volume.uuid)
+
+    town["a1"].engine.stopped.add(volume.uuid)
+    steward.fenced(volume.uuid)
+    monkeypatch.setattr(host.locks, "holding", reopen_after)
+    steward._let_go()
+    assert host.is_open(volume.uuid)
+    steward.tend()
+    assert host.is_open(volume.uuid)
+    assert town["a1"].engine.stopped == set()
 
 
 def test_what_a_person_had_taken_over_meanwhile_is_not_taken_again(
