@@ -87,15 +87,17 @@ pub fn read(files: &dyn Files, volume: &Uuid) -> Result<Read, FileError> {
         scos: Vec::new(),
         remove: Vec::new(),
     };
-    let names = files.list(&folder)?;
-    let Some(first) = names.iter().find_map(|(name, _)| parse_file_name(name)) else {
+    let mut names: Vec<_> = files.list(&folder)?.into_iter().map(|(name, _)| name).collect();
+    names.retain(|name| parse_file_name(name).is_some());
+    let misnamed = drop_misnamed(files, &folder, volume, &mut names)?;
+    let Some(first) = names.first().and_then(|name| parse_file_name(name)) else {
+        read.remove = misnamed;
         return Ok(read);
     };
     let mut page = [0; PAGE];
     files.read_at(&format!("{folder}/{}", file_name(first)), 0, &mut page)?;
     let Ok((link, _)) = decode_sco_header(&page) else {
-        read.remove = names.into_iter().map(|(name, _)| name).collect();
-        read.remove.retain(|name| parse_file_name(name).is_some());
+        read.remove = [misnamed, names].concat();
         return Ok(read);
     };
     let end = ChainEnd { sco: first - 1, sequence: link.sequence, crc: link.previous_crc };
@@ -119,6 +121,28 @@ pub fn read(files: &dyn Files, volume: &Uuid) -> Result<Read, FileError> {
         Err(RecoverError::File(error)) => return Err(error),
     }
     Ok(read)
+}
+
+/// Takes files that hold another SCO than their name says, and those before them, off `names`, and
+/// returns them: a power loss undid that they were renamed when they were used again, which they were
+/// since the backend had the SCOs up to there.
+fn drop_misnamed(
+    files: &dyn Files,
+    folder: &str,
+    volume: &Uuid,
+    names: &mut Vec<String>,
+) -> Result<Vec<String>, FileError> {
+    let mut begin = 0;
+    for (at, name) in names.iter().enumerate() {
+        let mut page = [0; PAGE];
+        files.read_at(&format!("{folder}/{name}"), 0, &mut page)?;
+        if decode_sco_header(&page)
+            .is_ok_and(|(link, _)| link.log != *volume || Some(link.sco) != parse_file_name(name))
+        {
+            begin = at + 1;
+        }
+    }
+    Ok(names.drain(..begin).collect())
 }
 
 fn read_fence(files: &dyn Files, folder: &str, volume: &Uuid) -> Result<Option<Fence>, FileError> {

@@ -100,7 +100,7 @@ mod tests {
 
     use super::*;
     use crate::inspect::inspect;
-    use crate::replica::{Replica, read, store_fence, uuid_text};
+    use crate::replica::{Replica, mark_suspect, read, store_fence, uuid_text};
 
     const VOLUME: Uuid = [0x44; 16];
 
@@ -269,5 +269,26 @@ mod tests {
         world.replica.drop_spare();
         world.begin(1);
         world.check();
+    }
+
+    #[test]
+    fn a_file_that_got_its_old_name_back_takes_no_other_with_it() {
+        let mut world = World::new("misnamed");
+        (0..5).for_each(|_| world.begin(2));
+        let end = world.tail;
+        world.replica.unlink(3);
+        world.begin(2);
+        // Power loss undid the names of both files that were kept; one of them is in use again.
+        let spare = world.path(&format!("{PREFIX}{:08x}", 1));
+        std::fs::rename(spare, world.path(&file_name(1))).unwrap();
+        std::fs::rename(world.path(&file_name(6)), world.path(&file_name(2))).unwrap();
+        mark_suspect(&DiskFiles::new(&world.root), &VOLUME).unwrap();
+        let loaded = Replica::load(&world.root, &VOLUME).unwrap();
+        let held = loaded.held;
+        assert_eq!((held.begin, held.end.map(|mark| mark.sequence)), (2, Some(end.sequence)));
+        assert!(held.suspect);
+        let mut names = Dir::at(&world.path("")).list().unwrap();
+        names.sort();
+        assert_eq!(names, [&file_name(3), &file_name(4), &file_name(5), "fence"]);
     }
 }
