@@ -5,6 +5,10 @@ behind a header page (`doc/format.md`), so that pyeclib decodes them: of each pi
 k of its k + m fragments, after the fragments of a Domain that its local parity still gives back.
 What was damaged on its disk is noticed by its checksum and left out. Objects that are compressed or
 encrypted are unsealed (`unseal.py`).
+
+A delete marks what OSDs that are away would bring back (`<generation>.deleted`, `log.deleted`). A
+mark on any of the OSDs outweighs the fragments on all: the daemons would remove those, so here they
+count as deleted.
 """
 
 from __future__ import annotations
@@ -27,6 +31,8 @@ _ERASURE_AT = 4016
 _ERASURE_BYTES = 80
 _METADATA_BYTES = 59
 _OBJECT = ".obj"
+_LOG_MARK = "log.deleted"
+_MARK = re.compile(r"([0-9a-f]{16})\.deleted")
 # generation, pieces, k m c domains local, piece, fragment; all hexadecimal
 _NAME = re.compile(
     r"([0-9a-f]{16})\.([0-9a-f]{8})\.([0-9a-f]{2})([0-9a-f]{2})([0-9a-f]{2})([0-9a-f]{2})"
@@ -64,11 +70,32 @@ def _no_files() -> Files:
     return defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
 
 
-def scan(folders: Iterable[Path]) -> dict[str, Files]:
+@dataclass(frozen=True)
+class Found:
+    """Objects of which fragments are in some folders, by name."""
+
+    #: puts that nobody has deleted, as far as can be seen
+    standing: dict[str, Files]
+    #: puts that were deleted; an object may have puts of both kinds
+    deleted: dict[str, Files]
+
+    @property
+    def names(self) -> list[str]:
+        """All of them."""
+        return sorted(self.standing.keys() | self.deleted.keys())
+
+
+def search(folders: Iterable[Path]) -> Found:
     """All objects of which fragments are in the folders: by put, piece and number their files."""
     objects: dict[str, Files] = defaultdict(_no_files)
+    marks: set[tuple[str, int]] = set()
+    logs: set[str] = set()
     for folder in folders:
+        logs |= {path.parent.name for path in folder.glob(f"*/{_LOG_MARK}")}
         for path in sorted(folder.rglob(f"*{_OBJECT}/*")):
+            name = str(path.parent.relative_to(folder))[: -len(_OBJECT)]
+            if (mark := _MARK.fullmatch(path.name)) is not None:
+                marks.add((name, int(mark[1], 16)))
             match = _NAME.fullmatch(path.name)
             if match is None or not path.is_file():
                 continue
@@ -76,9 +103,20 @@ def scan(folders: Iterable[Path]) -> dict[str, Files]:
                 int(text, 16) for text in match.groups()
             )
             put = Put(generation, pieces, data, parity, acknowledge, domains, local)
-            name = str(path.parent.relative_to(folder))[: -len(_OBJECT)]
             objects[name][put][piece][fragment].append(path)
-    return dict(sorted(objects.items()))
+    found = Found({}, {})
+    for name, files in sorted(objects.items()):
+        of_log = name.partition("/")[0] in logs
+        for put, pieces_ in files.items():
+            is_deleted = of_log or (name, put.generation) in marks
+            puts = found.deleted if is_deleted else found.standing
+            puts.setdefault(name, _no_files())[put] = pieces_
+    return found
+
+
+def scan(folders: Iterable[Path]) -> dict[str, Files]:
+    """The objects that stand, see `search`."""
+    return search(folders).standing
 
 
 def recover(name: str, files: Files, keys: Keys | None = None) -> Iterator[bytes]:

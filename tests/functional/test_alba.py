@@ -175,6 +175,30 @@ def test_objects_are_recovered_without_any_of_our_programs(
     assert clusters <= found
 
 
+def test_a_deleted_volume_is_not_recovered_from_disks_that_were_away(
+    lab: Lab, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    lab.start().create_volume(json.dumps({"uuid": VOLUME, "size": SIZE, "epoch": 0}))
+    fill(lab.open(), 5)
+    lab.stop()
+    # Two disks of a Domain's three have what its share was: these four have everything.
+    away = []
+    for domain, node in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        away.append(tmp_path / f"away-{domain}-{node}")
+        lab.osd(domain, node).rename(away[-1])
+    lab.start().delete_volume(VOLUME)
+    lab.stop()
+    there = [path for path in lab.osds() if path.exists()]
+    words = [word for path in (*away, *there) for word in ("--osd", str(path))]
+    assert run(capsys, "alba", "recover", str(tmp_path / "a"), *words[:8])["recovered"]
+    answer = run(capsys, "alba", "recover", str(tmp_path / "b"), *words)
+    assert (answer["recovered"], answer["brought_back"], answer["lost"]) == ([], [], {})
+    assert answer["deleted"]
+    back = run(capsys, "alba", "recover", str(tmp_path / "c"), *words, "--with-deleted")
+    assert (back["recovered"], back["lost"]) == ([], {})
+    assert back["brought_back"] == answer["deleted"]
+
+
 def test_with_too_little_left_it_is_said_which_object_is_lost(
     lab: Lab, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

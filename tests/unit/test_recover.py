@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pyeclib.ec_iface import ECDriver
 
-from ovs_daemon.recover import recover, scan
+from ovs_daemon.recover import recover, scan, search
 
 DATA, PARITY, ACKNOWLEDGE = 2, 2, 3
 HEADER = 4096 - 80
@@ -20,10 +20,12 @@ def encode(content: bytes) -> list[bytes]:
     return fragments
 
 
-def store(osd: Path, generation: int, number: int, fragment: bytes) -> None:
+def store(
+    osd: Path, generation: int, number: int, fragment: bytes, object_: str = "log/sco/1"
+) -> None:
     code = f"{DATA:02x}{PARITY:02x}{ACKNOWLEDGE:02x}0100"
     name = f"{generation:016x}.00000001.{code}.00000000.{number:02x}"
-    folder = osd / "log" / "sco" / "1.obj"
+    folder = osd / f"{object_}.obj"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_bytes(bytes(HEADER) + fragment)
 
@@ -56,3 +58,36 @@ def test_a_later_put_that_was_cut_off_does_not_come_before_one_that_was_not(
     for path in tmp_path.rglob("0000000000000007.*.0[23]"):
         path.unlink()
     assert recovered(tmp_path) == later
+
+
+def test_what_any_osd_has_marked_as_deleted_is_deleted_on_all(tmp_path: Path) -> None:
+    """An OSD that was away has all of the put still; another one was told that it was deleted."""
+    old, new = b"old" * 3000, b"new" * 3000
+    away, told = tmp_path / "away", tmp_path / "told"
+    for number, fragment in enumerate(encode(old)):
+        store(away, 7, number, fragment)
+    assert recovered(away, told) == old
+    folder = told / "log" / "sco" / "1.obj"
+    folder.mkdir(parents=True)
+    (folder / "0000000000000007.deleted").write_text("deleted\n")
+    found = search([away, told])
+    assert (list(found.standing), list(found.deleted)) == ([], ["log/sco/1"])
+    assert b"".join(recover("log/sco/1", found.deleted["log/sco/1"])) == old
+    # A later put of the same name is no concern of the mark.
+    for number, fragment in enumerate(encode(new)[:DATA]):
+        store(told, 8, number, fragment)
+    assert recovered(away, told) == new
+    assert search([told, away]).names == ["log/sco/1"]
+
+
+def test_the_mark_of_a_log_is_about_all_of_it_and_about_no_other(tmp_path: Path) -> None:
+    content = b"content" * 3000
+    away, told = tmp_path / "away", tmp_path / "told"
+    for name in ("log/sco/1", "log/ckpt/1", "logs/sco/1"):
+        for number, fragment in enumerate(encode(content)):
+            store(away, 7, number, fragment, name)
+    (told / "log").mkdir(parents=True)
+    (told / "log" / "log.deleted").write_text("deleted\n")
+    found = search([away, told])
+    assert list(found.standing) == ["logs/sco/1"]
+    assert list(found.deleted) == ["log/ckpt/1", "log/sco/1"]
