@@ -5,7 +5,7 @@ A managed volume or snapshot takes the name that Cinder looks for; an unmanaged 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cinder import exception
@@ -13,7 +13,7 @@ from cinder.volume import volume_utils
 from oslo_config import cfg
 from oslo_log import log as logging
 
-from ovs_cinder import specs, stats
+from ovs_cinder import known, specs, stats
 from ovs_cinder.failures import reported, translate
 from ovs_cinder.volumes import BACKUP_PREFIX, VolumeVerbs
 from ovs_daemon.errors import Code, VStorageError
@@ -24,6 +24,9 @@ _GIB = 1 << 30
 
 #: endings of the names of clones that the driver makes for itself
 OWN_SUFFIXES = (".view", ".upload")
+
+_MANAGED = "already managed"
+_OWN = "made by the driver for itself"
 
 
 class ManageVerbs(VolumeVerbs):
@@ -69,7 +72,8 @@ class ManageVerbs(VolumeVerbs):
                 if self._is_here(one) or one["name"] in managed
             ]
         entries = [_manageable(one, managed, {}) for one in found]
-        return _page(entries, marker, limit, offset, sort_keys, sort_dirs)
+        page = _page(entries, marker, limit, offset, sort_keys, sort_dirs)
+        return _with_others(page, known.volume_id)
 
     def _is_here(self, volume: Mapping[str, Any]) -> bool:
         """Whether a volume of the cluster is this Domain's."""
@@ -81,6 +85,11 @@ class ManageVerbs(VolumeVerbs):
             found = self.api.find_volume(wanted)
         if found is None or not self._is_here(found):
             raise _bad_reference(reference, f"there is no such volume in {self._domain_name}")
+        if found["name"].endswith(OWN_SUFFIXES):
+            raise _bad_reference(reference, f"it was {_OWN}")
+        # Also one of another section: that one's volume would lose its data to this one.
+        if known.volume_id(found["name"]) is not None:
+            raise exception.ManageExistingAlreadyManaged(volume_ref=found["name"])
         if found["attached"] is not None:
             raise _bad_reference(reference, f"it is attached ({found['attached']})")
         if found["template"]:
@@ -126,7 +135,8 @@ class ManageVerbs(VolumeVerbs):
             _manageable(one, managed, {"source_reference": {"source-name": one["volume"]}})
             for one in found
         ]
-        return _page(entries, marker, limit, offset, sort_keys, sort_dirs)
+        page = _page(entries, marker, limit, offset, sort_keys, sort_dirs)
+        return _with_others(page, known.snapshot_id)
 
     def _existing_snapshot(self, snapshot: Any, reference: Mapping[str, str]) -> dict[str, Any]:
         wanted = _wanted(reference)
@@ -135,6 +145,13 @@ class ManageVerbs(VolumeVerbs):
         mine = [one for one in found if wanted in (one["name"], one["uuid"])]
         if not mine:
             raise _bad_reference(reference, f"volume {snapshot.volume_name} has no such snapshot")
+        name = mine[0]["name"]
+        if _is_anchor(mine[0]):
+            raise _bad_reference(reference, f"it was {_OWN}")
+        if known.snapshot_id(name) is not None:
+            raise exception.ManageExistingAlreadyManaged(
+                message=f"Unable to manage existing snapshot. Snapshot {name} already managed."
+            )
         return mine[0]
 
     # Changes in place
@@ -206,9 +223,9 @@ def _manageable(
 ) -> dict[str, Any]:
     reason = None
     if one["name"] in managed:
-        reason = "already managed"
+        reason = _MANAGED
     elif one["name"].endswith(OWN_SUFFIXES) or _is_anchor(one):
-        reason = "made by the driver for itself"
+        reason = _OWN
     elif one.get("attached") is not None:
         reason = "attached"
     elif one.get("template"):
@@ -224,6 +241,19 @@ def _manageable(
         "extra_info": None,
         **more,
     }
+
+
+def _with_others(
+    page: list[dict[str, Any]], id_of: Callable[[str], str | None]
+) -> list[dict[str, Any]]:
+    """The same entries, of which those that Cinder has in another section are not to be managed.
+
+    :param id_of: Cinder's id of what has a name
+    """
+    for one in page:
+        if one["safe_to_manage"] and (known_id := id_of(one["reference"]["source-name"])):
+            one.update(safe_to_manage=False, reason_not_safe=_MANAGED, cinder_id=known_id)
+    return page
 
 
 def _is_anchor(one: Mapping[str, Any]) -> bool:

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from cinder import exception
+from cinder import exception, objects
 
+from tests.support.cinder_database import database
 from tests.unit.cinder.conftest import Cloud
 
 GIB = 1 << 30
 MIB = 1 << 20
 PAGE: tuple[Any, ...] = (None, 100, 0, ["size", "reference"], ["asc", "asc"])
+
+
+@pytest.fixture
+def records() -> Iterator[Any]:
+    """Cinder's database; yields an administrator's context."""
+    with database() as context:
+        yield context
 
 
 def test_manage_and_unmanage(cloud: Cloud) -> None:
@@ -87,6 +96,67 @@ def test_snapshots(cloud: Cloud) -> None:
     cloud.driver.unmanage_snapshot(snapshot)
     cloud.driver.delete_snapshot(snapshot)
     assert cloud.verbs.list_snapshots() == {"snapshots": []}
+
+
+def test_another_sections_volume_stays_its_owners(records: Any, cloud: Cloud) -> None:
+    """Also one that came here by a takeover, or is in another section of this Domain."""
+    theirs = objects.Volume(records, size=1, host="other@ovs2#elsewhere", status="available")
+    theirs.create()
+    migrated = objects.Volume(records, size=1, host="other@ovs2#elsewhere", status="available")
+    migrated.create()
+    migrated._name_id = "5c4bf8ae-5a33-4b54-8b5d-66ac8c0c5d4c"
+    migrated.save()
+    gone = objects.Volume(records, size=1, host="other@ovs2#elsewhere", status="available")
+    gone.create()
+    name = gone.name
+    gone.destroy()
+    uuids = {
+        one: cloud.verbs.create_volume(one, GIB)["uuid"]
+        for one in (theirs.name, migrated.name, name)
+    }
+    found = cloud.driver.get_manageable_volumes([], *PAGE)
+    assert {
+        one["reference"]["source-name"]: (one["reason_not_safe"], one["cinder_id"]) for one in found
+    } == {
+        theirs.name: ("already managed", theirs.id),
+        migrated.name: ("already managed", migrated.id),
+        name: (None, None),
+    }
+    volume = cloud.make.volume()
+    for taken in (theirs.name, migrated.name):
+        for reference in ({"source-name": taken}, {"source-id": uuids[taken]}):
+            for manage in (cloud.driver.manage_existing, cloud.driver.manage_existing_get_size):
+                with pytest.raises(exception.ManageExistingAlreadyManaged, match=taken):
+                    manage(volume, reference)
+        assert cloud.verbs.show_volume(taken)["uuid"] == uuids[taken]
+    cloud.driver.manage_existing(volume, {"source-name": name})
+    assert cloud.verbs.show_volume(volume.name)["uuid"] == uuids[name]
+
+
+def test_another_snapshot_of_cinders_stays_what_it_is(records: Any, cloud: Cloud) -> None:
+    volume = cloud.make.volume()
+    cloud.driver.create_volume(volume)
+    theirs = objects.Snapshot(records, volume_id=volume.id, volume_size=1, status="available")
+    theirs.create()
+    cloud.verbs.create_snapshot(volume.name, theirs.name)
+    (found,) = cloud.driver.get_manageable_snapshots([], *PAGE)
+    assert (found["safe_to_manage"], found["cinder_id"]) == (False, theirs.id)
+    with pytest.raises(exception.ManageExistingAlreadyManaged, match=theirs.name):
+        cloud.driver.manage_existing_snapshot(
+            cloud.make.snapshot(volume), {"source-name": theirs.name}
+        )
+
+
+def test_what_the_driver_made_for_itself_is_nobodys_to_manage(cloud: Cloud) -> None:
+    volume, refused = cloud.make.volume(), exception.ManageExistingInvalidReference
+    cloud.driver.create_volume(volume)
+    cloud.verbs.create_volume(f"{volume.name}.upload", GIB)
+    anchor = "backup-6f1d2a0c-7a0b-4c52-9d0e-3b1f7a5c9e42"
+    cloud.verbs.create_snapshot(volume.name, anchor)
+    with pytest.raises(refused, match="made by the driver"):
+        cloud.driver.manage_existing(cloud.make.volume(), {"source-name": f"{volume.name}.upload"})
+    with pytest.raises(refused, match="made by the driver"):
+        cloud.driver.manage_existing_snapshot(cloud.make.snapshot(volume), {"source-name": anchor})
 
 
 def test_a_migrated_volume_gets_its_name_back(cloud: Cloud) -> None:
