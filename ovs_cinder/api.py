@@ -32,6 +32,9 @@ _SILENCE_S = 60.0
 # Owners that are asked in a row: a volume changes hands once, and now and then twice.
 _OWNERS_MAX = 3
 
+# Nodes that are asked for their cluster when a service starts.
+_TURNS_MAX = 8
+
 _NOT_THERE = (Code.NOT_HERE, Code.DAEMON_UNAVAILABLE)
 _ABSENT = (Code.UNKNOWN_VOLUME, Code.UNKNOWN_SNAPSHOT)
 
@@ -47,6 +50,7 @@ class DomainApi:
         self.domain = domain
         self._timeout_s = timeout_s
         self._others: tuple[str, ...] = ()
+        self._cluster: str | None = None
         self._silent_until = 0.0
         self._client = oslo_messaging.get_rpc_client(
             transport,
@@ -58,11 +62,29 @@ class DomainApi:
         """Other Domains of the cluster, as far as this one has told of them."""
         return self._others
 
+    @property
+    def cluster(self) -> str | None:
+        """UUID of the cluster; None while nobody has told, or nodes of an old release only."""
+        return self._cluster
+
     def get_domain(self) -> dict[str, Any]:
-        """The Domain: its zone, nodes, capacity and versions."""
+        """The Domain: its zone, nodes, capacity and versions.
+
+        From the first answer on this object is one cluster's: nodes of another one refuse.
+        """
         answer = self._call_here("get_domain")
         self._others = tuple(answer.get("others", ()))
+        self._cluster = self._cluster or answer.get("cluster")
         return answer
+
+    def refuse_two_clusters(self) -> None:
+        """Ask in turns whoever listens, so that another cluster's nodes are among them.
+
+        :raises VStorageError: ``wrong_cluster``, with what to change
+        """
+        nodes = len(self.get_domain()["nodes"])
+        for _ in range(min(nodes + 1, _TURNS_MAX)):
+            self.get_domain()
 
     def list_volumes(self) -> list[dict[str, Any]]:
         """All volumes of the cluster; ``domain`` says where each is now."""
@@ -304,7 +326,8 @@ class DomainApi:
             **more,
         )
         try:
-            answer: dict[str, Any] = contract.unwrap(caller.call({}, verb, **arguments))
+            meant = {} if self._cluster is None else {contract.CLUSTER: self._cluster}
+            answer: dict[str, Any] = contract.unwrap(caller.call(meant, verb, **arguments))
         except (
             oslo_messaging.MessagingException,
             # Not one of them: there is no queue for the topic.

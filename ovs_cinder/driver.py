@@ -73,9 +73,10 @@ class OVSVolumeDriver(ManageVerbs, GroupVerbs, AttachVerbs, driver.VolumeDriver)
             )
 
     def check_for_setup_error(self) -> None:
-        """Refuse to start when the Domain is another zone's, or nobody serves it."""
+        """Refuse to start when the Domain is another zone's, or nobody serves it, or two do."""
         with reported():
             domain = self.api.get_domain()
+            self.api.refuse_two_clusters()
         ours = self.configuration.safe_get("backend_availability_zone")
         theirs = domain["availability_zone"]
         if ours is not None and theirs is not None and ours != theirs:
@@ -172,7 +173,12 @@ class OVSVolumeDriver(ManageVerbs, GroupVerbs, AttachVerbs, driver.VolumeDriver)
         found = image_volumes.find(context, volume, image_location, image_meta, self._domain_name)
         if found is None:
             return None, False
-        self._clone(volume, found.name, None)
+        try:
+            self._clone(volume, found.name, None)
+        except exception.VolumeNotFound as failure:
+            # It is in a Domain of the same name of another cluster.
+            LOG.info("image %s is copied: %s", image_meta.get("id"), failure)
+            return None, False
         return {}, True
 
     def copy_image_to_volume(
@@ -262,7 +268,7 @@ class OVSVolumeDriver(ManageVerbs, GroupVerbs, AttachVerbs, driver.VolumeDriver)
             # snapshots of volumes, or extend them, where there is no room.
         get = self.configuration.safe_get
         pool = {
-            **stats.pool_stats(self._known_domain, self._domain_name, up),
+            **stats.pool_stats(self._known_domain, self.api.cluster, self._domain_name, up),
             **stats.capabilities(self.configuration.ovs_online_extend),
             "reserved_percentage": self.configuration.reserved_percentage,
             "max_over_subscription_ratio": volume_utils.get_max_over_subscription_ratio(

@@ -188,7 +188,9 @@ class ManageVerbs(VolumeVerbs):
     ) -> tuple[bool, dict[str, Any] | None]:
         """Nothing moves between two backend sections of one Domain."""
         destination = (host.get("capabilities") or {}).get("location_info")
-        return destination == stats.location_info(self._domain_name), None
+        cluster = self.api.cluster
+        here = stats.location_info(cluster, self._domain_name)
+        return cluster is not None and destination == here, None
 
     def update_migrated_volume(
         self, context: Any, volume: Any, new_volume: Any, original_volume_status: str

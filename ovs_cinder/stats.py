@@ -8,23 +8,29 @@ from typing import Any
 _GIB = 1 << 30
 
 
-def location_info(domain: str) -> str:
-    """The same text for all backend sections of one Domain, whoever serves them."""
-    return f"OVSVolumeDriver:{domain}"
+def location_info(cluster: str | None, domain: str) -> str:
+    """The same text for all backend sections of one Domain, whoever serves them.
+
+    :param cluster: its UUID, since every cluster may have a Domain ``default``; None if unknown
+    """
+    return f"OVSVolumeDriver:{cluster or 'unknown'}:{domain}"
 
 
-def pool_stats(domain: Mapping[str, Any] | None, name: str, up: bool) -> dict[str, Any]:
+def pool_stats(
+    domain: Mapping[str, Any] | None, cluster: str | None, name: str, up: bool
+) -> dict[str, Any]:
     """The pool's own figures.
 
     :param domain: as the daemon describes it, or did when one answered last; None for nothing to
         be had there
+    :param cluster: UUID of the cluster, if it is known
     :param name: of the Domain, which is the pool's name
     :param up: whether a node answers
     """
     if domain is None:
         return {
             "pool_name": name,
-            "location_info": location_info(name),
+            "location_info": location_info(cluster, name),
             "backend_state": "down",
             "total_capacity_gb": 0,
             "free_capacity_gb": 0,
@@ -32,7 +38,7 @@ def pool_stats(domain: Mapping[str, Any] | None, name: str, up: bool) -> dict[st
         }
     return {
         "pool_name": name,
-        "location_info": location_info(name),
+        "location_info": location_info(cluster, name),
         "backend_state": "up" if up else "down",
         "total_capacity_gb": _gib(domain["total_bytes"]),
         "free_capacity_gb": _gib(domain["free_bytes"]),

@@ -34,6 +34,7 @@ class Code(enum.StrEnum):
     UNKNOWN_PRESET = "unknown_preset"
     UNKNOWN_SNAPSHOT = "unknown_snapshot"
     UNKNOWN_VOLUME = "unknown_volume"
+    WRONG_CLUSTER = "wrong_cluster"
 
 
 class VStorageError(Exception):

@@ -32,6 +32,7 @@ class Verbs:
     def __init__(self, host: Host, edge_connected: Callable[[], bool]) -> None:
         self._host = host
         self._edge_connected = edge_connected
+        self._cluster_uuid: str | None = None
         #: verbs on Domains and nodes
         self.cluster = ClusterVerbs(host)
         #: verbs on presets
@@ -41,13 +42,21 @@ class Verbs:
         #: verbs on the backend's upkeep
         self.upkeep = UpkeepVerbs(host)
 
+    @property
+    def cluster_uuid(self) -> str:
+        """Which cluster this node is of; asked for once, since it is for life."""
+        if self._cluster_uuid is None:
+            self._cluster_uuid = self._host.store.cluster_id()
+        return self._cluster_uuid
+
     def status(self) -> dict[str, Any]:
         """The whole picture of this host."""
         return status(self._host, self._edge_connected())
 
     def get_domain(self) -> dict[str, Any]:
-        """What this node knows of its Domain, its capacity and its versions."""
-        return capacity.describe_domain(self._host)
+        """What this node knows of its Domain, its capacity and its versions; ``cluster`` is the
+        UUID of the cluster."""
+        return {"cluster": self.cluster_uuid, **capacity.describe_domain(self._host)}
 
     def list_volumes(self, everything: bool = False) -> dict[str, Any]:
         """All volumes; ``everything`` includes hidden ones."""

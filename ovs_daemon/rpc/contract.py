@@ -6,6 +6,9 @@ arguments are those of `ovs_daemon/control/verbs.py`. An answer is ``{"answer": 
 ``{"error": {"code", "what", "why", "fix"}}``: refusals are ordinary answers, so that the bus logs
 none as a crash and no side needs the other's classes to read them.
 
+A call's context may say, as :data:`CLUSTER`, which cluster is meant: two clusters on one bus may
+have Domains of the same name, and a node of another one refuses before it does anything.
+
 :data:`VERSION` is of the methods and arguments: a new one, or a new argument that may be left
 out, raises the minor number; anything else the major one.
 """
@@ -19,6 +22,8 @@ from ovs_daemon.errors import VStorageError
 
 EXCHANGE = "vstorage"
 VERSION = "1.1"
+#: key of a call's context: UUID of the cluster that is meant
+CLUSTER = "cluster"
 
 
 def topic(domain: str) -> str:

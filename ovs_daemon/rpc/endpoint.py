@@ -13,7 +13,7 @@ import oslo_messaging
 from ovs_daemon.control.verbs import Verbs
 from ovs_daemon.errors import Code, VStorageError
 from ovs_daemon.registry import Conflict
-from ovs_daemon.rpc.contract import VERSION, wrap_answer, wrap_error
+from ovs_daemon.rpc.contract import CLUSTER, VERSION, wrap_answer, wrap_error
 
 LOG = logging.getLogger(__name__)
 
@@ -57,6 +57,7 @@ class Endpoint:
                     return wrap_error(_stopping(name))
                 self._running += 1
             try:
+                self._refuse_others(name, context)
                 signature.bind(**arguments)
                 return wrap_answer(verb(**arguments))
             except VStorageError as failure:
@@ -75,6 +76,20 @@ class Endpoint:
 
         # `close` and whatever else there is on the object are nobody's to call from afar.
         return cast(_Remote, oslo_messaging.expose(call))
+
+    def _refuse_others(self, name: str, context: Mapping[str, Any]) -> None:
+        """Do nothing for who means another cluster: its volumes are not ours to know or to miss."""
+        meant = context.get(CLUSTER)
+        if meant is None or meant == self._verbs.cluster_uuid:
+            return
+        raise VStorageError(
+            Code.WRONG_CLUSTER,
+            f"perform {name} for cluster {meant}",
+            f"the node that got it is of cluster {self._verbs.cluster_uuid}: two clusters have a "
+            "Domain of this name on one message bus, or the cluster was made anew",
+            "give each cluster a message bus (or virtual host) or names of Domains of its own; if "
+            "it was made anew, restart the service that asked",
+        )
 
 
 def _stopping(name: str) -> VStorageError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import threading
@@ -126,6 +127,30 @@ def test_unknown_arguments_and_bugs(endpoint: Endpoint, house: House, monkeypatc
     assert (failure.code, "colour" in failure.why) == (Code.INTERNAL, True)
     monkeypatch.setattr(house.host.engine, "status", lambda: 1 // 0)
     assert "ZeroDivisionError" in refusal(verbs.get_domain({})).why
+
+
+def test_two_clusters_on_one_topic_are_noticed_at_the_start(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RabbitMQ gives a topic's calls to its listeners in turns."""
+    api = DomainApi(transport(), "rpc", 30.0)
+    turns = itertools.cycle([house])
+
+    class InTurns:
+        def prepare(self, **more: Any) -> InTurns:
+            return self
+
+        def call(self, context: dict[str, Any], verb: str) -> Any:
+            verbs = Verbs(next(turns).host, lambda: True)
+            return getattr(Endpoint(verbs), verb)(context)
+
+    monkeypatch.setattr(api, "_client", InTurns())
+    api.refuse_two_clusters()
+    assert api.cluster == house.host.store.cluster_id()
+    turns = itertools.cycle([house, House("rpc")])
+    with pytest.raises(VStorageError, match="two clusters have a Domain") as caught:
+        api.refuse_two_clusters()
+    assert caught.value.code == Code.WRONG_CLUSTER
 
 
 def test_a_lost_race_is_busy(house: House) -> None:

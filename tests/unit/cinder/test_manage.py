@@ -8,8 +8,12 @@ from typing import Any
 import pytest
 from cinder import exception, objects
 
+from ovs_daemon.control.verbs import Verbs
+from ovs_daemon.errors import VStorageError
 from tests.support.cinder_database import database
-from tests.unit.cinder.conftest import Cloud
+from tests.support.house import House
+from tests.support.openstack import Makers
+from tests.unit.cinder.conftest import Cloud, make_driver, serve
 
 GIB = 1 << 30
 MIB = 1 << 20
@@ -190,3 +194,34 @@ def test_nothing_moves_within_a_domain(cloud: Cloud) -> None:
     assert cloud.driver.migrate_volume(cloud.context, volume, here) == (True, None)
     there = {"host": "other@ovs#b", "capabilities": {**pool, "location_info": "lvm"}}
     assert cloud.driver.migrate_volume(cloud.context, volume, there) == (False, None)
+
+
+def test_domains_of_one_name_in_two_clusters_are_two(domain: str) -> None:
+    """As `default` is, which every cluster has: data must not stay behind, nor be missed."""
+    house, other = House(domain), House(domain)
+    with serve(house, domain):
+        here = make_driver(domain)
+        here.do_setup(None)
+        here.check_for_setup_error()
+        (own,) = here.get_volume_stats(refresh=True)["pools"]
+        volume = Makers(None, domain).volume()
+        here.create_volume(volume)
+    with serve(other, domain):
+        there = make_driver(domain)
+        there.do_setup(None)
+        there.check_for_setup_error()
+        (pool,) = there.get_volume_stats(refresh=True)["pools"]
+        host = {"host": f"other@ovs#{domain}", "capabilities": pool}
+        assert here.migrate_volume(None, volume, host) == (False, None)
+        host["capabilities"] = own
+        assert here.migrate_volume(None, volume, host) == (True, None)
+        # Whoever takes what is meant for the other does nothing, and says so: a volume that it
+        # does not know is not deleted.
+        with pytest.raises(exception.VolumeBackendAPIException, match="two clusters have a Domain"):
+            here.delete_volume(volume)
+        (pool,) = here.get_volume_stats(refresh=True)["pools"]
+        assert pool["backend_state"] == "down"
+    with serve(house, domain):
+        here.delete_volume(volume)
+        with pytest.raises(VStorageError, match="no volume"):
+            Verbs(house.host, lambda: True).show_volume(volume.name)
