@@ -22,7 +22,7 @@ import socket
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,13 +121,41 @@ class OvsConnector(base.BaseLinuxConnector):
                 if self._counted and users.count > 1:
                     users.remove()
                     return
-                with daemons.client(str(connection_properties["node"]), what) as client:
+                with daemons.client(self._own_node(connection_properties), what) as client:
                     self._detach(client, uuid, force)
                 users.clear()
         except exception.BrickException:
             if not (force and ignore_errors):
                 raise
             LOG.exception("volume %s is perhaps still attached", uuid)
+
+    def _own_node(self, properties: Mapping[str, Any]) -> str:
+        """Through which daemon of this host to detach.
+
+        The connection info may be another host's by now: Nova cleans up after an evacuation, on
+        the host that is back, with what the server's new host attaches by. Our holder is ours
+        alone, so there is no harm in ending that, whether or not Cinder has ended it already.
+        """
+        named, mine = str(properties["node"]), sorted(daemons.nodes())
+        if named in mine or not mine:
+            return named
+        uuid = _uuid(properties)
+        LOG.info("volume %s is attached through node %s of another host by now", uuid, named)
+        if len(mine) > 1:
+            with daemons.client(mine[0], f"detach volume {uuid}") as client:
+                return self._serving_node(client, uuid, mine)
+        return mine[0]
+
+    def _serving_node(self, client: Any, uuid: str, mine: Sequence[str]) -> str:
+        """That of several daemons which serves the holder; any, when none does."""
+        try:
+            found = client.show_volume(uuid)["attachments"]
+        except VStorageError as failure:
+            if failure.code != Code.UNKNOWN_VOLUME:
+                raise
+            found = []
+        nodes = {one["node"] for one in found if one["holder"] == self._holder}
+        return next((node for node in mine if node in nodes), mine[0])
 
     def _detach(self, client: Any, uuid: str, force: bool) -> None:
         try:

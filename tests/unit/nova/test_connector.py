@@ -13,8 +13,11 @@ from os_brick.initiator import connector as brick
 from os_brick.initiator import initiator_connector
 
 from ovs_daemon.control import volumes
+from ovs_nova import daemons
 from ovs_nova.connector import OvsConnector, holder, this_program
 from tests.unit.nova.conftest import GIB, Compute
+
+CONTROL = "control.sock"
 
 
 def make(**more: Any) -> Any:
@@ -139,6 +142,45 @@ def test_a_volume_that_is_gone_is_detached(compute: Compute) -> None:
     make().disconnect_volume(data)
     with pytest.raises(exception.BrickException, match="there is no volume"):
         make().connect_volume(data)
+
+
+def test_a_host_detaches_itself_by_what_another_host_attaches_by(compute: Compute) -> None:
+    """Nova cleans up after an evacuation with the new host's connection info, unguarded."""
+    data = compute.volume("v")
+    old = make(holder="nova-compute@old", attach_as="nbd")
+    new = make(holder="nova-compute@new", attach_as="nbd")
+    old.connect_volume(data)
+    new.connect_volume(data)
+    theirs = data | {"node": "node-of-the-new-host"}
+    for _ in range(2):
+        old.disconnect_volume(theirs, None, force=True)
+        assert compute.holders("v") == [("nova-compute@new", "edge")]
+    new.disconnect_volume(data)
+    volumes.delete_volume(compute.house.host, "v", cascade=False)
+    old.disconnect_volume(theirs, None, force=True)
+
+
+def test_the_daemon_that_serves_it_detaches(
+    compute: Compute, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of several on a machine that plays several hosts."""
+    data = compute.volume("v")
+    theirs = data | {"node": "node-of-the-new-host"}
+    nova = make(holder="nova-compute@old", attach_as="nbd")
+    nova.connect_volume(data)
+    monkeypatch.setattr(
+        daemons, "nodes", lambda: dict.fromkeys(("a", "node1", "z"), compute.run_dir / CONTROL)
+    )
+    chosen: list[str] = []
+    client = daemons.client
+
+    def noted(node: str, what: str) -> Any:
+        chosen.append(node)
+        return client(node, what)
+
+    monkeypatch.setattr(daemons, "client", noted)
+    nova.disconnect_volume(theirs)
+    assert (chosen, compute.holders("v")) == (["a", "node1"], [])
 
 
 def test_a_read_only_volume_is_attached_so(compute: Compute) -> None:
