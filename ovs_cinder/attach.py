@@ -9,7 +9,7 @@ from oslo_log import log as logging
 
 from ovs_cinder import connections
 from ovs_cinder.failures import reported, translate
-from ovs_cinder.volumes import VolumeVerbs
+from ovs_cinder.volumes import VIEW_SUFFIX, VolumeVerbs
 from ovs_daemon.errors import Code, VStorageError
 
 LOG = logging.getLogger(__name__)
@@ -118,4 +118,4 @@ class AttachVerbs(VolumeVerbs):
 
 
 def _view(snapshot_name: str) -> str:
-    return f"{snapshot_name}.view"
+    return f"{snapshot_name}{VIEW_SUFFIX}"

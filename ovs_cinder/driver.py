@@ -23,6 +23,7 @@ from ovs_cinder.attach import AttachVerbs
 from ovs_cinder.failures import reported
 from ovs_cinder.groups import GroupVerbs
 from ovs_cinder.manage import ManageVerbs
+from ovs_cinder.volumes import UPLOAD_SUFFIX
 from ovs_daemon.errors import Code, VStorageError
 from ovs_nova import daemons, registration
 
@@ -212,7 +213,7 @@ class OVSVolumeDriver(ManageVerbs, GroupVerbs, AttachVerbs, driver.VolumeDriver)
         self, context: Any, volume: Any, image_service: Any, image_meta: dict[str, Any]
     ) -> None:
         """Store a volume in Glance from a clone, so that it may be attached and written to."""
-        clone = f"{volume.name}.upload"
+        clone = f"{volume.name}{UPLOAD_SUFFIX}"
         with reported():
             self._delete_own(clone)
             self.api.create_volume(clone, None, volume.name)

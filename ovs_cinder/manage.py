@@ -15,7 +15,7 @@ from oslo_log import log as logging
 
 from ovs_cinder import known, specs, stats
 from ovs_cinder.failures import reported, translate
-from ovs_cinder.volumes import BACKUP_PREFIX, VolumeVerbs
+from ovs_cinder.volumes import BACKUP_PREFIX, UPLOAD_SUFFIX, VIEW_SUFFIX, VolumeVerbs
 from ovs_daemon.errors import Code, VStorageError
 
 LOG = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ LOG = logging.getLogger(__name__)
 _GIB = 1 << 30
 
 #: endings of the names of clones that the driver makes for itself
-OWN_SUFFIXES = (".view", ".upload")
+OWN_SUFFIXES = (VIEW_SUFFIX, UPLOAD_SUFFIX)
 
 _MANAGED = "already managed"
 _OWN = "made by the driver for itself"

@@ -19,6 +19,8 @@ _GIB = 1 << 30
 
 #: names of snapshots that are kept for incremental backups begin so
 BACKUP_PREFIX = "backup-"
+#: endings of the names of clones by which a snapshot is attached, and a volume is uploaded
+VIEW_SUFFIX, UPLOAD_SUFFIX = ".view", ".upload"
 
 
 class VolumeVerbs:
@@ -52,8 +54,9 @@ class VolumeVerbs:
         self._clone(volume, snapshot.volume_name, snapshot.name)
 
     def delete_volume(self, volume: Any) -> None:
-        """Delete a volume; one that is not there is deleted."""
+        """Delete a volume, and what a killed upload of it left; not there is deleted."""
         try:
+            self._delete_own(f"{volume.name}{UPLOAD_SUFFIX}")
             self._when_free(volume, lambda: self._delete_with_anchors(volume.name))
         except VStorageError as failure:
             if failure.code == Code.IN_USE:
@@ -127,8 +130,10 @@ class VolumeVerbs:
             self.api.create_snapshot(snapshot.volume_name, snapshot.name)
 
     def delete_snapshot(self, snapshot: Any) -> None:
-        """Delete a snapshot; one that is not there is deleted."""
+        """Delete a snapshot, and the clone by which a service that was killed had attached it; one
+        that is not there is deleted."""
         with reported():
+            self._delete_own(f"{snapshot.name}{VIEW_SUFFIX}")
             self.api.delete_snapshot(snapshot.volume_name, snapshot.name)
 
     def revert_to_snapshot(self, context: Any, volume: Any, snapshot: Any) -> None:

@@ -114,6 +114,23 @@ def test_a_failure_leaves_nothing(cloud: Cloud) -> None:
     cloud.driver.create_volume(volume)
 
 
+def test_what_killed_services_left_goes_with_what_it_was_made_of(cloud: Cloud) -> None:
+    """Clones of which nobody but the driver knows, still attached by who was killed."""
+    volume = cloud.make.volume()
+    snapshot = cloud.make.snapshot(volume)
+    cloud.driver.create_volume(volume)
+    cloud.driver.create_snapshot(snapshot)
+    cloud.driver.create_export_snapshot(cloud.context, snapshot, None)
+    cloud.verbs.attach_volume(f"{snapshot.name}.view", "edge", "cinder-backup@host")
+    cloud.verbs.create_volume(f"{volume.name}.upload", None, {"volume": volume.name})
+    cloud.verbs.attach_volume(f"{volume.name}.upload", "direct", "image@host")
+    cloud.driver.delete_snapshot(snapshot)
+    left = {one["name"] for one in cloud.verbs.list_volumes()["volumes"]}
+    assert left == {volume.name, f"{volume.name}.upload"}
+    cloud.driver.delete_volume(volume)
+    assert cloud.verbs.list_volumes(everything=True) == {"volumes": []}
+
+
 def test_many_at_once(cloud: Cloud) -> None:
     """As from several cinder-volumes of one cluster: no error, nothing left behind."""
     source = cloud.make.volume()
