@@ -12,9 +12,13 @@ from typing import Any
 
 from cinder.objects import fields
 from cinder.volume import volume_utils
+from oslo_log import log as logging
 
 from ovs_cinder.failures import reported
-from ovs_cinder.volumes import VolumeVerbs
+from ovs_cinder.volumes import GROUP_PREFIX, VolumeVerbs
+from ovs_daemon.errors import VStorageError
+
+LOG = logging.getLogger(__name__)
 
 _Updates = tuple[dict[str, Any] | None, list[dict[str, Any]] | None]
 
@@ -58,17 +62,25 @@ class GroupVerbs(VolumeVerbs):
                 self.create_volume_from_snapshot(volume, by_id[volume.snapshot_id])
             return None, None
         sources = {volume.id: volume.name for volume in source_vols or ()}
-        instant = f"group-{uuid.uuid4().hex}"
+        instant = f"{GROUP_PREFIX}{uuid.uuid4().hex}"
         with reported():
-            self.api.create_snapshots([(name, instant) for name in sources.values()])
             try:
+                self.api.create_snapshots([(name, instant) for name in sources.values()])
                 for volume in volumes:
                     self._clone(volume, sources[volume.source_volid], instant)
             finally:
-                # What clones need of them stays, hidden, for as long as they do.
+                # Also when nobody answered: they may have been taken all the same.
                 for name in sources.values():
-                    self.api.delete_snapshot(name, instant)
+                    self._delete_instant(name, instant)
         return None, None
+
+    def _delete_instant(self, name: str, instant: str) -> None:
+        """What clones need of it stays, hidden, for as long as they do. What cannot be deleted
+        now goes with its volume, and is no reason to give up the clones."""
+        try:
+            self.api.delete_snapshot(name, instant)
+        except VStorageError as failure:
+            LOG.warning("snapshot %s of volume %s is left behind: %s", instant, name, failure)
 
     def create_group_snapshot(
         self, context: Any, group_snapshot: Any, snapshots: Sequence[Any]
@@ -103,6 +115,7 @@ def _each(things: Sequence[Any], act: Callable[[Any], None], done: str, failed: 
             act(thing)
             updates.append({"id": thing.id, "status": done})
         except Exception:
+            LOG.exception("%s could not be deleted with its group", thing.name)
             updates.append({"id": thing.id, "status": failed})
             status = failed
     return {"status": status}, updates

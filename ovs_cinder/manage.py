@@ -15,7 +15,7 @@ from oslo_log import log as logging
 
 from ovs_cinder import known, specs, stats
 from ovs_cinder.failures import reported, translate
-from ovs_cinder.volumes import BACKUP_PREFIX, UPLOAD_SUFFIX, VIEW_SUFFIX, VolumeVerbs
+from ovs_cinder.volumes import UPLOAD_SUFFIX, VIEW_SUFFIX, VolumeVerbs, is_own_snapshot
 from ovs_daemon.errors import Code, VStorageError
 
 LOG = logging.getLogger(__name__)
@@ -146,7 +146,7 @@ class ManageVerbs(VolumeVerbs):
         if not mine:
             raise _bad_reference(reference, f"volume {snapshot.volume_name} has no such snapshot")
         name = mine[0]["name"]
-        if _is_anchor(mine[0]):
+        if is_own_snapshot(name):
             raise _bad_reference(reference, f"it was {_OWN}")
         if known.snapshot_id(name) is not None:
             raise exception.ManageExistingAlreadyManaged(
@@ -226,7 +226,7 @@ def _manageable(
     reason = None
     if one["name"] in managed:
         reason = _MANAGED
-    elif one["name"].endswith(OWN_SUFFIXES) or _is_anchor(one):
+    elif one["name"].endswith(OWN_SUFFIXES) or _is_own_snapshot(one):
         reason = _OWN
     elif one.get("attached") is not None:
         reason = "attached"
@@ -258,9 +258,9 @@ def _with_others(
     return page
 
 
-def _is_anchor(one: Mapping[str, Any]) -> bool:
-    """Whether it is a snapshot that is kept for the next incremental backup."""
-    return "volume_uuid" in one and one["name"].startswith(BACKUP_PREFIX)
+def _is_own_snapshot(one: Mapping[str, Any]) -> bool:
+    """Whether it is a snapshot, not a volume, and the driver's own."""
+    return "volume_uuid" in one and is_own_snapshot(one["name"])
 
 
 def _page(entries: list[dict[str, Any]], *page: Any) -> list[dict[str, Any]]:

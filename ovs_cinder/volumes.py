@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -19,8 +20,21 @@ _GIB = 1 << 30
 
 #: names of snapshots that are kept for incremental backups begin so
 BACKUP_PREFIX = "backup-"
+#: names of snapshots by which a group is cloned begin so
+GROUP_PREFIX = "group-"
 #: endings of the names of clones by which a snapshot is attached, and a volume is uploaded
 VIEW_SUFFIX, UPLOAD_SUFFIX = ".view", ".upload"
+
+_UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+_OWN_SNAPSHOT = re.compile(f"{BACKUP_PREFIX}(restore-)?{_UUID}|{GROUP_PREFIX}[0-9a-f]{{32}}")
+
+
+def is_own_snapshot(name: str) -> bool:
+    """Whether a snapshot was taken by our drivers for themselves, and nobody else knows of it.
+
+    Whole names, not beginnings: people may call theirs `backup-monday`.
+    """
+    return _OWN_SNAPSHOT.fullmatch(name) is not None
 
 
 class VolumeVerbs:
@@ -57,14 +71,14 @@ class VolumeVerbs:
         """Delete a volume, and what a killed upload of it left; not there is deleted."""
         try:
             self._delete_own(f"{volume.name}{UPLOAD_SUFFIX}")
-            self._when_free(volume, lambda: self._delete_with_anchors(volume.name))
+            self._when_free(volume, lambda: self._delete_with_own(volume.name))
         except VStorageError as failure:
             if failure.code == Code.IN_USE:
                 raise exception.VolumeIsBusy(message=str(failure)) from failure
             raise translate(failure) from failure
 
-    def _delete_with_anchors(self, name: str) -> None:
-        """Delete a volume, and first the snapshots that are kept for its next backup only."""
+    def _delete_with_own(self, name: str) -> None:
+        """Delete a volume, and first the snapshots that were taken for the drivers only."""
         try:
             self.api.delete_volume(name)
             return
@@ -72,11 +86,10 @@ class VolumeVerbs:
             if failure.code != Code.IN_USE:
                 raise
             taken = [one["name"] for one in self.api.list_snapshots(name)]
-            if not any(one.startswith(BACKUP_PREFIX) for one in taken):
+            if not taken or not all(is_own_snapshot(one) for one in taken):
                 raise
         for one in taken:
-            if one.startswith(BACKUP_PREFIX):
-                self.api.delete_snapshot(name, one)
+            self.api.delete_snapshot(name, one)
         self.api.delete_volume(name)
 
     def extend_volume(self, volume: Any, new_size: int) -> None:

@@ -39,7 +39,7 @@ from ovs_cinder.api import DomainApi
 from ovs_cinder.backup.extents import Extent, common, gaps, merge, pieces
 from ovs_cinder.backup.locate import api_of
 from ovs_cinder.failures import reported
-from ovs_cinder.volumes import BACKUP_PREFIX
+from ovs_cinder.volumes import BACKUP_PREFIX, is_own_snapshot
 from ovs_daemon.errors import VStorageError
 
 CONF = cfg.CONF
@@ -249,8 +249,10 @@ def _anchor(api: DomainApi, backup: Any, volume: Any) -> Iterator[Anchor]:
 def _forget_others(api: DomainApi, anchor: Anchor) -> None:
     """Of the snapshots that are kept for backups, only the newest is of use."""
     for one in api.list_snapshots(anchor.volume):
-        if one["name"].startswith(BACKUP_PREFIX) and one["name"] != anchor.snapshot:
-            api.delete_snapshot(anchor.volume, one["name"])
+        name = one["name"]
+        kept = name.startswith(BACKUP_PREFIX) and is_own_snapshot(name)
+        if kept and name != anchor.snapshot:
+            api.delete_snapshot(anchor.volume, name)
 
 
 def _own_name(backup: Any) -> str:

@@ -279,6 +279,18 @@ def test_anchors_do_not_keep_a_volume(site: Site) -> None:
     assert site.verbs.list_volumes(everything=True) == {"volumes": []}
 
 
+def test_a_snapshot_of_somebody_else_is_no_anchor(site: Site) -> None:
+    """Whatever it is called: a backup leaves it, and so does the volume's deletion."""
+    site.verbs.create_snapshot(site.volume.name, "backup-monday")
+    site.write(0, MIB)
+    backup, _ = site.back_up()
+    kept = sorted(["backup-monday", f"backup-{backup.id}"])
+    assert sorted(site.kept()) == kept
+    with pytest.raises(exception.VolumeIsBusy):
+        site.driver.delete_volume(site.volume)
+    assert sorted(site.kept()) == kept
+
+
 def test_a_volume_of_another_driver_is_backed_up_as_ever(site: Site) -> None:
     section = f"ovs-{site.house.domain}"
     site.write(0, MIB)

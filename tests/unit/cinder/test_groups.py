@@ -8,6 +8,7 @@ import pytest
 from cinder import exception
 from cinder.volume import volume_utils
 
+from ovs_daemon.errors import Code, VStorageError
 from tests.unit.cinder.conftest import Cloud
 
 
@@ -94,9 +95,55 @@ def test_all_or_none(cloud: Cloud, volumes: list[Any]) -> None:
     assert len(cloud.verbs.list_snapshots()["snapshots"]) == 3
 
 
-def test_each_deletion_answers_for_itself(cloud: Cloud, volumes: list[Any]) -> None:
+def test_a_snapshot_of_a_group_that_cannot_be_deleted_now_goes_with_its_volume(
+    cloud: Cloud, volumes: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clones = [cloud.make.volume(source_volid=volume.id) for volume in volumes]
+    delete, failed = cloud.driver.api.delete_snapshot, []
+
+    def fail_once(volume: str, snapshot: str) -> bool:
+        if not failed:
+            failed.append(volume)
+            raise VStorageError(Code.DAEMON_UNAVAILABLE, "ask", "nobody answers", "wait")
+        return delete(volume, snapshot)
+
+    monkeypatch.setattr(cloud.driver.api, "delete_snapshot", fail_once)
+    cloud.driver.create_group_from_src(
+        cloud.context, None, clones, source_group=object(), source_vols=volumes
+    )
+    assert [data(cloud, clone).content for clone in clones] == [0, 1, 2]
+    # Those behind the one that failed are gone.
+    left = cloud.verbs.list_snapshots()["snapshots"]
+    assert [one["volume"] for one in left] == failed == [volumes[0].name]
+    for volume in (*clones, *volumes):
+        cloud.driver.delete_volume(volume)
+    assert cloud.verbs.list_volumes(everything=True) == {"volumes": []}
+
+
+def test_snapshots_of_a_group_that_were_taken_without_an_answer_go(
+    cloud: Cloud, volumes: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = cloud.driver.api.create_snapshots
+
+    def unheard(members: Any) -> Any:
+        take(members)
+        raise VStorageError(Code.DAEMON_UNAVAILABLE, "ask", "no answer in time", "wait")
+
+    monkeypatch.setattr(cloud.driver.api, "create_snapshots", unheard)
+    clones = [cloud.make.volume(source_volid=volume.id) for volume in volumes]
+    with pytest.raises(exception.VolumeBackendAPIException, match="no answer in time"):
+        cloud.driver.create_group_from_src(
+            cloud.context, None, clones, source_group=object(), source_vols=volumes
+        )
+    assert cloud.verbs.list_snapshots() == {"snapshots": []}
+
+
+def test_each_deletion_answers_for_itself(
+    cloud: Cloud, volumes: list[Any], caplog: pytest.LogCaptureFixture
+) -> None:
     cloud.verbs.attach_volume(volumes[1].name, "edge", "nova@compute1")
     volumes[1].volume_attachment.objects.append(cloud.make.attachment(volumes[1]))
     model, updates = cloud.driver.delete_group(cloud.context, None, volumes)
     assert model == {"status": "error_deleting"}
     assert [one["status"] for one in updates or ()] == ["deleted", "error_deleting", "deleted"]
+    assert f"{volumes[1].name} could not be deleted with its group" in caplog.text
