@@ -99,7 +99,8 @@ def test_a_snapshot_of_a_group_that_cannot_be_deleted_now_goes_with_its_volume(
     cloud: Cloud, volumes: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clones = [cloud.make.volume(source_volid=volume.id) for volume in volumes]
-    delete, failed = cloud.driver.api.delete_snapshot, []
+    delete = cloud.driver.api.delete_snapshot
+    failed: list[str] = []
 
     def fail_once(volume: str, snapshot: str) -> bool:
         if not failed:
