@@ -225,3 +225,22 @@ fn every_short_life_survives_being_killed_and_losing_power() {
     }
     assert!(images > 5_000, "{images} images are too few to mean something");
 }
+
+/// The header of the oldest file is spoilt: what lies there was acknowledged.
+#[test]
+fn a_spoilt_first_file_is_kept_and_no_longer_taken_for_the_whole() {
+    let mut life = Life::new();
+    [Step::Append, Step::NextSco].into_iter().for_each(|step| life.step(step));
+    life.files.write_at(&life.path(1), 0, &[&[0xff; PAGE]]).expect(OK);
+    let found = read(&life.files, &VOLUME).expect(OK);
+    assert_eq!((found.held.suspect, found.held.end, found.remove), (true, None, Vec::new()));
+}
+
+#[test]
+fn a_file_for_batches_that_never_came_is_of_no_use() {
+    let life = Life::new();
+    life.files.create(&life.path(4)).expect(OK);
+    let found = read(&life.files, &VOLUME).expect(OK);
+    assert!(!found.held.suspect);
+    assert_eq!((found.held.end, found.remove), (None, vec![file_name(4)]));
+}

@@ -95,9 +95,15 @@ pub fn read(files: &dyn Files, volume: &Uuid) -> Result<Read, FileError> {
         return Ok(read);
     };
     let mut page = [0; PAGE];
-    files.read_at(&format!("{folder}/{}", file_name(first)), 0, &mut page)?;
+    let there = files.read_at(&format!("{folder}/{}", file_name(first)), 0, &mut page)?;
     let Ok((link, _)) = decode_sco_header(&page) else {
-        read.remove = [misnamed, names].concat();
+        if there < PAGE && names.len() == 1 {
+            // It was made for batches that never came, and all before them was on the backend.
+            read.remove = [misnamed, names].concat();
+        } else {
+            // What was acknowledged lies there, or behind it, and a person may still want it.
+            read.held.suspect = true;
+        }
         return Ok(read);
     };
     let end = ChainEnd { sco: first - 1, sequence: link.sequence, crc: link.previous_crc };

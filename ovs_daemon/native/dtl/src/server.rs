@@ -61,6 +61,8 @@ struct Volume {
     /// Fences to be stored one after the other: the newest must win.
     fences: VecDeque<Fence>,
     storing: bool,
+    /// The greatest epoch of any fence that was given to the disk: none below it may follow.
+    newest: u64,
 }
 
 enum Entry {
@@ -399,7 +401,8 @@ impl Server {
                     Ok(loaded) => {
                         let keeper = Keeper::new(loaded.fence.epoch, loaded.held);
                         let (replica, fences) = (loaded.replica, VecDeque::new());
-                        let new = Volume { keeper, replica, fences, storing: false };
+                        let newest = loaded.fence.epoch;
+                        let new = Volume { keeper, replica, fences, storing: false, newest };
                         self.volumes.insert(volume, Entry::Ready(Box::new(new)));
                         waiting.into_iter().for_each(|number| self.say_hello(number, ring));
                     }
@@ -507,12 +510,14 @@ impl Server {
         let Some(Entry::Ready(entry)) = self.volumes.get_mut(&volume) else { return None };
         match action {
             Action::StoreEpoch { epoch, suspect } => {
+                entry.newest = entry.newest.max(epoch);
                 entry.fences.push_back(Fence { volume, epoch, suspect });
                 self.store_next(volume);
             }
             Action::Vouch => {
-                let epoch = entry.keeper.fence();
-                entry.fences.push_back(Fence { volume, epoch, suspect: false });
+                // The machine has not heard of an epoch that is being stored.
+                let fence = Fence { volume, epoch: entry.newest, suspect: false };
+                entry.fences.push_back(fence);
                 self.store_next(volume);
             }
             Action::Greet { connection, held } => self.greet(volume, connection, held, ring),

@@ -10,7 +10,7 @@ use buffer::DiskFiles;
 use media::Dir;
 
 use super::*;
-use crate::replica::store_fence;
+use crate::replica::{read, store_fence};
 
 const CLUSTER: Uuid = [1; 16];
 const VOLUME: Uuid = [0x33; 16];
@@ -71,10 +71,15 @@ impl World {
         let root = std::env::temp_dir().join(format!("ovs-dtl-{name}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&root);
         Dir::create(&root.join(uuid_text(&VOLUME))).unwrap();
-        let fence = Fence { volume: VOLUME, epoch: 5, suspect: false };
-        store_fence(&DiskFiles::new(&root), &fence).unwrap();
         let (ring, server) = (Ring::new(64).unwrap(), Server::new(5, &root, CLUSTER, 0, 1));
-        Self { root, ring, server }
+        let world = Self { root, ring, server };
+        world.fence(5, false);
+        world
+    }
+
+    fn fence(&self, epoch: u64, suspect: bool) {
+        let fence = Fence { volume: VOLUME, epoch, suspect };
+        store_fence(&DiskFiles::new(&self.root), &fence).unwrap();
     }
 
     fn hello(&mut self, role: Role, epoch: u64) -> Visitor {
@@ -198,6 +203,24 @@ fn a_remover_that_was_superseded_removes_nothing() {
     assert_eq!(remover.hears(), None);
     assert!(owner.is_greeted());
     assert!(world.folder_exists());
+}
+
+/// The fence of a successor would go back, and let the owner before it in again after a restart.
+#[test]
+fn vouching_for_what_is_held_lowers_no_fence() {
+    let mut world = World::new("vouch");
+    world.fence(5, true);
+    let mut owner = world.hello(Role::Owner, 5);
+    world.work();
+    let Some(Frame::Greeted(greeted)) = owner.hears() else { panic!("it is not greeted") };
+    assert!(greeted.suspect);
+    let connection = *world.server.connections.keys().next().unwrap();
+    let mut successor = world.hello(Role::Successor, 6);
+    world.server.tell(VOLUME, Message::Resume { connection }, None, &mut world.ring);
+    world.work();
+    assert!(matches!(successor.hears(), Some(Frame::Greeted(_))));
+    let stored = read(&DiskFiles::new(&world.root), &VOLUME).unwrap().fence;
+    assert_eq!(stored, Fence { volume: VOLUME, epoch: 6, suspect: false });
 }
 
 #[test]

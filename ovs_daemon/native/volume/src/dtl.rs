@@ -119,6 +119,26 @@ impl When {
     }
 }
 
+/// The answer that the DTL node owes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Owed {
+    /// The newest batch that was sent.
+    newest: u64,
+    when: When,
+}
+
+impl Owed {
+    /// Batches up to this sequence are on their way.
+    fn sent(&mut self, sequence: u64) {
+        (self.newest, self.when) = (self.newest.max(sequence), When::Asked);
+    }
+
+    /// An answer to older ones says nothing of those that came after them, but it lives.
+    fn heard(&mut self, sequence: u64) {
+        self.when = if sequence < self.newest { When::Asked } else { When::Off };
+    }
+}
+
 /// Copies the log from the SCO files.
 #[derive(Debug)]
 struct Copier {
@@ -145,7 +165,7 @@ pub(crate) struct Dtl {
     copier: Option<Copier>,
     proposal: u32,
     away: When,
-    answer: When,
+    answer: Owed,
     /// Number of the connection that is to be made.
     dial: Option<u32>,
     dial_not_before: u64,
@@ -171,7 +191,7 @@ impl Dtl {
     /// When the next turn has to come.
     pub(crate) fn wakes_at(&self) -> Option<u64> {
         let dial = self.dial.map(|_| self.dial_not_before);
-        [self.away.at(), self.answer.at(), dial].into_iter().flatten().min()
+        [self.away.at(), self.answer.when.at(), dial].into_iter().flatten().min()
     }
 
     /// A batch waits for the DTL node or for the registry.
@@ -246,7 +266,7 @@ impl Volume {
             copier: None,
             proposal: 0,
             away: When::Off,
-            answer: When::Off,
+            answer: Owed::default(),
             dial: None,
             dial_not_before: 0,
             attempts: 0,
@@ -390,7 +410,7 @@ impl Volume {
         if let Some(line) = dtl.line.take() {
             line.close(ring);
         }
-        (dtl.copier, dtl.answer) = (None, When::Off);
+        (dtl.copier, dtl.answer) = (None, Owed::default());
     }
 
     /// Sends the batch in flight.
@@ -402,7 +422,7 @@ impl Volume {
         let head = self.log.header();
         let bytes = head.len() + data.iter().map(Slice::len).sum::<usize>();
         dtl.send(Frame::Append { payload: bytes as u32 }, head, &data, ring);
-        dtl.answer = When::Asked;
+        dtl.answer.sent(self.log.tail().sequence);
         self.append_data = data;
     }
 
@@ -474,7 +494,7 @@ impl Volume {
                 copier.unanswered = Some(self.log.tail().sequence);
             }
             dtl.send(Frame::Append { payload: bytes as u32 }, &[], &[slice], ring);
-            dtl.answer = When::Asked;
+            dtl.answer.sent(self.log.tail().sequence);
             return true;
         }
         copier.reading = true;
@@ -503,7 +523,7 @@ impl Volume {
                 copier.unanswered = Some(sequence);
                 let payload = slice.len() as u32;
                 dtl.send(Frame::Append { payload }, &[], &[slice], ring);
-                dtl.answer = When::Asked;
+                dtl.answer.sent(sequence);
                 self.dtl_step(None, ring, out);
             }
             Err(error) => {
@@ -585,7 +605,8 @@ impl Volume {
 
     fn acknowledged(&mut self, sequence: u64) {
         let Some(dtl) = &mut self.dtl else { return };
-        (dtl.answer, dtl.attempts) = (When::Off, 0);
+        dtl.answer.heard(sequence);
+        dtl.attempts = 0;
         if let Some(copier) = &mut dtl.copier
             && copier.unanswered.is_some_and(|last| last <= sequence)
         {
@@ -597,7 +618,7 @@ impl Volume {
     pub(crate) fn dtl_turn(&mut self, now: u64, ring: &mut Ring, out: &mut Outputs) {
         let Some(dtl) = &mut self.dtl else { return };
         let generation = dtl.link.generation();
-        if dtl.answer.come(now, ANSWER_NS) {
+        if dtl.answer.when.come(now, ANSWER_NS) {
             dtl.trouble = Some(format!("the DTL node {} does not answer", dtl.pair.node));
             self.dtl_step(Some(Message::Lost { generation }), ring, out);
         }
@@ -654,5 +675,23 @@ impl Volume {
             lag_batches,
             lag_bytes: lag_pages * PAGE as u64,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_to_an_older_batch_does_not_end_the_wait_for_a_newer_one() {
+        let mut owed = Owed::default();
+        owed.sent(5);
+        owed.sent(6);
+        owed.heard(5);
+        assert!(!owed.when.come(10, ANSWER_NS), "its time begins");
+        assert!(owed.when.come(10 + ANSWER_NS, ANSWER_NS), "the DTL node hangs");
+        owed.sent(7);
+        owed.heard(7);
+        assert_eq!(owed.when.at(), None);
     }
 }
