@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from ovs_daemon.control.bodies import body_of, known
 from ovs_daemon.engine import Parent
 from ovs_daemon.policy.model import DtlMode, DtlState
 from ovs_daemon.policy.ownership import Home
@@ -54,6 +55,7 @@ class Attachment:
     :param reconnects: its guest connects again by itself when its connection is closed
     :param node: the node whose Edge serves it; None for the volume's owner (records of earlier
         releases)
+    :param rest: what a later release has of it
     """
 
     mode: Mode
@@ -62,6 +64,12 @@ class Attachment:
     holder: str = LOCAL
     reconnects: bool = False
     node: str | None = None
+    rest: dict[str, Any] = field(default_factory=dict, hash=False)
+
+    @classmethod
+    def from_body(cls, body: Mapping[str, Any]) -> Attachment:
+        """The inverse of what a volume's record has of it."""
+        return cls(**{**known(cls, body), "mode": Mode(body["mode"])})
 
     @property
     def uri(self) -> str:
@@ -109,6 +117,7 @@ class Volume:
     :param backend: identity of the backend that has its objects; "" in older records
     :param preset: name of the preset by which its objects are kept; None for its node's
     :param version: of its registry record; 0 when it was never stored
+    :param rest: what a later release has in its record
     """
 
     uuid: str
@@ -136,6 +145,7 @@ class Volume:
     backend: str = ""
     preset: str | None = None
     version: int = 0
+    rest: dict[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def listed(self) -> bool:
@@ -160,21 +170,22 @@ class Volume:
 
     def body(self) -> dict[str, Any]:
         """The registry record."""
-        return _body(self)
+        return body_of(self)
 
     @classmethod
     def from_body(cls, body: Mapping[str, Any], version: int) -> Volume:
         """The inverse of :meth:`body`."""
-        fields = dict(body)
+        fields = known(cls, body)
         parent, attachments = fields["parent"], fields.get("attachments", [])
         # Before there were holders, a volume had one attachment or none.
-        if (only := fields.pop("attachment", None)) is not None:
+        if (only := fields["rest"].pop("attachment", None)) is not None:
             attachments = [only]
         fields["state"] = State(fields["state"])
         fields["ancestors"] = tuple(fields["ancestors"])
         fields["parent"] = None if parent is None else Parent(**parent)
         fields["attachments"] = tuple(
-            Attachment(**{**one, "mode": Mode(one["mode"])}) for one in attachments
+            Attachment(**{**known(Attachment, one), "mode": Mode(one["mode"])})
+            for one in attachments
         )
         dtl = fields.get("dtl", {})
         fields["dtl"] = Dtl(
@@ -198,6 +209,7 @@ class Snapshot:
     :param clones: how many volumes have it as their parent
     :param kept: a template's base: stays although it has no clones
     :param version: of its registry record; 0 when it was never stored
+    :param rest: what a later release has in its record
     """
 
     uuid: str
@@ -209,6 +221,7 @@ class Snapshot:
     clones: int = 0
     kept: bool = False
     version: int = 0
+    rest: dict[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def listed(self) -> bool:
@@ -217,15 +230,9 @@ class Snapshot:
 
     def body(self) -> dict[str, Any]:
         """The registry record."""
-        return _body(self)
+        return body_of(self)
 
     @classmethod
     def from_body(cls, body: Mapping[str, Any], version: int) -> Snapshot:
         """The inverse of :meth:`body`."""
-        return cls(**{**body, "state": State(body["state"])}, version=version)
-
-
-def _body(record: Volume | Snapshot) -> dict[str, Any]:
-    body = asdict(record)
-    del body["version"]
-    return body
+        return cls(**{**known(cls, body), "state": State(body["state"])}, version=version)

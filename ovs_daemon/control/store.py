@@ -115,7 +115,7 @@ class Store:
     def alive(self) -> dict[str, Alive]:
         """Who is alive, by the node's name."""
         records = self._registry.list(ALIVE)
-        return {one.ident: Alive(one.ident, **one.body, version=one.version) for one in records}
+        return {one.ident: Alive.from_body(one.ident, one.body, one.version) for one in records}
 
     def preset(self, name: str) -> Preset | None:
         """The preset with this name."""

@@ -8,10 +8,11 @@ record as well, unchanged, so that two such decisions never pass each other unse
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from ovs_daemon.control.bodies import body_of, known
 from ovs_daemon.policy.model import Role
 
 ALL_ROLES = tuple(Role)
@@ -25,6 +26,7 @@ class Domain:
 
     :param availability_zone: OpenStack's name for it; None when it has none
     :param version: of its registry record; 0 when it was never stored
+    :param rest: what a later release has in its record
     """
 
     name: str
@@ -32,15 +34,16 @@ class Domain:
     availability_zone: str | None
     created_at: str
     version: int = 0
+    rest: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def body(self) -> dict[str, Any]:
         """The registry record."""
-        return _body(self)
+        return body_of(self)
 
     @classmethod
     def from_body(cls, body: Mapping[str, Any], version: int) -> Domain:
         """The inverse of :meth:`body`."""
-        return cls(**body, version=version)
+        return cls(**known(cls, body), version=version)
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ class Preset:
     :param encryption: of objects: ``none`` or ``aes-256-gcm``
     :param cache_on_write: whether objects are brought to the cache tier when they are put
     :param version: of its registry record; 0 when it was never stored
+    :param rest: what a later release has in its record
     """
 
     name: str
@@ -65,15 +69,17 @@ class Preset:
     encryption: str = "none"
     cache_on_write: bool = False
     version: int = 0
+    rest: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def body(self) -> dict[str, Any]:
         """The registry record."""
-        return _body(self)
+        return body_of(self)
 
     @classmethod
     def from_body(cls, body: Mapping[str, Any], version: int) -> Preset:
         """The inverse of :meth:`body`."""
-        return cls(**{**body, "policies": tuple(body["policies"])}, version=version)
+        fields = {**known(cls, body), "policies": tuple(body["policies"])}
+        return cls(**fields, version=version)
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,7 @@ class Node:
     :param draining: it is being emptied and gets nothing new
     :param backend: identity of the backend that it stores objects on; "" in older records
     :param version: of its registry record; 0 when it was never stored
+    :param rest: what a later release has in its record
     """
 
     name: str
@@ -104,6 +111,7 @@ class Node:
     draining: bool = False
     backend: str = ""
     version: int = 0
+    rest: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def shares_backend(self, other: Node) -> bool:
         """Whether what one has stored, the other can open; of older records nobody knows."""
@@ -111,15 +119,15 @@ class Node:
 
     def body(self) -> dict[str, Any]:
         """The registry record."""
-        return _body(self)
+        return body_of(self)
 
     @classmethod
     def from_body(cls, name: str, body: Mapping[str, Any], version: int) -> Node:
         """The inverse of :meth:`body`; records of earlier releases know less."""
-        known = {"name": name, **body}
-        if "roles" in known:
-            known["roles"] = tuple(Role(role) for role in known["roles"])
-        return cls(**known, version=version)
+        fields = known(cls, {"name": name, **body})
+        if "roles" in fields:
+            fields["roles"] = tuple(Role(role) for role in fields["roles"])
+        return cls(**fields, version=version)
 
 
 class Standing(StrEnum):
@@ -142,6 +150,7 @@ class Osd:
     :param role: ``capacity`` or ``cache``
     :param registered_by: the node whose daemon found it
     :param version: of its registry record; 0 when it was never stored
+    :param rest: what a later release has in its record
     """
 
     uuid: str
@@ -153,16 +162,17 @@ class Osd:
     registered_at: str
     standing: Standing = Standing.MEMBER
     version: int = 0
+    rest: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def body(self) -> dict[str, Any]:
         """The registry record."""
-        return {**_body(self), "standing": self.standing.value}
+        return {**body_of(self), "standing": self.standing.value}
 
     @classmethod
     def from_body(cls, body: Mapping[str, Any], version: int) -> Osd:
         """The inverse of :meth:`body`; in records of earlier releases all are members."""
         standing = Standing(body.get("standing", Standing.MEMBER))
-        return cls(**{**body, "standing": standing}, version=version)
+        return cls(**{**known(cls, body), "standing": standing}, version=version)
 
 
 @dataclass(frozen=True)
@@ -204,8 +214,7 @@ class Alive:
         """The registry record."""
         return {"instance": self.instance, "since": self.since}
 
-
-def _body(record: Domain | Node | Osd | Preset) -> dict[str, Any]:
-    body = asdict(record)
-    del body["version"]
-    return body
+    @classmethod
+    def from_body(cls, node: str, body: Mapping[str, Any], version: int) -> Alive:
+        """The inverse of :meth:`body`; only the node itself writes it."""
+        return cls(node, body["instance"], body["since"], version)
