@@ -59,9 +59,14 @@ class Node:
     draining: bool = False
 
     @property
+    def serving(self) -> bool:
+        """Whether it can serve volumes."""
+        return self.router and self.alive and self.domain is not None
+
+    @property
     def usable(self) -> bool:
         """Whether something new may be placed on it."""
-        return self.router and self.alive and not self.draining and self.domain is not None
+        return self.serving and not self.draining
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,8 @@ class Volume:
     :param ancestors: the volumes (UUIDs) from which it was cloned, oldest first: what they have not
         on the backend yet is in their owner's write buffer, so that one node serves them all
     :param handed: its owner was given it, with everything on the backend, and has not opened it yet
+    :param served: the node whose write buffer has everything that is not on the backend; None: the
+        owner
     """
 
     uuid: str
@@ -83,6 +90,12 @@ class Volume:
     mds: tuple[str, ...] = ()
     ancestors: tuple[str, ...] = ()
     handed: bool = False
+    served: str | None = None
+
+    @property
+    def root(self) -> str:
+        """The oldest of its family: all that were cloned from it, directly or not."""
+        return (*self.ancestors, self.uuid)[0]
 
 
 @dataclass(frozen=True)
@@ -109,6 +122,13 @@ class Cluster:
         """The volumes of a node, ancestors before their descendants."""
         mine = (volume for volume in self.volumes if volume.owner == name)
         return tuple(sorted(mine, key=lambda volume: (len(volume.ancestors), volume.uuid)))
+
+    def families(self) -> tuple[tuple[Volume, ...], ...]:
+        """All volumes by family, ancestors before their descendants."""
+        found: dict[str, list[Volume]] = {}
+        for volume in sorted(self.volumes, key=lambda one: (len(one.ancestors), one.uuid)):
+            found.setdefault(volume.root, []).append(volume)
+        return tuple(tuple(family) for family in found.values())
 
     def domains(self) -> tuple[str, ...]:
         """Domains that have nodes."""

@@ -118,6 +118,8 @@ class Step(enum.StrEnum):
     * ``clear``: remove what lies in this node's write buffer;
     * ``fetch``: have the keeper refuse older epochs, and get the log (``keep_local``: unless what
       is here is longer);
+    * ``give``: swap the record, so that a relative's owner has it; never decided here, see
+      `give`;
     * ``open``: open it under the record's epoch.
     """
 
@@ -130,6 +132,7 @@ class Step(enum.StrEnum):
     ADOPT = "adopt"
     DEGRADE = "degrade"
     GIVE_BACK = "give_back"
+    GIVE = "give"
     OPEN = "open"
 
 
@@ -179,6 +182,19 @@ def decide(me: str, record: Record, known: Knowledge, chosen: bool, here: Home) 
     if loss(record, here) is Loss.FOLDER:
         return _other_folder(f"no other node has its log ({record.state})")
     return _open(me, record, here)
+
+
+def give(me: str, record: Record, known: Knowledge, to: str) -> Decision:
+    """What this node has to do to let another one have a volume that is not open here.
+
+    Whoever gets it opens it with its log, or from the backend. What neither has stays.
+    """
+    if record.owner != me or known.opened is not None:
+        return Decision(Step.REST)
+    logged = record.state is DtlState.IN_SYNC and record.mode is DtlMode.SYNC
+    if not (record.saved or logged):
+        return Decision(Step.REST, reason=f"its log is {record.state}, and only here is everything")
+    return Decision(Step.GIVE, replace(record, owner=to, epoch=record.epoch + 1))
 
 
 def _open(me: str, record: Record, here: Home) -> Decision:

@@ -6,7 +6,8 @@ node was just given the volume and had not opened it. In all other cases a perso
 is told what may be lost.
 
 Relatives (clones, clones of clones) go to one node, ancestors first, because what an ancestor has
-not on the backend yet is in its owner's write buffer. A volume whose ancestor must stay stays.
+not on the backend yet is in its owner's write buffer. A volume whose ancestor must stay stays; one
+with relatives on other nodes goes to them.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def takeovers(cluster: Cluster, dead: str) -> tuple[Takeover, ...]:
     fates: dict[str, Takeover] = {}
     owners = Owners(cluster)
     for volume in cluster.owned(dead):
-        obstacle = _obstacle(cluster, volume, fates)
+        obstacle = _obstacle(cluster, volume, owners)
         if obstacle is None:
             owner = successor(cluster, volume, owners)
             if owner is not None:
@@ -77,10 +78,17 @@ class Owners:
     def __init__(self, cluster: Cluster) -> None:
         self._owners = {volume.uuid: volume.owner for volume in cluster.volumes}
         self._counts = Counter(self._owners.values())
+        self._families = {family[0].root: family for family in cluster.families()}
 
     def of(self, uuid: str) -> str | None:
         """The owner of a volume."""
         return self._owners.get(uuid)
+
+    def of_relatives(self, volume: Volume) -> tuple[str, ...]:
+        """The owners of a volume's family, those of its nearest ancestors first."""
+        nearest = [one for one in reversed(volume.ancestors) if one in self._owners]
+        family = [one.uuid for one in self._families[volume.root]]
+        return tuple(dict.fromkeys(self._owners[one] for one in (*nearest, *family)))
 
     def count(self, node: str) -> int:
         """How many volumes a node owns."""
@@ -104,14 +112,17 @@ def settled(cluster: Cluster, volume: Volume) -> Volume:
 def successor(cluster: Cluster, volume: Volume, owners: Owners) -> str | None:
     """Who takes a volume from its owner, if it may be taken; None when there is nobody.
 
-    A clone goes where its ancestors are. Else it is the best usable node: in the own Domain, then
-    in the Recovery Domain; there, one that follows the map already; rather not the one that keeps
-    the log, so that there remain two copies; the one with the fewest volumes.
+    It goes where its relatives are, ancestors before others. Else it is the best usable node: in
+    the own Domain, then in the Recovery Domain; there, one that follows the map already; rather not
+    the one that keeps the log, so that there remain two copies; the one with the fewest volumes.
     """
-    usable = [node for node in cluster.nodes if node.usable and node.name != volume.owner]
-    for ancestor in reversed(volume.ancestors):
-        if any(node.name == owners.of(ancestor) for node in usable):
-            return owners.of(ancestor)
+    others = [node for node in cluster.nodes if node.serving and node.name != volume.owner]
+    names = {node.name for node in others}
+    for owner in owners.of_relatives(volume):
+        # Also one that is being drained: it gives them away together.
+        if owner in names:
+            return owner
+    usable = [node for node in others if not node.draining]
     before = cluster.node(volume.owner)
     domains = () if before is None else (before.domain, before.recovery_domain)
 
@@ -128,17 +139,18 @@ def successor(cluster: Cluster, volume: Volume, owners: Owners) -> str | None:
     return None if best is None else best.name
 
 
-def _obstacle(cluster: Cluster, volume: Volume, fates: dict[str, Takeover]) -> Obstacle | None:
-    missing = None if volume.handed else _missing_log(cluster, volume)
+def _obstacle(cluster: Cluster, volume: Volume, owners: Owners) -> Obstacle | None:
+    missing = None if volume.handed else missing_log(cluster, volume)
     if missing is not None:
         return missing
-    if any(name in fates and fates[name].owner is None for name in volume.ancestors):
+    found = (owners.of(one) for one in volume.ancestors)
+    if any(one is not None and not cluster.alive(one) for one in found):
         return Obstacle.ANCESTOR
     return None
 
 
-def _missing_log(cluster: Cluster, volume: Volume) -> Obstacle | None:
-    """What a log with every acknowledged write lacks."""
+def missing_log(cluster: Cluster, volume: Volume) -> Obstacle | None:
+    """What a log with every acknowledged write lacks; None when another node can read it."""
     if volume.mode is DtlMode.NONE or volume.dtl_node is None:
         return Obstacle.NO_COPY
     if volume.dtl_state is not DtlState.IN_SYNC:

@@ -16,7 +16,7 @@ from ovs_daemon import policy
 
 FOLDER = Path(policy.__file__).parent
 # Each imports only those before it.
-MODULES = ("model", "placement", "takeover", "drain", "what_if", "ranking", "ownership")
+MODULES = ("model", "placement", "takeover", "family", "drain", "what_if", "ranking", "ownership")
 
 _numbers = itertools.count()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.unit.policy import family_world
 from tests.unit.policy.invariants import (
     draining_empties,
     log_is_where_it_should_be,
@@ -37,8 +38,8 @@ MUTANTS = (
     Mutant(
         "dead nodes are given logs",
         "model",
-        "return self.router and self.alive and not self.draining and self.domain is not None",
-        "return self.router and not self.draining and self.domain is not None",
+        "return self.router and self.alive and self.domain is not None",
+        "return self.router and self.domain is not None",
         log_is_where_it_should_be.__name__,
     ),
     Mutant(
@@ -114,15 +115,15 @@ MUTANTS = (
     Mutant(
         "a clone goes elsewhere than its ancestors",
         "takeover",
-        "for ancestor in reversed(volume.ancestors):",
-        "for ancestor in ():",
+        "        if owner in names:",
+        "        if False:",
         takeover_happens.__name__,
     ),
     Mutant(
         "a clone is taken over although its ancestor must stay",
         "takeover",
-        "if any(name in fates and fates[name].owner is None for name in volume.ancestors):",
-        "if any(name not in fates for name in volume.ancestors):",
+        "if any(one is not None and not cluster.alive(one) for one in found):",
+        "if any(one is None for one in found):",
         takeover_happens.__name__,
     ),
     Mutant(
@@ -220,6 +221,7 @@ OWNERSHIP_WORLDS = {
     "owners-outage": Bounds(writes=1, crashes=1, pauses=0, cuts=1, outages=1),
     "owners-disk": Bounds(writes=1, crashes=1, pauses=0, cuts=1, disks=1),
     "owners-moves": Bounds(writes=2, crashes=1, pauses=0, cuts=0, moves=1),
+    "owners-gives": Bounds(writes=1, crashes=1, pauses=0, cuts=1, power=1, gives=1),
 }
 
 OWNERSHIP_MUTANTS = (
@@ -322,6 +324,79 @@ OWNERSHIP_MUTANTS = (
             "            return Decision(Step.CLEAR)",
             "            return Decision(Step.ADOPT, replace(record, home=here, saved=False))",
             "what was given up does not come back",
+        ),
+    ),
+    (
+        "owners-gives",
+        Mutant(
+            "a volume that is given away is believed to be whole where it goes",
+            "ownership",
+            "return Decision(Step.GIVE, replace(record, owner=to, epoch=record.epoch + 1))",
+            "return Decision(Step.GIVE, replace(record, owner=to, served=to, "
+            "epoch=record.epoch + 1))",
+            "who serves has every acknowledged write",
+        ),
+    ),
+    (
+        "owners-gives",
+        Mutant(
+            "a volume that is open is given away",
+            "ownership",
+            "if record.owner != me or known.opened is not None:",
+            "if record.owner != me:",
+            "one node serves",
+        ),
+    ),
+)
+
+_CLONE, _TWO_CLONES, _CHAIN = ((), (0,)), ((), (0,), (0,)), ((), (0,), (0, 1))
+# Which world shows what; each is explored in about a second.
+FAMILY_WORLDS = {
+    "family": family_world.Bounds(_CLONE, deaths=2, degrades=1, at_once=1),
+    "family-large": family_world.Bounds(_TWO_CLONES, deaths=2, at_once=1),
+    "family-logs": family_world.Bounds(_TWO_CLONES, degrades=1, bad_logs=1, at_once=2),
+    "family-chain": family_world.Bounds(_CHAIN, degrades=2, at_once=2),
+}
+
+FAMILY_MUTANTS = (
+    (
+        "family",
+        Mutant(
+            "what only its node has is not followed by its relatives",
+            "family",
+            "anchor = next(needed, family[0])",
+            "anchor = family[0]",
+            family_world.TOGETHER,
+        ),
+    ),
+    (
+        "family",
+        Mutant(
+            "what only its node has is given away",
+            "family",
+            "return volume.handed or missing_log(cluster, volume) is None",
+            "return True",
+            family_world.TOGETHER,
+        ),
+    ),
+    (
+        "family-large",
+        Mutant(
+            "what a takeover has left is nobody's business",
+            "family",
+            "for one in living\n        if one.owner != anchor.owner",
+            "for one in living\n        if one.uuid not in apart and one.owner != anchor.owner",
+            family_world.TOGETHER,
+        ),
+    ),
+    (
+        "family-logs",
+        Mutant(
+            "a parent is handed over without a clone that has just been opened",
+            "family",
+            "if uuid not in going and any(one in going for one in ancestors):",
+            "if False:",
+            family_world.ALONE,
         ),
     ),
 )

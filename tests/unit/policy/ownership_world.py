@@ -4,7 +4,8 @@ The owners ask `policy.ownership`, as in production; engine and keeper are model
 `machines::dtl` promises (its own worlds show that it does). A decision rests on a record that was
 read earlier; swaps fail, or succeed without an answer; nodes crash, pause for longer than their
 lease and go on, cannot reach the keeper; the keeper loses power and with it the end of the log. So
-do nodes, or they come back with an empty disk. A volume that is handed over is on the backend.
+do nodes, or they come back with an empty disk. A volume that is handed over is on the backend; one
+that is closed may be given away as it is.
 
 `aware`: a paused node notices that its lease was over before it serves anything. One that does not
 (its clock went wrong) may answer reads with old data, but must not acknowledge a write.
@@ -35,6 +36,7 @@ class Bounds:
     outages: int = 0
     disks: int = 0
     moves: int = 0
+    gives: int = 0
     aware: bool = True
 
 
@@ -84,6 +86,7 @@ class State:
     outages: int = 0
     disks: int = 0
     moves: int = 0
+    gives: int = 0
     # What the backend has of a volume that was handed over and is not open yet; and whether the
     # new owner opened something else.
     handed: tuple[int, ...] | None = None
@@ -146,6 +149,13 @@ class World:
             if decision.step is not self.own.Step.REST:
                 pending = replace(host, pending=(decision, state.record))
                 yield f"{name} decides to {decision.step}", state.with_host(place, pending)
+            if state.gives < self.bounds.gives:
+                # Relatives are there.
+                given = self.own.give(name, state.record, host.known, NODES[1 - place])
+                if given.step is self.own.Step.GIVE:
+                    after = replace(state, gives=state.gives + 1)
+                    pending = replace(host, pending=(given, state.record))
+                    yield f"{name} wants to {given.step} it", after.with_host(place, pending)
             return
         yield from self._perform(state, place, host)
 
@@ -372,6 +382,7 @@ HAPPENS: dict[str, Callable[[str], bool]] = {
     "another node takes over and serves": lambda words: words == "B performs open",
     "the log is complete again after it was not": lambda words: "records in_sync" in words,
     "a volume is given back": lambda words: "swaps to give_back" in words,
+    "a closed volume is given away": lambda words: words.endswith("swaps to give"),
     "a successor finds the owner back and no keeper": lambda words: words.endswith(": owner_back"),
     "an owner goes on without the keeper": lambda words: "swaps to degrade" in words,
     "a fenced owner is refused": lambda words: "is fenced" in words or "is refused" in words,

@@ -7,10 +7,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.unit.policy import ownership_world, worlds
+from tests.unit.policy import family_world, ownership_world, worlds
 from tests.unit.policy.invariants import INVARIANTS
 from tests.unit.policy.loading import Mutant, load
-from tests.unit.policy.mutants import MUTANTS, OWNERSHIP_MUTANTS, OWNERSHIP_WORLDS
+from tests.unit.policy.mutants import (
+    FAMILY_MUTANTS,
+    FAMILY_WORLDS,
+    MUTANTS,
+    OWNERSHIP_MUTANTS,
+    OWNERSHIP_WORLDS,
+)
 
 NAMES = {invariant.__name__: invariant for invariant in INVARIANTS.values()}
 
@@ -60,6 +66,7 @@ def test_every_invariant_catches_a_mutant() -> None:
     assert {mutant.caught_by for mutant in MUTANTS} == NAMES.keys()
     caught = {mutant.caught_by for _, mutant in OWNERSHIP_MUTANTS}
     assert caught == set(ownership_world.INVARIANTS)
+    assert {mutant.caught_by for _, mutant in FAMILY_MUTANTS} == set(family_world.INVARIANTS)
 
 
 def test_who_owns_a_volume_in_every_order_of_events() -> None:
@@ -77,3 +84,20 @@ def test_a_mutant_of_ownership_is_caught(world: str, mutant: Mutant) -> None:
     explored = ownership_world.World(load(mutant), OWNERSHIP_WORLDS[world])
     with pytest.raises(ownership_world.Violation, match=mutant.caught_by):
         ownership_world.explore(explored)
+
+
+def test_a_family_comes_together_after_every_order_of_events() -> None:
+    policy = load()
+    happened: set[str] = set()
+    for bounds in FAMILY_WORLDS.values():
+        happened |= family_world.explore(family_world.World(policy, bounds)).happened
+    assert happened == family_world.HAPPENS.keys()
+
+
+@pytest.mark.parametrize(
+    ("world", "mutant"), FAMILY_MUTANTS, ids=[one.says for _, one in FAMILY_MUTANTS]
+)
+def test_a_mutant_of_families_is_caught(world: str, mutant: Mutant) -> None:
+    explored = family_world.World(load(mutant), FAMILY_WORLDS[world])
+    with pytest.raises(family_world.Violation, match=mutant.caught_by):
+        family_world.explore(explored)
