@@ -163,7 +163,7 @@ def _run(conf: cfg.ConfigOpts) -> None:
         desk.start()
     # Before volumes are opened: their objects may be on these.
     osds.tend()
-    recover(host)
+    recover(host, conf.engine.openings_at_once)
     verbs = Verbs(host, lambda: edge.reachable)
     server = ControlServer(Api(verbs), run_dir / "control.sock", options.control_group(conf))
     rpc = _rpc_server(conf, host, verbs)

@@ -297,8 +297,8 @@ ENGINE_OPTS = [
         default=8,
         min=1,
         max=256,
-        help="Volumes that this node opens, or takes over from a node that is dead, beside each "
-        "other.",
+        help="Volumes that this node opens, when it starts or takes over from a node that is dead, "
+        "beside each other; a volume and its clones are opened one after the other.",
     ),
     cfg.Opt(
         "compaction_rate",

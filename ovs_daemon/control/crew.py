@@ -16,12 +16,17 @@ class Crew:
     """A few threads. One other thread gives them their tasks.
 
     :param at_once: how many tasks are worked on at a time
-    :param patience_s: how long whoever gives tasks waits for them, seconds
+    :param patience_s: how long whoever gives tasks waits for them, seconds; None: until they end
     :param late: told that a task has ended for which nobody waited any more
     """
 
-    def __init__(self, at_once: int, patience_s: float, late: Callable[[], None]) -> None:
-        self._pool = ThreadPoolExecutor(at_once, "steward")
+    def __init__(
+        self,
+        at_once: int,
+        patience_s: float | None = None,
+        late: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._pool = ThreadPoolExecutor(at_once, "crew")
         self._patience_s = patience_s
         self._late = late
         self._guard = threading.Lock()

@@ -10,6 +10,7 @@ from ovs_daemon.control.outlook import why_stopped
 from ovs_daemon.control.records import Volume
 from ovs_daemon.control.topology import Node
 from ovs_daemon.control.view import View
+from ovs_daemon.policy.family import gatherings
 from ovs_daemon.policy.model import DtlMode, DtlState
 from ovs_daemon.policy.placement import keepers
 from ovs_daemon.policy.takeover import takeovers
@@ -27,6 +28,7 @@ def cluster_findings(host: Host, view: View) -> list[dict[str, Any]]:
         if node.wanted_recovery_domain is not None:
             found.append(_waiting(node))
     found += _without_log(view)
+    found += _apart(view)
     return found + _dtl_findings(view) + _silent_guests(view) + _differing(host)
 
 
@@ -72,6 +74,23 @@ def _without_log(view: View) -> list[dict[str, Any]]:
         if volume.listed and volume.node in view.alive
         if volume.served not in (None, volume.node, *view.alive)
         if volume.dtl.node not in view.alive
+    ]
+
+
+def _apart(view: View) -> list[dict[str, Any]]:
+    """Volumes that have to go to a relative."""
+    names = view.names()
+    return [
+        finding(
+            "family_apart",
+            "warning",
+            f"volume {names[one.volume]}",
+            f"node {one.before} owns it, and node {one.after} its relative {names[one.anchor]}: "
+            "clones and what they were cloned from are served by one node",
+            f"it goes to {one.after} by itself; if it stays so, the log of the daemon on "
+            f"{one.before} says what keeps it, such as an attachment with --direct",
+        )
+        for one in gatherings(view.cluster())
     ]
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ovs_daemon.control.locks import Locks
-from ovs_daemon.control.opening import Guard, Opener, Unguarded
+from ovs_daemon.control.opening import Guard, Opener, Taken, Unguarded
 from ovs_daemon.control.records import State, Volume
 from ovs_daemon.control.store import Store, put
 from ovs_daemon.control.topology import ALL_ROLES
@@ -172,14 +172,14 @@ class Host:
             self.close(volume.uuid)
         return self.acquire(volume)
 
-    def acquire(self, volume: Volume, chosen: bool = False) -> Volume:
-        """Open a volume that is not open here. The caller holds its lock.
+    def acquire(self, volume: Volume, taken: Taken | None = None) -> Volume:
+        """Open a volume of this node that is not open. The caller holds its lock.
 
-        :param chosen: take it from its owner, which is dead
+        :param taken: it was taken over just now
         :raises VStorageError: as :meth:`open`
         """
         try:
-            opened = self.opener.acquire(volume, chosen)
+            opened = self.opener.acquire(volume, taken)
         except VStorageError as failure:
             # One that belongs to another node is not this node's trouble.
             if failure.code != Code.NOT_HERE:

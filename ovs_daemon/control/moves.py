@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
+from ovs_daemon.control.family import open_taken, relatives
 from ovs_daemon.control.host import Host
 from ovs_daemon.control.opening import parted, record_of, refuse_other_backend
 from ovs_daemon.control.records import Attachment, Dtl, Mode, State, Volume
@@ -16,10 +18,11 @@ from ovs_daemon.control.tokens import issue
 from ovs_daemon.control.view import View
 from ovs_daemon.edge import Where
 from ovs_daemon.errors import Code, VStorageError, unknown_node
+from ovs_daemon.policy.family import left_behind
 from ovs_daemon.policy.model import DtlMode, DtlState
 from ovs_daemon.policy.ownership import Home, Loss, loss
 from ovs_daemon.policy.takeover import takeovers
-from ovs_daemon.registry import Absent, Conflict
+from ovs_daemon.registry import Absent, Conflict, Unchanged
 
 LOG = logging.getLogger(__name__)
 
@@ -43,30 +46,71 @@ def move_volume(host: Host, reference: str, target: str) -> Volume:
     what = f"move volume {reference!r} to node {target!r}"
     volume = host.require(what, reference)
     _check_target(host, what, volume, target)
-    family = _relatives(host, volume)
+    family = relatives(host.store, volume)
     for one in family:
         _check_movable(host, what, one, target)
+    _hand_over_together(host, what, family, family, target)
+    return host.again(what, volume)
+
+
+def bring_together(host: Host, family: Sequence[Volume], anchor: Volume, *still: Unchanged) -> None:
+    """Give open volumes to the node that owns a relative of them, as a move does.
+
+    :param family: ancestors before their descendants
+    :param anchor: the relative
+    :param still: records because of which they go there; else nothing is given
+    :raises VStorageError: ``in_use`` while one is attached in a way that cannot follow, ``busy``,
+        or an engine code; what could not be given is open here as before
+    """
+    target = anchor.node
+    what = f"bring volume {family[0].name!r} to its relative {anchor.name!r} on node {target!r}"
+    refuse_other_backend(what, family[0], target, _backend_of(View.of(host.store), target))
+    own = _own(host, family[0])
+    for one in own:
+        _refuse_unfinished(what, one)
+    for one in family:
+        _check_movable(host, what, one, target)
+    _hand_over_together(host, what, family, own, target, *still)
+
+
+def _hand_over_together(
+    host: Host,
+    what: str,
+    family: Sequence[Volume],
+    own: Sequence[Volume],
+    target: str,
+    *still: Unchanged,
+) -> None:
+    """Give volumes that are open here to another node.
+
+    :param own: all relatives that this node owns, or is making
+    :param still: what else must be as it was
+    """
     _settle(host, family)
     with contextlib.ExitStack() as held:
         # Held until it is another's: nobody may open it here, and write, in between. In the order
         # in which a group of snapshots takes them, so that neither waits for the other.
-        for uuid in sorted(one.uuid for one in family):
+        for uuid in sorted(one.uuid for one in own):
             held.enter_context(host.locks.holding(uuid))
-        if [one.uuid for one in _relatives(host, volume)] != [one.uuid for one in family]:
+        if [one.uuid for one in _own(host, family[0])] != [one.uuid for one in own]:
             why = "a clone of the family was made or deleted meanwhile"
+            raise VStorageError(Code.BUSY, what, why, "try again")
+        open_here = {one.uuid: one.ancestors for one in own if host.is_open(one.uuid)}
+        clone = left_behind({one.uuid for one in family}, open_here)
+        if clone is not None:
+            why = f"a clone, {clone}, was opened here meanwhile"
             raise VStorageError(Code.BUSY, what, why, "try again")
         for one in family:
             _check_movable(host, what, host.store.volume(one.uuid) or one, target)
         try:
             _prepare_edge(host, family, target)
-            _hand_over(host, what, family, target)
+            _hand_over(host, what, family, target, still)
         except VStorageError:
             _go_on(host, family)
             raise
-    return host.again(what, volume)
 
 
-def _settle(host: Host, family: list[Volume]) -> None:
+def _settle(host: Host, family: Sequence[Volume]) -> None:
     """Bring what there is to the backend while guests write, until that takes no time to speak of:
     so long, about, they will wait for the rest of it.
     """
@@ -79,7 +123,7 @@ def _settle(host: Host, family: list[Volume]) -> None:
             return
 
 
-def _prepare_edge(host: Host, family: list[Volume], target: str) -> None:
+def _prepare_edge(host: Host, family: Sequence[Volume], target: str) -> None:
     """Give this node's Edge the leave to reach the new owner, before it is told to."""
     key, me = host.settings.cluster_key, host.settings.node
     address = edge_address(host, target)
@@ -100,7 +144,9 @@ def _prepare_edge(host: Host, family: list[Volume], target: str) -> None:
                 LOG.warning("the Edge follows volume %s later: %s", one.name, failure)
 
 
-def _hand_over(host: Host, what: str, family: list[Volume], target: str) -> None:
+def _hand_over(
+    host: Host, what: str, family: Sequence[Volume], target: str, still: Sequence[Unchanged]
+) -> None:
     address = edge_address(host, target)
     # Descendants first: an ancestor's data is needed as long as they are open.
     for one in reversed(family):
@@ -122,14 +168,14 @@ def _hand_over(host: Host, what: str, family: list[Volume], target: str) -> None
             _refuse_bound(host, what, found, target)
     operations = [put(_handed(one, target)) for one in current if one is not None]
     try:
-        host.store.commit(*operations)
+        host.store.commit(*operations, *still)
     except Conflict as conflict:
         raise VStorageError(
             Code.BUSY, what, f"its record changed meanwhile ({conflict})", "try again"
         ) from conflict
 
 
-def _go_on(host: Host, family: list[Volume]) -> None:
+def _go_on(host: Host, family: Sequence[Volume]) -> None:
     """Have what could not be moved open here again: guests may wait for it."""
     for one in family:
         try:
@@ -159,29 +205,57 @@ def take_over(host: Host, reference: str, accept_loss: bool) -> Volume:
             if accept_loss and volume.served not in (None, me):
                 return host.acquire(_force(host, what, volume))
             return _take_own(host, what, volume, accept_loss)
-        view = View.of(host.store)
-        if volume.node in view.alive:
-            raise VStorageError(
-                Code.IN_USE,
-                what,
-                f"its owner, node {volume.node!r}, is alive",
-                f"'vstorage volume move {volume.name} {me}' on that node",
-            )
-        fates = {
-            one.volume: one for one in takeovers(view.cluster(beside=volume.node), volume.node)
-        }
-        fate = fates.get(volume.uuid)
-        if fate is not None and fate.owner is not None:
-            return host.acquire(volume, chosen=True)
-        if not accept_loss:
-            raise VStorageError(
-                Code.NOT_IN_SYNC,
-                what,
-                _statement(volume, None),
-                f"bring node {volume.served or volume.node} back; if it is gone for good and that "
-                f"loss is accepted, 'vstorage volume takeover --accept-loss {volume.name}'",
-            )
-        return host.acquire(_force(host, what, volume))
+        family = _takeable(host, what, volume)
+        if volume.uuid not in {one.uuid for one in family}:
+            if not accept_loss:
+                raise VStorageError(
+                    Code.NOT_IN_SYNC,
+                    what,
+                    _statement(volume, None),
+                    f"bring node {volume.served or volume.node} back; if it is gone for good and "
+                    "that loss is accepted, "
+                    f"'vstorage volume takeover --accept-loss {volume.name}'",
+                )
+            return host.acquire(_force(host, what, volume))
+    # Without the lock: others hold those of relatives and wait for this one.
+    return _take_together(host, what, volume, family)
+
+
+def _takeable(host: Host, what: str, volume: Volume) -> list[Volume]:
+    """Those of a dead node's family with which another node can go on, ancestors first.
+
+    :raises VStorageError: ``in_use``, that node lives
+    """
+    view = View.of(host.store)
+    if volume.node in view.alive:
+        raise VStorageError(
+            Code.IN_USE,
+            what,
+            f"its owner, node {volume.node!r}, is alive",
+            f"'vstorage volume move {volume.name} {host.settings.node}' on that node",
+        )
+    volumes = {one.uuid: one for one in view.volumes if one.root == volume.root}
+    fates = takeovers(view.cluster(beside=volume.node), volume.node)
+    taken = (fate.volume for fate in fates if fate.owner is not None)
+    return [volumes[uuid] for uuid in taken if uuid in volumes]
+
+
+def _take_together(host: Host, what: str, volume: Volume, family: list[Volume]) -> Volume:
+    """Take relatives over, and open the volume with what it needs; the steward opens the rest."""
+    try:
+        taken = host.opener.take_over(family)
+    except Conflict as conflict:
+        raise VStorageError(
+            Code.BUSY, what, f"a record changed meanwhile ({conflict})", "try again"
+        ) from conflict
+    for one in taken:
+        if one.volume.uuid in volume.ancestors:
+            open_taken(host, one)
+        if one.volume.uuid == volume.uuid:
+            return open_taken(host, one)
+    raise VStorageError(
+        Code.BUSY, what, f"node {volume.node!r}, which owns it, is back", "use it there"
+    )
 
 
 def _take_own(host: Host, what: str, volume: Volume, accept_loss: bool) -> Volume:
@@ -305,13 +379,18 @@ def _check_movable(host: Host, what: str, volume: Volume, target: str) -> None:
             Code.NOT_HERE,
             what,
             f"node {volume.node!r} owns {volume.name!r}",
-            "ask the daemon of that node",
+            "ask the daemon of that node; relatives that several nodes own come together on one by "
+            "themselves first",
         )
+    _refuse_unfinished(what, volume)
+    _refuse_bound(host, what, volume, target)
+
+
+def _refuse_unfinished(what: str, volume: Volume) -> None:
     if volume.state not in (State.AVAILABLE, State.HIDDEN):
         raise VStorageError(
             Code.BUSY, what, f"{volume.name!r} is {volume.state.value}", "try again later"
         )
-    _refuse_bound(host, what, volume, target)
 
 
 def _refuse_bound(host: Host, what: str, volume: Volume, target: str) -> None:
@@ -348,14 +427,10 @@ def _missing(host: Host, one: Attachment, owner: str, target: str) -> tuple[str,
     return None
 
 
-def _relatives(host: Host, volume: Volume) -> list[Volume]:
-    """A volume and all that it shares logs with, ancestors first."""
-    root = _root(volume)
-    return [one for one in host.store.volumes() if _root(one) == root]
-
-
-def _root(volume: Volume) -> str:
-    return volume.ancestors[0] if volume.ancestors else volume.uuid
+def _own(host: Host, volume: Volume) -> list[Volume]:
+    """The volume's relatives that this node owns, ancestors first."""
+    found = relatives(host.store, volume)
+    return [one for one in found if one.node == host.settings.node]
 
 
 def _handed(volume: Volume, target: str) -> Volume:

@@ -1,7 +1,10 @@
 """Getting a volume open on this node: performs what `policy.ownership` decides, step by step.
 
 Each step is a swap of the volume's record or a call of the engine; then the record is read again.
-Killed anywhere, the next life begins from the record. The caller holds the volume's lock.
+Killed anywhere, the next life begins from the record. Who opens a volume holds its lock.
+
+Volumes of a dead node are taken from it first, relatives in one transaction, and opened afterwards,
+one after the other.
 """
 
 from __future__ import annotations
@@ -24,6 +27,9 @@ LOG = logging.getLogger(__name__)
 
 # Far more than any opening takes; a volume that needs more is being fought over.
 _STEPS_MAX = 64
+# In one transaction: etcd takes 128 operations unless it is told otherwise, some of which we need
+# for other things.
+_TAKEN_AT_ONCE = 100
 _FETCH_FAILURES = {
     "dtl_unreachable": Fetch.UNREACHABLE,
     "dtl_suspect": Fetch.INSUFFICIENT,
@@ -109,6 +115,18 @@ class Unguarded:
 
 
 @dataclass(frozen=True)
+class Taken:
+    """A volume that this node has taken from a dead one, and may open.
+
+    :param volume: its record as it is now, with an epoch under which nobody else opens it
+    :param term: of this node's lease when that was decided
+    """
+
+    volume: Volume
+    term: int | None
+
+
+@dataclass(frozen=True)
 class Opened:
     """A volume that was opened.
 
@@ -145,14 +163,77 @@ class Opener:
         self._backend = backend
         self._home = home
 
-    def acquire(self, volume: Volume, chosen: bool = False) -> Opened:
-        """Open a volume that is not open here.
+    def take_over(self, family: Sequence[Volume]) -> list[Taken]:
+        """Make this node the owner of relatives whose owner is dead.
 
-        :param chosen: take it from its owner, which is dead
+        All of them or none, on condition that they are still as they were read and their owner is
+        still dead, so that one which comes back finds its family in one piece. Only of families
+        too large for one transaction some may be left to it; see `policy/family.py`.
+
+        :param family: ancestors before their descendants, all of one owner
+        :raises Conflict: one was changed meanwhile
+        :raises VStorageError: ``not_here``, or one cannot be taken over; none was
+        """
+        taken: list[Taken] = []
+        for first in range(0, len(family), _TAKEN_AT_ONCE):
+            try:
+                taken += self._take(family[first : first + _TAKEN_AT_ONCE])
+            except (Conflict, VStorageError) as failure:
+                if not taken:
+                    raise
+                LOG.warning(
+                    "volume %s and %d others stay apart from their relatives for now: %s",
+                    family[first].name,
+                    len(family) - first - 1,
+                    failure,
+                )
+                break
+        return taken
+
+    def _take(self, volumes: Sequence[Volume]) -> list[Taken]:
+        term = self._guard.term
+        changed = [self._taken(volume) for volume in volumes]
+        before = volumes[0].node
+        try:
+            # One that came back to life meanwhile keeps what it has.
+            version = self._store.commit(Absent(ALIVE, before), *(put(one) for one in changed))
+        except Conflict as lost:
+            if lost.operation.kind != ALIVE:
+                raise
+            raise VStorageError(
+                Code.NOT_HERE,
+                _taking(volumes[0]),
+                f"node {before!r}, which owns it, is alive again",
+                "use it there",
+            ) from lost
+        for one in changed:
+            _say(Step.TAKE_OVER, one)
+        return [Taken(replace(one, version=version), term) for one in changed]
+
+    def _taken(self, volume: Volume) -> Volume:
+        """The volume once this node owns it."""
+        what = _taking(volume)
+        refuse_other_backend(what, volume, self._node, self._backend)
+        decision = decide(self._node, record_of(volume), Knowledge(), True, self._home)
+        if decision.step is not Step.TAKE_OVER or decision.record is None:
+            raise VStorageError(
+                Code.NOT_IN_SYNC,
+                what,
+                f"its log is {volume.dtl.state.value}",
+                f"bring node {volume.served or volume.node!r} back",
+            )
+        return with_record(parted(volume), decision.record)
+
+    def acquire(self, volume: Volume, taken: Taken | None = None) -> Opened:
+        """Open a volume of this node that is not open.
+
+        :param taken: it was taken over just now
         :raises VStorageError: ``not_here``, ``not_in_sync``, ``dtl_unreachable`` or an engine code
         """
-        what = f"open volume {volume.name!r}"
         known, term = Knowledge(), self._guard.term
+        if taken is not None:
+            known, term = Knowledge(raised=taken.volume.epoch), taken.term
+        what = f"open volume {volume.name!r}"
         for _ in range(_STEPS_MAX):
             if term != self._guard.term:
                 # The lease was over meanwhile, and with it all that was known.
@@ -161,7 +242,7 @@ class Opener:
             if current is None:
                 raise unknown_volume(what, volume.name)
             refuse_other_backend(what, current, self._node, self._backend)
-            decision = decide(self._node, record_of(current), known, chosen, self._home)
+            decision = decide(self._node, record_of(current), known, False, self._home)
             if decision.step is Step.OPEN:
                 try:
                     return self._open(current, term)
@@ -181,7 +262,7 @@ class Opener:
                 self._engine.clear_buffer(current.uuid)
                 known = replace(known, cleared=current.epoch)
                 continue
-            known = self._swap(what, current, decision, known)
+            known = self._swap(current, decision, known)
         raise VStorageError(
             Code.BUSY, what, "its record in the registry changes all the time", "try again"
         )
@@ -200,38 +281,15 @@ class Opener:
         answer = self._engine.open_volume(self._spec(volume, term, snapshots))
         return Opened(volume, answer, any(one.state in UNFINISHED for one in snapshots))
 
-    def _swap(self, what: str, volume: Volume, decision: Decision, known: Knowledge) -> Knowledge:
+    def _swap(self, volume: Volume, decision: Decision, known: Knowledge) -> Knowledge:
         assert decision.record is not None, "a swap has a record"
-        taken = decision.step is Step.TAKE_OVER
-        changed = with_record(parted(volume) if taken else volume, decision.record)
-        operations = [put(changed)]
+        changed = with_record(volume, decision.record)
         try:
-            if decision.step is Step.TAKE_OVER:
-                # One that came back to life meanwhile keeps what it has.
-                self._store.commit(*operations, Absent(ALIVE, volume.node))
-            else:
-                self._store.commit(*operations)
-        except Conflict as lost:
-            if lost.operation.kind == ALIVE:
-                raise VStorageError(
-                    Code.NOT_HERE,
-                    what,
-                    f"node {volume.node!r}, which owns it, is alive again",
-                    "use it there",
-                ) from lost
+            self._store.commit(put(changed))
+        except Conflict:
             return known
-        LOG.info(
-            "volume %s (%s): %s: owner %s, epoch %d, served by %s, log on %s, %s",
-            volume.name,
-            volume.uuid,
-            decision.step,
-            changed.node,
-            changed.epoch,
-            changed.served,
-            changed.dtl.node,
-            changed.dtl.state,
-        )
-        if decision.step in (Step.TAKE_OVER, Step.RAISE_EPOCH):
+        _say(decision.step, changed)
+        if decision.step is Step.RAISE_EPOCH:
             return replace(known, raised=changed.epoch)
         return known
 
@@ -305,6 +363,25 @@ class Opener:
     def _address(self, name: str | None) -> str | None:
         node = None if name is None else self._store.node(name)
         return None if node is None else node.addresses.get("dtl")
+
+
+def _taking(volume: Volume) -> str:
+    return f"take over volume {volume.name!r}"
+
+
+def _say(step: Step, volume: Volume) -> None:
+    """What was recorded."""
+    LOG.info(
+        "volume %s (%s): %s: owner %s, epoch %d, served by %s, log on %s, %s",
+        volume.name,
+        volume.uuid,
+        step,
+        volume.node,
+        volume.epoch,
+        volume.served,
+        volume.dtl.node,
+        volume.dtl.state,
+    )
 
 
 def _resting(what: str, volume: Volume, decision: Decision) -> VStorageError:

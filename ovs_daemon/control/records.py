@@ -148,6 +148,11 @@ class Volume:
     rest: dict[str, Any] = field(default_factory=dict, hash=False)
 
     @property
+    def root(self) -> str:
+        """UUID of the oldest of its family: all that share logs with it."""
+        return (*self.ancestors, self.uuid)[0]
+
+    @property
     def listed(self) -> bool:
         """Whether users see it."""
         return self.state is not State.HIDDEN

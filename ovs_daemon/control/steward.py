@@ -6,6 +6,7 @@
 * lets go of what was stopped;
 * takes over volumes of dead nodes with which the policy has this node go on, and finishes what such
   nodes have begun;
+* gives volumes to the owners of their relatives, where a family is found apart;
 * has nodes that kept logs of its volumes before forget them;
 * pairs its volumes with the nodes that should keep their logs;
 * has the maps of its volumes followed by the nodes that should;
@@ -22,16 +23,25 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from ovs_daemon.control.crew import Crew
 from ovs_daemon.control.dtl import DtlEvent, dtl_lock
+from ovs_daemon.control.family import (
+    apart,
+    by_family,
+    give_closed,
+    leaving,
+    open_taken,
+    reasons,
+)
 from ovs_daemon.control.followers import Followers
 from ovs_daemon.control.host import Host
 from ovs_daemon.control.leftovers import finish, left_to
-from ovs_daemon.control.moves import move_volume
+from ovs_daemon.control.moves import bring_together, move_volume
+from ovs_daemon.control.opening import Taken
 from ovs_daemon.control.osds import OsdLink
 from ovs_daemon.control.records import Dtl, State, Volume
 from ovs_daemon.control.remote import served_here
@@ -52,6 +62,18 @@ _WATCH_S = 1.0
 _AGAIN_S, _AGAIN_S_MAX = 0.5, 60.0
 # How long a pass waits for what it has begun with volumes; nearly always that is enough.
 _PATIENCE_S = 2.0
+
+
+@dataclass(frozen=True)
+class _Failed:
+    """What failed several times in a row, and when it is tried again, by the steward's clock.
+
+    :param root: the family with a volume of which it was tried
+    """
+
+    times: int
+    again: float
+    root: str
 
 
 class Steward:
@@ -95,8 +117,8 @@ class Steward:
         self._alive: frozenset[str] = frozenset()
         # By volume: the nodes that kept its log before, and where they listen.
         self._former: dict[str, dict[str, str]] = {}
-        # By volume: how often in a row it failed, and when to try again.
-        self._patience: dict[str, tuple[int, float]] = {}
+        # By volume, or what is done with it.
+        self._patience: dict[str, _Failed] = {}
         # What dead nodes have begun, by volume, until that is finished.
         self._begun: dict[str, Volume] = {}
         # Open volumes whose engine has not heard yet who keeps their log; the epoch of each.
@@ -146,6 +168,7 @@ class Steward:
         self._open_own(view)
         self._take_over(view)
         view = View.of(self._host.store)
+        self._bring_together(view)
         self._finish(view)
         if self._may_pair():
             # Before others become former ones.
@@ -197,7 +220,7 @@ class Steward:
         if self._upkeep is not None and self._upkeep.due():
             return True
         with self._guard:
-            return bool(self._stopped) or any(when <= now for _, when in self._patience.values())
+            return bool(self._stopped) or any(one.again <= now for one in self._patience.values())
 
     def _look_again(self) -> None:
         self._unfinished = True
@@ -247,10 +270,23 @@ class Steward:
                 LOG.info("volume %s goes on at node %s", volume.name, volume.node)
 
     def _open_own(self, view: View) -> None:
-        me = self._host.settings.node
-        missing = [one for one in view.volumes if one.node == me and self._is_missing(one)]
+        me, others = self._host.settings.node, apart(view, self._host.settings.node)
+        missing = [
+            one
+            for one in view.volumes
+            if one.node == me and one.uuid not in others and self._is_missing(one)
+        ]
         # Whoever reads through an ancestor needs it open.
-        self._try_all(sorted(missing, key=lambda one: len(one.ancestors)), self._open)
+        missing.sort(key=lambda one: len(one.ancestors))
+        tasks = {
+            root: partial(self._open_family, family) for root, family in by_family(missing).items()
+        }
+        self._crew.work(tasks)
+
+    def _open_family(self, family: Sequence[Volume]) -> None:
+        for volume in family:
+            if self._try(volume, self._open):
+                self._hurry(volume)
 
     def _is_missing(self, volume: Volume) -> bool:
         there = volume.state in (State.AVAILABLE, State.HIDDEN)
@@ -270,20 +306,70 @@ class Steward:
             if node.name in view.alive:
                 continue
             fates = takeovers(view.cluster(beside=node.name), node.name)
-            mine = [volumes[fate.volume] for fate in fates if fate.owner == me]
-            self._try_all(mine, self._take)
+            mine = by_family(volumes[fate.volume] for fate in fates if fate.owner == me)
+            self._crew.work(
+                {root: partial(self._take_family, family) for root, family in mine.items()}
+            )
 
-    def _take(self, volume: Volume) -> None:
-        # Read again under its lock: a person may have had it taken over since it was planned.
-        current = self._host.store.volume(volume.uuid)
-        if current is None or self._host.is_open(volume.uuid):
-            return
-        if (current.node, current.epoch) != (volume.node, volume.epoch):
-            return
-        LOG.warning("node %s is dead: taking over volume %s", volume.node, volume.name)
-        taken = self._host.acquire(volume, chosen=True)
-        told = {"volume": volume.uuid, "name": volume.name, "from": volume.node, "to": taken.node}
+    def _take_family(self, family: Sequence[Volume]) -> None:
+        """Take a dead node's relatives from it, and then open them one after the other."""
+        taken: list[Taken] = []
+        if any(self._host.is_open(one.uuid) for one in family):
+            # They were this node's before, and it has not let go of them yet.
+            self._unfinished = True
+        else:
+            self._attempt(family[0], lambda _: taken.extend(self._take(family)))
+        for one in taken:
+            if self._attempt(one.volume, partial(self._open_taken, family[0].node, one)):
+                self._hurry(one.volume)
+
+    def _take(self, family: Sequence[Volume]) -> list[Taken]:
+        names = ", ".join(one.name for one in family)
+        LOG.warning("node %s is dead: taking over %s", family[0].node, names)
+        try:
+            return self._host.opener.take_over(family)
+        except Conflict as conflict:
+            # Somebody changed a record since it was planned; the next pass plans anew.
+            LOG.info("volume %s is looked at again: %s", family[0].name, conflict)
+            self._unfinished = True
+            return []
+
+    def _open_taken(self, before: str, taken: Taken, volume: Volume) -> None:
+        opened = open_taken(self._host, taken)
+        told = {"volume": volume.uuid, "name": volume.name, "from": before, "to": opened.node}
         self._tell("volume.taken_over", told)
+
+    def _bring_together(self, view: View) -> None:
+        """Give what belongs to relatives on other nodes to those."""
+        volumes = {volume.uuid: volume for volume in view.volumes}
+        plan = leaving(view, self._host.settings.node)
+        giving: dict[str, Callable[[], None]] = {}
+        handing: dict[str, Callable[[], None]] = {}
+        for root, family in by_family(volumes[uuid] for uuid in plan).items():
+            anchor = volumes[plan[family[0].uuid].anchor]
+            still = reasons(view, anchor)
+            closed = [one for one in family if not self._host.is_open(one.uuid)]
+            if all(plan[one.uuid].apart for one in closed):
+                serving = [one for one in family if one not in closed]
+                ready = [one for one in serving if not plan[one.uuid].apart or plan[one.uuid].sure]
+                if ready:
+                    act = partial(bring_together, self._host, ready, anchor, *still)
+                    handing[f"handing over {root}"] = self._later(act, ready[0], "hand over")
+            given = [one for one in closed if plan[one.uuid].apart]
+            if given:
+                act = partial(give_closed, self._host, given, anchor, *still)
+                giving[f"giving {root}"] = self._later(act, given[0], "give")
+        self._crew.work(giving)
+        # These may wait for the backend for long.
+        self._drainer.work(handing)
+
+    def _later(self, act: Callable[[], None], volume: Volume, verb: str) -> Callable[[], None]:
+        """The same as a task; it is not tried again for a while when it has failed."""
+
+        def task() -> None:
+            self._attempt(volume, lambda _: act(), f"{verb} {volume.uuid}")
+
+        return task
 
     def _finish(self, view: View) -> None:
         """What dead nodes, or this one in an earlier life, have begun; locks of volumes and of what
@@ -417,46 +503,51 @@ class Steward:
             except VStorageError as failure:
                 LOG.warning("volume %s stays for now: %s", uuid, failure)
 
-    def _try_all(self, volumes: Sequence[Volume], act: Callable[[Volume], None]) -> None:
-        """Relatives one after the other, in this order; families beside each other."""
-        families: dict[str, list[Volume]] = {}
-        for volume in volumes:
-            families.setdefault((*volume.ancestors, volume.uuid)[0], []).append(volume)
-
-        def try_family(family: list[Volume]) -> None:
-            for volume in family:
-                self._try(volume, act)
-
-        self._crew.work({root: partial(try_family, them) for root, them in families.items()})
-
-    def _try(self, volume: Volume, act: Callable[[Volume], None]) -> None:
+    def _try(self, volume: Volume, act: Callable[[Volume], None]) -> bool:
         def locked(volume: Volume) -> None:
             with self._host.locks.holding(volume.uuid):
                 act(volume)
 
-        self._attempt(volume, locked)
+        return self._attempt(volume, locked)
 
-    def _attempt(self, volume: Volume, act: Callable[[Volume], None]) -> bool:
-        """Do something with a volume, unless it failed a moment ago; whether it was done."""
+    def _hurry(self, opened: Volume) -> None:
+        """Its clones may have waited for nothing else."""
         with self._guard:
-            failures, when = self._patience.get(volume.uuid, (0, 0.0))
-        if failures and self._clock() < when:
+            for key, one in list(self._patience.items()):
+                if one.root == opened.root:
+                    del self._patience[key]
+                    self._unfinished = True
+
+    def _attempt(
+        self, volume: Volume, act: Callable[[Volume], None], key: str | None = None
+    ) -> bool:
+        """Do something with a volume, unless it failed a moment ago; whether it was done.
+
+        :param key: what else than the volume is known to have failed
+        """
+        key = key or volume.uuid
+        with self._guard:
+            failed = self._patience.get(key, _Failed(0, 0.0, volume.root))
+        if failed.times and self._clock() < failed.again:
             return False
         try:
             act(volume)
             with self._guard:
-                self._patience.pop(volume.uuid, None)
+                self._patience.pop(key, None)
             return True
         except VStorageError as failure:
-            pause = min(_AGAIN_S * 2**failures, _AGAIN_S_MAX)
-            with self._guard:
-                self._patience[volume.uuid] = (failures + 1, self._clock() + pause)
+            pause = min(_AGAIN_S * 2**failed.times, _AGAIN_S_MAX)
+            self._be_patient(key, failed, pause)
             LOG.warning("volume %s is tried again in %g s: %s", volume.name, pause, failure)
         except Exception:
             LOG.exception("volume %s is tried again in a while; report this", volume.name)
-            with self._guard:
-                self._patience[volume.uuid] = (failures + 1, self._clock() + _AGAIN_S_MAX)
+            self._be_patient(key, failed, _AGAIN_S_MAX)
         return False
+
+    def _be_patient(self, key: str, failed: _Failed, pause_s: float) -> None:
+        again = self._clock() + pause_s
+        with self._guard:
+            self._patience[key] = replace(failed, times=failed.times + 1, again=again)
 
 
 def _tell_nobody(what: str, about: dict[str, Any]) -> None:

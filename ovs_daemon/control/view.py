@@ -69,4 +69,5 @@ def _volume(volume: Volume) -> model.Volume:
         volume.ancestors,
         # Whoever opens it says on what it rests from then on.
         handed=volume.saved and volume.home is None,
+        served=volume.served,
     )

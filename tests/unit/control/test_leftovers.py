@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from ovs_daemon.control import snapshots, volumes
+from ovs_daemon.control.family import open_taken
 from ovs_daemon.control.moves import take_over
 from ovs_daemon.control.records import Snapshot, State, Volume
 from ovs_daemon.control.store import Store, drop, put
@@ -165,7 +166,9 @@ def test_a_snapshot_that_a_new_owner_does_not_know_is_never_called_made(
     def taken_over() -> None:
         stand_still(town)
         # Opened, and nothing else yet.
-        town["a2"].host.acquire(town.volume(volume.uuid), chosen=True)
+        host = town["a2"].host
+        for one in host.opener.take_over([town.volume(volume.uuid)]):
+            open_taken(host, one)
         taken.append(volume.uuid)
 
     def take() -> None:

@@ -15,6 +15,7 @@ from ovs_daemon.control.attachments import Wish
 from ovs_daemon.control.dtl import DtlEvent
 from ovs_daemon.control.edge_link import EdgeLink
 from ovs_daemon.control.moves import take_over
+from ovs_daemon.control.opening import Taken
 from ovs_daemon.control.osds import OsdLink
 from ovs_daemon.control.records import Dtl, Mode, State, Volume
 from ovs_daemon.control.steward import Steward
@@ -90,10 +91,10 @@ def test_a_bug_with_one_volume_keeps_no_other_waiting(
     host = town["a1"].host
     acquire = host.acquire
 
-    def stumble(volume: Volume, chosen: bool = False) -> Volume:
+    def stumble(volume: Volume, taken: Taken | None = None) -> Volume:
         if volume.uuid == odd.uuid:
             raise KeyError("a field that is not there")
-        return acquire(volume, chosen)
+        return acquire(volume, taken)
 
     monkeypatch.setattr(host, "acquire", stumble)
     town["a2"].kill()

@@ -152,7 +152,7 @@ def test_an_owner_that_came_back_in_time_is_not_robbed(town: Town) -> None:
     town["a1"].kill()
     town.time_s += 10
     town["a1"].start()
-    refused(lambda: town["a2"].host.acquire(town.volume(volume.uuid), chosen=True), "not_here")
+    refused(lambda: town["a2"].host.opener.take_over([town.volume(volume.uuid)]), "not_here")
     assert town.volume(volume.uuid).node == "a1"
     assert town["a2"].host.failures() == {}
 
