@@ -194,3 +194,27 @@ fn guests_of_a_volume_that_is_moved_do_not_wait_for_a_backend_that_is_away() {
     assert!(answer(&engine, |engine| engine.close_volume(A, None)).unwrap());
     engine.shutdown(true).unwrap();
 }
+
+#[test]
+fn a_move_does_not_wait_for_a_backend_that_is_away() {
+    let folder = Folder::new("settle-backend-away");
+    let engine = Arc::new(folder.engine());
+    create(&engine, A, None).unwrap();
+    open(&engine, A, None).unwrap();
+    let sco = folder.root.join("backend").join(A).join("sco");
+    std::fs::create_dir_all(sco.parent().unwrap()).unwrap();
+    std::fs::write(&sco, b"in the way").unwrap();
+    let mut guest = Guest::new(&engine, A);
+    guest.write(0, &[1; PAGE]);
+    let settled = answer(&engine, |engine| engine.settle_within(A, Duration::from_millis(100)));
+    let refused = settled.unwrap_err();
+    assert_eq!(refused.code, "BACKEND");
+    assert!(refused.why.contains("took nothing of it"), "{refused:?}");
+    // It is served as before, and the backend takes it when it is back.
+    assert_eq!(guest.read(0, PAGE), [1; PAGE]);
+    guest.write(PAGE as u64, &[2; PAGE]);
+    std::fs::remove_file(&sco).unwrap();
+    answer(&engine, |engine| engine.settle_volume(A)).unwrap();
+    assert!(answer(&engine, |engine| engine.close_volume(A, None)).unwrap());
+    engine.shutdown(true).unwrap();
+}

@@ -42,8 +42,9 @@ use crate::workers::Workers;
 /// Bytes of a cluster.
 const CLUSTER: u64 = format::log::PAGE as u64;
 
-/// How long guests of a volume that is to go to another node wait for the backend to take the rest
-/// of it. It has just taken nearly everything, so that it is away when it takes longer.
+/// How long a volume that is to go to another node waits for a backend that takes nothing of it; and
+/// its guests, at the end, for the rest. It has just taken nearly everything then, so that it is away
+/// when it takes longer.
 const MOVE_PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Default)]
@@ -118,19 +119,21 @@ impl<T> Asked<T> {
     }
 
     pub(crate) fn wait(self) -> Result<T> {
-        self.0.recv().unwrap_or_else(|_| {
-            let why = "the volume or the engine was closed meanwhile";
-            Err(Error::new("CLOSED", "cannot complete the call", why, "look at its state first"))
-        })
+        self.0.recv().unwrap_or_else(|_| Self::unanswered())
     }
 
-    /// The same; `None`: it took longer.
-    fn wait_at_most(self, patience: Duration) -> Option<Result<T>> {
+    /// The same; `None`: it takes longer.
+    fn wait_at_most(&self, patience: Duration) -> Option<Result<T>> {
         match self.0.recv_timeout(patience) {
             Err(RecvTimeoutError::Timeout) => None,
             Ok(answer) => Some(answer),
-            Err(RecvTimeoutError::Disconnected) => Some(self.wait()),
+            Err(RecvTimeoutError::Disconnected) => Some(Self::unanswered()),
         }
+    }
+
+    fn unanswered() -> Result<T> {
+        let why = "the volume or the engine was closed meanwhile";
+        Err(Error::new("CLOSED", "cannot complete the call", why, "look at its state first"))
     }
 }
 
@@ -489,11 +492,38 @@ impl Engine {
     }
 
     /// Brings what a volume has now to the backend, and into a checkpoint, while it is served: what
-    /// closing it has to bring there afterwards is little.
+    /// closing it has to bring there afterwards is little. However much that is, it is waited for as
+    /// long as the backend takes some of it every minute.
     pub fn settle_volume(&self, text: &str) -> Result<()> {
-        let (_, place) = self.place(format!("cannot settle volume {text}"), text)?;
+        self.settle_within(text, MOVE_PATIENCE)
+    }
+
+    pub(crate) fn settle_within(&self, text: &str, patience: Duration) -> Result<()> {
+        let what = format!("cannot bring what volume {text} has to the backend");
+        let (uuid, place) = self.place(what.clone(), text)?;
         let (volume, control) = (place.volume, Control::Settle);
-        self.ask(place.shard, |reply| Command::Control { volume, control, reply })
+        let mut oldest = self.oldest_unsaved(place.shard, &uuid)?;
+        let settled = self.begin(place.shard, |reply| Command::Control { volume, control, reply });
+        loop {
+            if let Some(answer) = settled.wait_at_most(patience) {
+                return answer;
+            }
+            let before = std::mem::replace(&mut oldest, self.oldest_unsaved(place.shard, &uuid)?);
+            if oldest == before {
+                let why = format!("the backend took nothing of it for {} s", patience.as_secs());
+                let fix = "it is served as before, and nothing is lost; see what 'vstorage status' \
+                           says about the backend, then try again";
+                return Err(Error::new("BACKEND", what, why, fix));
+            }
+        }
+    }
+
+    /// The first SCO of a volume that is not on the backend.
+    fn oldest_unsaved(&self, shard: usize, uuid: &Uuid) -> Result<Value> {
+        let mut volumes = self.ask(shard, |reply| Command::Status { reply })?;
+        let uuid = uuid_text(uuid);
+        let found = volumes.iter_mut().find(|volume| volume["uuid"] == uuid.as_str());
+        Ok(found.map_or(Value::Null, |volume| volume["oldest_unsaved_sco"].take()))
     }
 
     /// Brings everything of a volume to the backend, takes a checkpoint and stops serving it. Its

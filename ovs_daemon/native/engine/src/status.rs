@@ -17,6 +17,7 @@ pub(crate) fn volume(uuid: &Uuid, volume: &Volume, now: u64) -> Value {
     let uuid = uuid_text(uuid);
     let stages =
         |wanted: fn(Stage) -> bool| machine.scos().values().filter(|s| wanted(s.stage)).count();
+    let unsaved = machine.scos().iter().find(|(_, sco)| sco.stage < Stage::Uploaded);
     let followers = volume.feed_status();
     let mut findings: Vec<Value> = volume
         .findings()
@@ -45,6 +46,7 @@ pub(crate) fn volume(uuid: &Uuid, volume: &Volume, now: u64) -> Value {
         "scos": machine.scos().len(),
         "scos_buffered": stages(|s| s < Stage::Evicted),
         "scos_uploading": stages(|s| matches!(s, Stage::Closed | Stage::Uploading)),
+        "oldest_unsaved_sco": unsaved.map(|(sco, _)| sco),
         "throttle_us": volume.throttle_ns() / 1000,
         "reads": stats.reads,
         "writes": stats.writes,
