@@ -130,6 +130,7 @@ def _run(conf: cfg.ConfigOpts) -> None:
         cluster_key=key,
         preset=None if _in_folder(conf) else conf.alba.preset,
         home=_home(conf),
+        buffer_dir=Path(conf.engine.buffer_dir),
     )
     host = Host(store, engine, edge, settings)
     me = Alive(conf.host, settings.membership.instance, host.now())

@@ -73,6 +73,7 @@ class Settings:
     :param availability_zone: OpenStack's name for a Domain that this host has to make
     :param preset: that of volumes which name none; None where the backend knows no presets
     :param home: what this host's write buffers rest on
+    :param buffer_dir: where they are, a folder for each volume; None where there are none
     """
 
     node: str
@@ -87,6 +88,7 @@ class Settings:
     cluster_key: bytes | None = None
     preset: str | None = None
     home: Home = field(default_factory=Home)
+    buffer_dir: Path | None = None
 
 
 class Host:

@@ -173,6 +173,23 @@ def _hand_over(
         raise VStorageError(
             Code.BUSY, what, f"its record changed meanwhile ({conflict})", "try again"
         ) from conflict
+    for found in current:
+        if found is not None:
+            _leave_nothing(host, found)
+
+
+def _leave_nothing(host: Host, volume: Volume) -> None:
+    """Have this node, and the one that kept its log, forget a volume that was handed over.
+
+    :param volume: its record before that; with this epoch nothing can be dropped that the new
+        owner has begun to keep there
+    """
+    try:
+        host.engine.clear_buffer(volume.uuid)
+    except VStorageError as failure:
+        LOG.warning("the former write buffer of volume %s stays: %s", volume.name, failure)
+    if volume.dtl.node in host.store.alive():
+        host.drop_log(volume)
 
 
 def _go_on(host: Host, family: Sequence[Volume]) -> None:

@@ -10,6 +10,7 @@
 * has nodes that kept logs of its volumes before forget them;
 * pairs its volumes with the nodes that should keep their logs;
 * has the maps of its volumes followed by the nodes that should;
+* removes write buffers of volumes that have left it (`sweep.py`);
 * gives its volumes away while it is being drained.
 
 Every pass looks at everything and can be cut anywhere; what fails is tried in the next, and keeps
@@ -47,6 +48,7 @@ from ovs_daemon.control.records import Dtl, State, Volume
 from ovs_daemon.control.remote import served_here
 from ovs_daemon.control.snapshots import abandon_snapshots
 from ovs_daemon.control.store import put
+from ovs_daemon.control.sweep import sweep
 from ovs_daemon.control.upkeep import UpkeepLink
 from ovs_daemon.control.view import View
 from ovs_daemon.errors import VStorageError
@@ -128,6 +130,7 @@ class Steward:
         self._crew = Crew(at_once, patience_s, self._look_again)
         # Of its own: what waits for the backend for long must not be all that there is.
         self._drainer = Crew(1, patience_s, self._look_again)
+        self._sweeper = Crew(1, 0.0, _nobody_waits)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="steward", daemon=True)
 
@@ -141,6 +144,7 @@ class Steward:
         self._thread.join()
         self._crew.stop()
         self._drainer.stop()
+        self._sweeper.stop()
 
     def fenced(self, uuid: str) -> None:
         """The engine has stopped a volume."""
@@ -176,6 +180,7 @@ class Steward:
             self._say_pairs()
             self._pair(view)
             self._beside(self._followers.tend)
+        self._sweeper.work({"sweeping": partial(sweep, self._host, view)})
         self._drain(view)
 
     def _run(self) -> None:
@@ -555,7 +560,7 @@ def _tell_nobody(what: str, about: dict[str, Any]) -> None:
 
 
 def _nobody_waits() -> None:
-    """No Edge is looked after."""
+    """Nobody is told."""
 
 
 def _with_addresses(view: View) -> Cluster:

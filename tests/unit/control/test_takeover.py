@@ -489,6 +489,23 @@ class TestMoving:
         assert open_at(town, volume) == ["b2"]
         assert town.volume(volume.uuid).dtl.node in ("a1", "a2")
 
+    def test_a_hand_over_leaves_nothing_behind(self, town: Town) -> None:
+        volume = make(town)
+        assert volume.uuid in {uuid for _, uuid in town.keepers.tails}
+        move_volume(town["a1"].host, "web1", "b2")
+        assert town["a1"].engine.cleared == [volume.uuid]
+        assert town.keepers.tails == {}
+
+    def test_a_hand_over_does_not_wait_for_a_dead_keeper(self, town: Town) -> None:
+        volume = make(town)
+        keeper = town.volume(volume.uuid).dtl.node
+        assert keeper is not None
+        town[keeper].kill()
+        town.pass_time()
+        town["a1"].engine.fail.add("drop_tail")
+        target = next(name for name in ("b1", "b2") if name != keeper)
+        assert move_volume(town["a1"].host, "web1", target).node == target
+
     def test_relatives_are_handed_over_together(self, town: Town) -> None:
         make(town, name="base")
         clone = volumes.create_volume(town["a1"].host, "clone", None, Source("base", None))
