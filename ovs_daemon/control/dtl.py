@@ -147,7 +147,7 @@ class DtlDesk:
     def _decide(self, event: dict[str, Any]) -> tuple[bool, DtlEvent | None] | None:
         """Whether the registry has it, and what has changed there; None when this daemon stops
         before that is known."""
-        silent = False
+        silent, uuid = False, event["uuid"]
         while not self._stopping.is_set():
             try:
                 return self._record(event)
@@ -155,9 +155,13 @@ class DtlDesk:
                 continue
             except VStorageError as failure:
                 if not silent:
-                    LOG.error("writes of volume %s wait: %s", event["uuid"], failure)
-                silent = True
-                self._stopping.wait(_AGAIN_S)
+                    LOG.error("writes of volume %s wait: %s", uuid, failure)
+            except Exception:
+                # The engine does not ask again.
+                if not silent:
+                    LOG.exception("writes of volume %s wait; report this", uuid)
+            silent = True
+            self._stopping.wait(_AGAIN_S)
         return None
 
     def _record(self, event: dict[str, Any]) -> tuple[bool, DtlEvent | None]:

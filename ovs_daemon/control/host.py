@@ -117,6 +117,7 @@ class Host:
         self._open: dict[str, bool] = {}
         self._failures: dict[str, VStorageError] = {}
         self._unfinished: set[str] = set()
+        self._unpurged: set[str] = set()
 
     def require(self, what: str, reference: str) -> Volume:
         """The volume that a user means: by name or UUID, not one that was deleted.
@@ -241,6 +242,19 @@ class Host:
                 self._unfinished.add(uuid)
             else:
                 self._unfinished.discard(uuid)
+
+    def unpurged(self) -> set[str]:
+        """The volumes (UUIDs) in which deletions that were decided could not be finished."""
+        with self._guard:
+            return set(self._unpurged)
+
+    def set_unpurged(self, uuid: str, unpurged: bool) -> None:
+        """Deletions in a volume could not be finished, or are no longer to be."""
+        with self._guard:
+            if unpurged:
+                self._unpurged.add(uuid)
+            else:
+                self._unpurged.discard(uuid)
 
     def opened(self) -> list[str]:
         """The volumes that the engine has open (UUIDs)."""

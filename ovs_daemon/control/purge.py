@@ -3,7 +3,8 @@
 `purge` looks at the registry and finishes every deletion it finds in a volume, then in the
 volume's parent when the deletion freed something there, and so on up. It may be killed anywhere
 and run again: the registry records the decision before the engine acts and drops the record only
-after. Deleting verbs decide and call it; a daemon calls it for every volume when it starts.
+after. Deleting verbs decide and call it; a daemon calls it for every volume when it starts, and
+again, after a pause, where it failed (`steward.py`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import replace
 from ovs_daemon.control.host import Host
 from ovs_daemon.control.records import Snapshot, State, Volume
 from ovs_daemon.control.store import drop, put
+from ovs_daemon.errors import VStorageError
 from ovs_daemon.registry import Operation, retry
 
 
@@ -23,8 +25,14 @@ def purge(host: Host, uuid: str) -> None:
     """
     following: str | None = uuid
     while following is not None:
-        with host.locks.holding(following):
-            following = _purge_one(host, following)
+        current = following
+        try:
+            with host.locks.holding(current):
+                following = _purge_one(host, current)
+        except VStorageError:
+            host.set_unpurged(current, True)
+            raise
+        host.set_unpurged(current, False)
 
 
 def without_clone(snapshot: Snapshot) -> Snapshot:

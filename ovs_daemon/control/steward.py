@@ -44,6 +44,7 @@ from ovs_daemon.control.leftovers import finish, left_to
 from ovs_daemon.control.moves import bring_together, move_volume
 from ovs_daemon.control.opening import Taken
 from ovs_daemon.control.osds import OsdLink
+from ovs_daemon.control.purge import purge
 from ovs_daemon.control.records import Dtl, State, Volume
 from ovs_daemon.control.remote import served_here
 from ovs_daemon.control.snapshots import abandon_snapshots
@@ -224,8 +225,11 @@ class Steward:
             return True
         if self._upkeep is not None and self._upkeep.due():
             return True
+        unpurged = {_purging(uuid) for uuid in self._host.unpurged()}
         with self._guard:
-            return bool(self._stopped) or any(one.again <= now for one in self._patience.values())
+            if self._stopped or unpurged - self._patience.keys():
+                return True
+            return any(one.again <= now for one in self._patience.values())
 
     def _look_again(self) -> None:
         self._unfinished = True
@@ -392,11 +396,21 @@ class Steward:
             else:
                 # Whoever opens it finds them.
                 self._host.set_unfinished(volume.uuid, False)
+        volumes = {one.uuid: one for one in view.volumes if one.node == me}
+        for uuid in self._host.unpurged():
+            if uuid in volumes:
+                tasks[f"finishing deletions in {uuid}"] = partial(self._purge, volumes[uuid])
+            else:
+                # It is gone, or its new owner finds them.
+                self._host.set_unpurged(uuid, False)
         self._crew.work(tasks)
 
     def _finish_one(self, volume: Volume) -> None:
         if self._attempt(volume, partial(finish, self._host)):
             self._begun.pop(volume.uuid, None)
+
+    def _purge(self, volume: Volume) -> None:
+        self._attempt(volume, lambda one: purge(self._host, one.uuid), _purging(volume.uuid))
 
     def _abandon(self, volume: Volume) -> None:
         self._host.set_unfinished(volume.uuid, False)
@@ -553,6 +567,11 @@ class Steward:
         again = self._clock() + pause_s
         with self._guard:
             self._patience[key] = replace(failed, times=failed.times + 1, again=again)
+
+
+def _purging(uuid: str) -> str:
+    """What may have failed in a volume beside its opening."""
+    return f"deletions in {uuid}"
 
 
 def _tell_nobody(what: str, about: dict[str, Any]) -> None:

@@ -228,3 +228,28 @@ def test_a_half_snapshot_is_deleted_when_a_person_has_its_volume_taken_over(
     take_over(town["a2"].host, "web1", accept_loss=True)
     town["a2"].steward.tend()
     assert Store(town.registry).snapshots(volume.uuid) == []
+
+
+@pytest.mark.parametrize("verb", ["delete_volume", "delete_snapshot"])
+def test_what_could_not_be_deleted_at_once_is_deleted_later(town: Town, verb: str) -> None:
+    a1 = town["a1"]
+    make(town)
+    snapshots.create_snapshot(a1.host, "web1", "monday")
+    a1.engine.fail.add(verb)
+    delete: dict[str, Callable[[], bool]] = {
+        "delete_volume": lambda: volumes.delete_volume(a1.host, "web1", cascade=True),
+        "delete_snapshot": lambda: snapshots.delete_snapshot(a1.host, "web1", "monday"),
+    }
+    with pytest.raises(VStorageError, match=verb):
+        delete[verb]()
+    assert a1.steward._due()
+    a1.steward.tend()
+    assert a1.host.store.snapshots(), "it is still decided"
+    assert not a1.steward._due(), "it waits"
+    a1.engine.fail.clear()
+    town.pass_time()
+    assert a1.steward._due()
+    a1.steward.tend()
+    assert a1.host.store.snapshots() == []
+    assert len(a1.host.store.volumes()) == (verb == "delete_snapshot")
+    assert not a1.host.unpurged()

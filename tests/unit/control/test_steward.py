@@ -147,6 +147,23 @@ class TestThreads:
         desk.stop()
         assert engine.answers[99]
 
+    def test_a_question_that_meets_a_bug_is_answered_all_the_same(
+        self, town: Town, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        volume = make(town)
+        a1, bugs = town["a1"], iter([KeyError("a bug")])
+        find = a1.host.store.volume
+
+        def stumble(uuid: str) -> Volume | None:
+            for bug in bugs:
+                raise bug
+            return find(uuid)
+
+        monkeypatch.setattr(a1.host.store, "volume", stumble)
+        event = {"id": 99, "kind": "dtl_state", "uuid": volume.uuid, "epoch": volume.epoch}
+        a1.desk.handle({**event, "node": "b1", "from": "in_sync", "to": "degraded"})
+        assert a1.engine.answers[99]
+
     def test_the_edge_link(self, town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
         host = town["a1"].host
 
