@@ -77,6 +77,26 @@ class DomainApi:
         self._cluster = self._cluster or answer.get("cluster")
         return answer
 
+    def learn_from(self, domain: str) -> bool:
+        """Have another Domain tell what this one, of which nobody answers, cannot.
+
+        :returns: whether it is one of the same cluster; else nothing was learnt
+        :raises VStorageError: but for ``daemon_unavailable``
+        """
+        try:
+            answer = self._call(domain, "get_domain")
+        except VStorageError as failure:
+            if failure.code != Code.DAEMON_UNAVAILABLE:
+                raise
+            return False
+        # Another cluster's nodes would say of all our volumes that there are none.
+        if self.domain not in answer.get("others", ()):
+            return False
+        known = (domain, *answer["others"])
+        self._others = tuple(one for one in known if one != self.domain)
+        self._cluster = self._cluster or answer.get("cluster")
+        return True
+
     def refuse_two_clusters(self) -> None:
         """Ask in turns whoever listens, so that another cluster's nodes are among them.
 

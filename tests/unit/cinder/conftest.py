@@ -30,6 +30,7 @@ from ovs_daemon.control.verbs import Verbs
 from ovs_daemon.rpc.server import RpcServer, make_transport
 from tests.support.house import House
 from tests.support.openstack import Makers
+from tests.support.town import Inhabitant
 from tests.unit.cinder.served import MIB, Served
 
 _domains = (f"domain{number}" for number in itertools.count())
@@ -60,12 +61,13 @@ def _cinder() -> None:
 
 
 @contextlib.contextmanager
-def serve(house: House, domain: str) -> Iterator[RpcServer]:
+def serve(house: House | Inhabitant, domain: str) -> Iterator[RpcServer]:
     """Let a house's daemon listen for its Domain."""
+    node = house.host.settings.node
     conf = cfg.ConfigOpts()
     conf([])
     transport = make_transport(conf, "fake:///")
-    server = RpcServer(transport, Verbs(house.host, lambda: True), domain, "node1", 4)
+    server = RpcServer(transport, Verbs(house.host, lambda: True), domain, node, 4)
     server.start()
     assert server.wait_listening(60)
     try:
