@@ -50,8 +50,7 @@ class AttachVerbs(VolumeVerbs):
             self._detach_everybody(volume.name)
             return
         holder = connections.holder_of(connector)
-        # Several servers of a host are one holder: Nova ends it with the last of them.
-        if holder is not None and not volume.multiattach:
+        if holder is not None and not _is_shared(volume, holder):
             self._end(volume.name, holder)
 
     def _end(self, name: str, holder: str) -> None:
@@ -115,6 +114,18 @@ class AttachVerbs(VolumeVerbs):
         """Delete the clone by which a snapshot was attached."""
         with reported():
             self._delete_own(_view(snapshot.name))
+
+
+def _is_shared(volume: Any, holder: str) -> bool:
+    """Whether another attachment than the one that ends is of the same holder.
+
+    Several servers of a host are one holder. Cinder does not say which attachment ends, and removes
+    its record afterwards: so there are two if another one remains.
+    """
+    if not volume.multiattach:
+        return False
+    attachments = [one for one in volume.volume_attachment if one.connector]
+    return sum(connections.holder_of(one.connector) == holder for one in attachments) > 1
 
 
 def _view(snapshot_name: str) -> str:

@@ -44,13 +44,16 @@ class Makers:
         }
         return objects.Snapshot(self._context, **(values | more))
 
-    def attachment(self, volume: Any, host: str = "compute1") -> Any:
+    def attachment(
+        self, volume: Any, host: str = "compute1", connector: dict[str, Any] | None = None
+    ) -> Any:
         """What Cinder knows of a volume that a server of a host uses."""
         values = {
             "id": str(uuid.uuid4()),
             "volume_id": volume.id,
             "attached_host": host,
             "attach_status": fields.VolumeAttachStatus.ATTACHED,
+            "connector": connector,
         }
         return objects.VolumeAttachment(self._context, **values)
 

@@ -86,8 +86,7 @@ def test_force_detach_ends_all_attachments(cloud: Cloud, volume: Any) -> None:
     ("program", "multi_attach", "left"),
     [
         ("nova-compute", False, ["cinder-volume@compute1", "nova-compute@compute2"]),
-        # Another server of the host may use it.
-        ("nova-compute", True, ["all"]),
+        ("nova-compute", True, ["cinder-volume@compute1", "nova-compute@compute2"]),
         # It may have another copy going.
         ("cinder-volume", False, ["all"]),
     ],
@@ -105,6 +104,28 @@ def test_what_a_killed_host_left_attached_ends_with_cinders_attachment(
         cloud.driver.terminate_connection(volume, connector)
     found = cloud.verbs.show_volume(volume.name)["attachments"]
     assert [one["holder"] for one in found] == (holders if left == ["all"] else left)
+
+
+def test_a_volume_of_several_servers_is_a_hosts_until_its_last_server_is_done(cloud: Cloud) -> None:
+    volume = cloud.make.volume(multiattach=True)
+    cloud.driver.create_volume(volume)
+    for host in ("compute1", "compute2"):
+        cloud.verbs.attach_volume(volume.name, "edge", f"nova-compute@{host}", shared=True)
+    mine = cloud.make.connector("node1")
+    theirs = {**mine, "ovs": {"nodes": ["node2"], "holder": "nova-compute@compute2"}}
+    # Two servers here, one elsewhere, and one that is not on a host yet.
+    volume.volume_attachment.objects.extend(
+        cloud.make.attachment(volume, connector=one) for one in (mine, theirs, mine, None)
+    )
+
+    def holders() -> list[str]:
+        return [one["holder"] for one in cloud.verbs.show_volume(volume.name)["attachments"]]
+
+    cloud.driver.terminate_connection(volume, mine)
+    assert holders() == ["nova-compute@compute1", "nova-compute@compute2"]
+    del volume.volume_attachment.objects[0]
+    cloud.driver.terminate_connection(volume, mine)
+    assert holders() == ["nova-compute@compute2"]
 
 
 def test_a_node_that_is_down_does_not_keep_an_attachment_at_cinder(cloud: Cloud) -> None:
