@@ -10,7 +10,8 @@ that one may be anywhere and change at any time, and the daemon's Edge follows.
 
 Two kinds of users come here. Whoever copies on this host (Cinder, its backups) gets a file; the
 name of the program is the holder, and this module counts how many copies of one volume the
-program has going. Nova counts by itself (`_should_disconnect_target`), and says who it is.
+program has going. Nova counts by itself (`_should_disconnect_target`), and says who it is; so does
+Glance's store in volumes, for those of multi-attach (`_disconnect_and_detach`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import contextlib
 import os
 import re
 import socket
+import subprocess
 import sys
 import threading
 from collections import Counter
@@ -28,6 +30,7 @@ from typing import Any
 
 from os_brick import exception, utils
 from os_brick.initiator.connectors import base
+from oslo_concurrency import processutils
 from oslo_log import log as logging
 
 from ovs_daemon.errors import Code, VStorageError
@@ -40,6 +43,10 @@ PROTOCOL = "OVS"
 SOCKET = "socket"
 
 _READ_BYTES = 4096
+_GLANCE_STORE = "glance_store._drivers.cinder"
+# os-brick's own limit for its programs.
+_FLUSH_S = 600
+_NOT_OURS_TO_FLUSH = ("No such file or directory", "Permission denied")
 
 
 class OvsConnector(base.BaseLinuxConnector):
@@ -118,7 +125,7 @@ class OvsConnector(base.BaseLinuxConnector):
         uuid, what = _uuid(connection_properties), f"detach volume {_uuid(connection_properties)}"
         try:
             with _brick_errors(), _USERS.changing(uuid, self._holder) as users:
-                if self._counted and users.count > 1:
+                if self._counts(connection_properties) and users.count > 1:
                     users.remove()
                     return
                 with daemons.client(self._own_node(connection_properties), what) as client:
@@ -128,6 +135,15 @@ class OvsConnector(base.BaseLinuxConnector):
             if not (force and ignore_errors):
                 raise
             LOG.exception("volume %s is perhaps still attached", uuid)
+
+    def _counts(self, properties: Mapping[str, Any]) -> bool:
+        """Whether each attach of ours is followed by a detach of its own.
+
+        Glance's store detaches a volume of multi-attach once, when its last reader is done. Cinder
+        detaches for each of its copies, of whatever type the volume is.
+        """
+        by_glance = bool(properties.get("multi_attach")) and _GLANCE_STORE in sys.modules
+        return self._counted and not by_glance
 
     def _own_node(self, properties: Mapping[str, Any]) -> str:
         """Through which daemon of this host to detach.
@@ -160,12 +176,36 @@ class OvsConnector(base.BaseLinuxConnector):
     def _detach(self, client: Any, uuid: str, force: bool) -> None:
         try:
             if self._mode == "file":
-                _flush(self._attached_path(client.show_volume(uuid)), force)
+                self._flush(self._attached_path(client.show_volume(uuid)), force)
             client.detach_volume(uuid, self._holder)
         except VStorageError as failure:
             if failure.code != Code.UNKNOWN_VOLUME:
                 raise
             LOG.info("volume %s does not exist, so it is not attached", uuid)
+
+    def _flush(self, path: Path | None, force: bool) -> None:
+        """Have what was written to a file on disk before it goes.
+
+        By a program: while it waits, so would every green thread of this process.
+        """
+        if path is None:
+            return
+        messages = {**os.environ, "LC_ALL": "C"}
+        try:
+            self._execute("sync", str(path), timeout=_FLUSH_S, env_variables=messages)
+            return
+        except processutils.ProcessExecutionError as failure:
+            why = (failure.stderr or str(failure)).strip()
+        except subprocess.TimeoutExpired:
+            why = f"it took more than {_FLUSH_S} s"
+        if any(one in why for one in _NOT_OURS_TO_FLUSH):
+            # Who may not open it has not written it: the one who did was told to sync it himself.
+            LOG.debug("%s is not flushed: %s", path, why)
+            return
+        if not force:
+            fix = "detach with force to go on anyway"
+            raise VStorageError(Code.INTERNAL, f"flush {path}", why, fix)
+        LOG.warning("%s is not flushed: %s", path, why)
 
     def _attached_path(self, volume: Mapping[str, Any]) -> Path | None:
         """Where the holder has it attached as a file."""
@@ -285,7 +325,11 @@ def this_program(host: str | None = None) -> str:
 
     :param host: what the program calls its host, where that is not the machine's name
     """
-    program = os.path.basename(sys.argv[0] if sys.argv and sys.argv[0] else "python")
+    path = Path(sys.argv[0] if sys.argv and sys.argv[0] else "python")
+    program = path.name
+    if path.suffix == ".py" and path.parent.name == "cmd":
+        # `python -m nova.cmd.compute` is nova-compute.
+        program = f"{path.parent.parent.name}-{path.stem}"
     return holder(program, host or socket.gethostname())
 
 
@@ -300,27 +344,6 @@ def _uuid(properties: Mapping[str, Any]) -> str:
 
 def _read_only(properties: Mapping[str, Any]) -> bool:
     return bool(properties.get("read_only")) or properties.get("access_mode") == "ro"
-
-
-def _flush(path: Path | None, force: bool) -> None:
-    """Have what was written to a file on disk before it goes."""
-    if path is None:
-        return
-    try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(file)
-        finally:
-            os.close(file)
-    except (FileNotFoundError, PermissionError) as failure:
-        # Who may not open it has not written it: the one who did was told to sync it himself.
-        LOG.debug("%s is not flushed: %s", path, failure)
-    except OSError as failure:
-        if not force:
-            raise VStorageError(
-                Code.INTERNAL, f"flush {path}", str(failure), "detach with force to go on anyway"
-            ) from failure
-        LOG.warning("%s is not flushed: %s", path, failure)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
 import threading
+import types
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +76,58 @@ def test_a_program_that_copies_twice_keeps_it_until_both_are_done(compute: Compu
     assert compute.holders("v") == [(this_program(), "file")]
     second.disconnect_volume(data, device)
     assert compute.holders("v") == []
+
+
+@pytest.mark.parametrize("glance", [True, False])
+def test_glance_counts_readers_of_a_volume_of_multi_attach_by_itself(
+    compute: Compute, monkeypatch: pytest.MonkeyPatch, glance: bool
+) -> None:
+    """It detaches once; Cinder, whose copies of such a volume may overlap too, does so for each."""
+    store = "glance_store._drivers.cinder"
+    monkeypatch.delitem(sys.modules, store, raising=False)
+    if glance:
+        monkeypatch.setitem(sys.modules, store, types.ModuleType(store))
+    data = compute.volume("v") | {"multi_attach": True}
+    make().connect_volume(data)
+    make().connect_volume(data)
+    make().disconnect_volume(data)
+    assert compute.holders("v") == ([] if glance else [(this_program(), "file")])
+    make().disconnect_volume(data)
+    assert compute.holders("v") == []
+
+
+def test_what_was_written_is_flushed_by_a_program(compute: Compute) -> None:
+    """One that waits for the volume must not stop all of an eventlet service; nor wait for ever."""
+    data = compute.volume("v")
+    ran: list[tuple[Any, ...]] = []
+
+    def execute(*command: Any, **more: Any) -> tuple[str, str]:
+        ran.append((*command, more["timeout"] > 0))
+        raise exception.ExecutionTimeout(stdout="", stderr="no answer", cmd="sync")
+
+    device = make().connect_volume(data)
+    with pytest.raises(exception.BrickException, match="no answer; detach with force"):
+        make(execute=execute).disconnect_volume(data, device)
+    assert ran == [("sync", device["path"], True)]
+    assert compute.holders("v") != []
+    make(execute=execute).disconnect_volume(data, device, force=True)
+    assert compute.holders("v") == []
+
+
+@pytest.mark.parametrize(
+    ("started", "program"),
+    [
+        ("/usr/bin/nova-compute", "nova-compute"),
+        ("/usr/lib/python3/dist-packages/nova/cmd/compute.py", "nova-compute"),
+        ("/usr/lib/python3/dist-packages/cinder/cmd/backup.py", "cinder-backup"),
+        ("/usr/local/bin/copy.py", "copy.py"),
+    ],
+)
+def test_a_program_is_the_same_however_it_was_started(
+    monkeypatch: pytest.MonkeyPatch, started: str, program: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", [started, "--config-file", "x"])
+    assert this_program("h") == f"{program}@h"
 
 
 def test_a_program_that_starts_anew_counts_anew(compute: Compute) -> None:
