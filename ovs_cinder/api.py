@@ -348,6 +348,15 @@ class DomainApi:
         try:
             meant = {} if self._cluster is None else {contract.CLUSTER: self._cluster}
             answer: dict[str, Any] = contract.unwrap(caller.call(meant, verb, **arguments))
+        except (oslo_messaging.UnsupportedVersion, oslo_messaging.NoSuchMethod) as failure:
+            raise VStorageError(
+                Code.INTERNAL,
+                f"have the Domain {domain!r} perform {verb}",
+                f"the node that got it is of another release ({failure}): it does not speak "
+                f"version {contract.VERSION} of the RPC",
+                "bring vstorage-daemon on all nodes, and open-vstorage in Cinder's environment, to "
+                "one release: the daemons first",
+            ) from failure
         except (
             oslo_messaging.MessagingException,
             # Not one of them: there is no queue for the topic.

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from cinder import exception
 
+from ovs_cinder import specs
 from ovs_daemon.errors import Code, VStorageError
 
 
@@ -27,6 +28,8 @@ def translate(failure: VStorageError) -> exception.CinderException:
             return exception.VolumeNotFound(message=text)
         case Code.UNKNOWN_SNAPSHOT:
             return exception.SnapshotNotFound(message=text)
+        case Code.UNKNOWN_PRESET | Code.BAD_PRESET:
+            return exception.InvalidInput(reason=f"the extra spec {specs.PRESET}: {text}")
         case Code.BAD_REQUEST | Code.BAD_SIZE | Code.READ_ONLY:
             return exception.InvalidInput(reason=text)
     return exception.VolumeBackendAPIException(data=text)

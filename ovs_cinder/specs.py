@@ -1,8 +1,8 @@
 """What a volume type asks of the back end: QoS specs and extra specs.
 
 QoS specs whose consumer is the back end (or both) have the names that Nova uses for the front
-end; with ``_per_gb`` they grow with the volume. Extra specs of our own are :data:`SCO_SIZE` and
-:data:`PRESET`.
+end; with ``_per_gb`` they grow with the volume, and of two for one thing the lower counts. Extra
+specs of our own are :data:`SCO_SIZE` and :data:`PRESET`.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ def limits_of(type_id: str | None, size_gb: int) -> dict[str, float] | None:
             )
         factor = size_gb if name in _PER_GB else 1
         limit = _PER_GB.get(name) or _LIMITS[name]
-        limits[limit] = _number(name, text) * factor
+        value = _number(name, text) * factor
+        # With both, one is what the volume may grow to.
+        limits[limit] = min(value, limits.get(limit, value))
     return limits or None
 
 

@@ -121,6 +121,16 @@ def test_a_newer_client_is_refused(server: RpcServer) -> None:
         client.call({}, "get_domain")
 
 
+def test_a_daemon_of_an_older_release_is_not_taken_for_a_dead_one(
+    server: RpcServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contract, "VERSION", "1.9")
+    with pytest.raises(VStorageError, match=r"another release.*version 1\.9") as caught:
+        DomainApi(transport(), "rpc", 30.0).list_volumes()
+    assert caught.value.code == Code.INTERNAL
+    assert "one release" in caught.value.fix
+
+
 def test_unknown_arguments_and_bugs(endpoint: Endpoint, house: House, monkeypatch: Any) -> None:
     verbs: Any = endpoint
     failure = refusal(verbs.create_volume({}, name="web1", colour="red"))

@@ -55,6 +55,18 @@ def test_back_end_qos_reaches_the_engine_and_grows(cloud: Cloud, types: Types) -
     assert limits(cloud, volume) == {"total_iops": 500, "write_bytes_s": 3000}
 
 
+@pytest.mark.parametrize("swapped", [False, True])
+def test_growing_limits_stop_at_the_fixed_one(cloud: Cloud, types: Types, swapped: bool) -> None:
+    """In whichever order the database has them."""
+    specs = [("total_iops_sec", "500"), ("total_iops_sec_per_gb", "200")]
+    kind = types.add("kind", "back-end", **dict(specs[::-1] if swapped else specs))
+    volume = cloud.make.volume(size=2, volume_type_id=kind)
+    cloud.driver.create_volume(volume)
+    assert limits(cloud, volume) == {"total_iops": 400}
+    cloud.driver.extend_volume(volume, 3)
+    assert limits(cloud, volume) == {"total_iops": 500}
+
+
 def test_clones_have_their_own_types_limits(cloud: Cloud, types: Types) -> None:
     gold, free = types.add("gold", "both", read_iops_sec="7", size_iops_sec="4"), types.add("free")
     source = cloud.make.volume(volume_type_id=gold)
@@ -106,7 +118,7 @@ def test_preset(cloud: Cloud, types: Types) -> None:
     cloud.driver.create_cloned_volume(other, volume)
     assert cloud.verbs.show_volume(other.name)["preset"] == "one-domain"
     types.extra["spread"] = {"ovs:preset": "nothing"}
-    with pytest.raises(exception.CinderException, match="there is no preset 'nothing'"):
+    with pytest.raises(exception.InvalidInput, match=r"ovs:preset.*there is no preset 'nothing'"):
         cloud.driver.create_volume(cloud.make.volume(volume_type_id="spread"))
 
 
