@@ -58,9 +58,17 @@ class OsdLink:
 
     def tend(self) -> None:
         """Do what there is to do; what fails is tried again in a moment."""
+        self.ask()
+        self.tell()
+
+    def ask(self) -> None:
+        """Register what the server has, when it is due; a server that hangs takes seconds."""
         if self.due():
             pause = _LOOK_S if self._register() else _AGAIN_S
             self._ask_at = self._clock() + pause
+
+    def tell(self) -> None:
+        """Tell the engine what the registry has."""
         if self._shared:
             self._tell()
 

@@ -131,6 +131,7 @@ class Steward:
         self._crew = Crew(at_once, patience_s, self._look_again)
         # Of its own: what waits for the backend for long must not be all that there is.
         self._drainer = Crew(1, patience_s, self._look_again)
+        self._asker = Crew(1, patience_s, self._look_again)
         self._sweeper = Crew(1, 0.0, _nobody_waits)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="steward", daemon=True)
@@ -146,6 +147,7 @@ class Steward:
         self._crew.stop()
         self._drainer.stop()
         self._sweeper.stop()
+        self._asker.stop()
 
     def fenced(self, uuid: str) -> None:
         """The engine has stopped a volume."""
@@ -164,7 +166,8 @@ class Steward:
         self._let_go()
         if self._osds is not None:
             # First: volumes that are opened may need them.
-            self._beside(self._osds.tend)
+            self._asker.work({"asking for OSDs": self._osds.ask})
+            self._beside(self._osds.tell)
         view = View.of(self._host.store)
         if self._upkeep is not None:
             self._beside(partial(self._upkeep.tend, view))

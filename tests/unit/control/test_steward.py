@@ -433,3 +433,30 @@ def test_what_a_person_had_taken_over_meanwhile_is_not_taken_again(
     assert [(one.node, one.epoch) for one in taken] == [("a2", town.volume(volume.uuid).epoch)]
     assert list(a2.engine.open) == [volume.uuid]
     assert a2.host.failures() == {}
+
+
+def test_a_takeover_waits_for_no_osd_server_that_hangs(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = make(town)
+    town.in_sync(town.volume(volume.uuid))
+    town["a1"].kill()
+    town.pass_time()
+    goes_on = threading.Event()
+
+    def hang(_: str, /) -> str:
+        assert goes_on.wait(PATIENCE_S), "nobody lets it go on"
+        return "[]"
+
+    stewards = []
+    for name in ("a2", "b1", "b2"):
+        node = town[name]
+        monkeypatch.setattr(node.engine, "osd_roll", hang)
+        osds = OsdLink(node.host, "192.0.2.1:1", shared=True)
+        stewards.append(Steward(node.host, lambda: True, osds=osds, patience_s=0.0))
+        stewards[-1].tend()
+    wait_until(lambda: town.volume(volume.uuid).node != "a1", "takeover of the volume")
+    goes_on.set()
+    for steward in stewards:
+        steward._crew.stop()
+        steward._asker.stop()
