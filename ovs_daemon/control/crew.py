@@ -49,6 +49,11 @@ class Crew:
         with self._guard:
             self._given_up |= self._under_way
 
+    def is_at(self, key: str) -> bool:
+        """Whether a task with this key has been given and has not ended."""
+        with self._guard:
+            return key in self._under_way
+
     def stop(self) -> None:
         """Begin nothing more; returns when what was begun has ended."""
         self._pool.shutdown(cancel_futures=True)

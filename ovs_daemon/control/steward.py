@@ -132,7 +132,7 @@ class Steward:
         # Of its own: what waits for the backend for long must not be all that there is.
         self._drainer = Crew(1, patience_s, self._look_again)
         self._asker = Crew(1, patience_s, self._look_again)
-        self._sweeper = Crew(1, 0.0, _nobody_waits)
+        self._sweeper = Crew(2, patience_s, self._look_again)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="steward", daemon=True)
 
@@ -434,6 +434,10 @@ class Steward:
                 self._pair_one(volume, pairing.after)
 
     def _pair_one(self, volume: Volume, keeper: str | None) -> None:
+        if keeper is not None and self._sweeper.is_at(_forgetting(volume.uuid, keeper)):
+            # What it is about to forget would be the new log.
+            self._unfinished = True
+            return
         with self._host.locks.holding(dtl_lock(volume.uuid)):
             self._pair_with(volume, keeper)
 
@@ -485,21 +489,24 @@ class Steward:
         self._former = {
             uuid: nodes for uuid, nodes in self._former.items() if nodes and uuid in volumes
         }
+        tasks: dict[str, Callable[[], None]] = {}
         for uuid, nodes in self._former.items():
             volume = volumes[uuid]
             # It is no former one any more.
             nodes.pop(volume.dtl.node or "", None)
             if volume.dtl.state is not DtlState.IN_SYNC:
                 continue
-            for node in sorted(nodes.keys() & view.alive.keys()):
-                try:
-                    self._host.engine.drop_tail(uuid, volume.epoch, nodes[node])
-                except VStorageError as failure:
-                    LOG.warning(
-                        "the former log of volume %s stays on %s: %s", volume.name, node, failure
-                    )
-                    continue
-                del nodes[node]
+            for node in nodes.keys() & view.alive.keys():
+                tasks[_forgetting(uuid, node)] = partial(self._forget, volume, node, nodes[node])
+        self._sweeper.work(tasks)
+
+    def _forget(self, volume: Volume, node: str, address: str) -> None:
+        try:
+            self._host.engine.drop_tail(volume.uuid, volume.epoch, address)
+        except VStorageError as failure:
+            LOG.warning("the former log of volume %s stays on %s: %s", volume.name, node, failure)
+        else:
+            self._former.get(volume.uuid, {}).pop(node, None)
 
     def _drain(self, view: View) -> None:
         me = self._host.settings.node
@@ -570,6 +577,11 @@ class Steward:
         again = self._clock() + pause_s
         with self._guard:
             self._patience[key] = replace(failed, times=failed.times + 1, again=again)
+
+
+def _forgetting(uuid: str, node: str) -> str:
+    """That a node is told to forget a log that it kept before."""
+    return f"forgetting {uuid} at {node}"
 
 
 def _purging(uuid: str) -> str:

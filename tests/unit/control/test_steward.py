@@ -460,3 +460,37 @@ def test_a_takeover_waits_for_no_osd_server_that_hangs(
     for steward in stewards:
         steward._crew.stop()
         steward._asker.stop()
+
+
+def test_who_is_told_to_forget_a_log_keeps_no_new_one_meanwhile(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = make(town, "a2")
+    former = town.volume(volume.uuid).dtl.node
+    assert former is not None
+    other = next(name for name in ("b1", "b2") if name != former)
+    steward = impatient(town, "a2")
+    town[former].kill()
+    assert town["a2"].says(volume, DtlState.IN_SYNC, DtlState.DEGRADED)
+    town.pass_time()
+    steward.tend()
+    assert town.volume(volume.uuid).dtl.node == other
+    town.in_sync(town.volume(volume.uuid))
+    town[former].start()
+    slow = Slow(town, monkeypatch, "drop_tail", volume.uuid)
+    steward.tend()
+    assert slow.begun.wait(PATIENCE_S)
+    # Now the other one is gone, and only the former is left.
+    town[other].kill()
+    assert town["a2"].says(volume, DtlState.IN_SYNC, DtlState.DEGRADED)
+    town.pass_time()
+    steward.tend()
+    assert town.volume(volume.uuid).dtl.node == other
+    slow.may_end.set()
+
+    def paired() -> bool:
+        steward.tend()
+        return town.volume(volume.uuid).dtl.node == former
+
+    wait_until(paired, "the former keeper to keep the log again")
+    steward._sweeper.stop()
