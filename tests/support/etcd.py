@@ -25,9 +25,13 @@ class Etcd:
 
     :param host: the address that it listens on
     :param inside: put before the program's name, when that address is not one of this machine
+    :param operations_max: in one transaction
     """
 
-    def __init__(self, host: str = "127.0.0.1", inside: Sequence[str] = ()) -> None:
+    def __init__(
+        self, host: str = "127.0.0.1", inside: Sequence[str] = (), operations_max: int = 4096
+    ) -> None:
+        self._operations_max = operations_max
         self.folder = Path(tempfile.mkdtemp(prefix="ovs-etcd-"))
         self._log = self.folder / "log"
         self._host, self._inside = host, tuple(inside)
@@ -61,7 +65,7 @@ class Etcd:
             "listen-peer-urls": peer,
             "initial-advertise-peer-urls": peer,
             "initial-cluster": f"default={peer}",
-            "max-txn-ops": "4096",
+            "max-txn-ops": str(self._operations_max),
             "logger": "zap",
         }
         options_given = (f"--{key}={value}" for key, value in options.items())

@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
 from ovs_daemon.control import attachments, opening, volumes
+from ovs_daemon.control import family as control_family
 from ovs_daemon.control.attachments import Wish
+from ovs_daemon.control.health import cluster_findings
 from ovs_daemon.control.moves import move_volume, take_over
 from ovs_daemon.control.records import Attachment, Mode, Volume
 from ovs_daemon.control.store import put
+from ovs_daemon.control.view import View
 from ovs_daemon.control.volumes import Source
 from ovs_daemon.policy.model import DtlState
 from ovs_daemon.registry import Operation
 from tests.support.fake_engine import FakeEngine
 from tests.support.refusal import refused
 from tests.support.town import Town
+from tests.unit.control.test_hand_over import Killed, die_at
 
 GIB = 1 << 30
 IN_SYNC, DEGRADED = DtlState.IN_SYNC, DtlState.DEGRADED
 NAMES = ("base", "one", "two")
+STEPS_MAX = 40
 
 
 @pytest.fixture
 def town() -> Town:
+    return made_town()
+
+
+def made_town() -> Town:
     """Four nodes; a1 has a volume with two clones, all in sync."""
     town = Town({"a1": ("a", "b"), "a2": ("a", "b"), "b1": ("b", "a"), "b2": ("b", "a")})
     host = town["a1"].host
@@ -101,23 +112,84 @@ def test_one_that_was_back_before_keeps_all(town: Town) -> None:
     assert owners(town) == served_by(town) == at("a1")
 
 
+def about_to_take_over(town: Town, monkeypatch: pytest.MonkeyPatch) -> str:
+    dies(town, "a1")
+    return "a2"
+
+
+def about_to_give(town: Town, monkeypatch: pytest.MonkeyPatch) -> str:
+    """a1 is back, and has two closed clones of what a2 serves."""
+    monkeypatch.setattr(opening, "_TAKEN_AT_ONCE", 1)
+    monkeypatch.setattr(control_family, "_GIVEN_AT_ONCE", 1)
+    dies(town, "a1")
+    comes_back_after_the_first_swap(town, monkeypatch)
+    town["a2"].steward.tend()
+    assert sorted(owners(town).values()) == ["a1", "a1", "a2"]
+    return "a1"
+
+
+def about_to_hand_over(town: Town, monkeypatch: pytest.MonkeyPatch) -> str:
+    """a1 is back, and has what only it has, a closed clone of what a2 serves."""
+    assert town["a1"].says(named(town, "one"), IN_SYNC, DEGRADED, 50)
+    dies(town, "a1")
+    town["a2"].steward.tend()
+    town["a1"].start()
+    assert owners(town) == {"base": "a2", "one": "a1", "two": "a2"}
+    return "a2"
+
+
+@pytest.mark.parametrize("soon", [False, True])
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("prepare", [about_to_take_over, about_to_give, about_to_hand_over])
+def test_killed_at_every_step(
+    prepare: Callable[[Town, pytest.MonkeyPatch], str],
+    after: bool,
+    soon: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is back before anybody has missed it (`soon`), or after others have gone on."""
+    for step in range(STEPS_MAX):
+        town = made_town()
+        with monkeypatch.context() as patch:
+            node = prepare(town, patch)
+            steps = die_at(town[node], step, after, patch)
+            # What it had begun in threads dies in those.
+            with contextlib.suppress(Killed):
+                town[node].steward.tend()
+        killed = len(steps) > step
+        town[node].kill()
+        for name in (node if soon else None, node, "a1", None, None):
+            if name is not None and not town[name].up:
+                town[name].start()
+            town.pass_time()
+            town.tend()
+        assert owners(town) == served_by(town), steps
+        assert len(set(owners(town).values())) == 1, steps
+        for name in NAMES:
+            assert named(town, name).served == named(town, name).node
+            assert named(town, name).forced is None
+        if not killed:
+            return
+    pytest.fail("it has no end")
+
+
 class TestApart:
     """However it came to be, nobody has to help."""
 
     def test_a_family_too_large_for_one_transaction(
         self, town: Town, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(opening, "_TAKEN_AT_ONCE", 2)
-        dies(town, "a1")
-        comes_back_after_the_first_swap(town, monkeypatch)
-        town["a2"].steward.tend()
-        (left,) = (name for name, node in owners(town).items() if node == "a1")
-        assert left != "base"
-        assert left not in served_by(town)
+        about_to_give(town, monkeypatch)
+        left = [name for name, node in owners(town).items() if node == "a1"]
+        assert served_by(town) == {"base": "a2"}, "its clones are closed"
+        findings = cluster_findings(town["b1"].host, View.of(town["b1"].host.store))
+        apart = [one["object"] for one in findings if one["code"] == "family_apart"]
+        assert apart == [f"volume {name}" for name in left]
         town.tend()
         assert owners(town) == served_by(town) == at("a2")
-        assert named(town, left).forced is None
-        assert town.keepers.tails["b1:1", named(town, "base").uuid].epoch > 1
+        for name in left:
+            tail = town.keepers.tails[address(town, name), named(town, name).uuid]
+            assert tail.epoch == named(town, name).epoch, "opened with its log"
 
     def test_what_only_its_owner_has_is_followed_by_the_others(self, town: Town) -> None:
         """A clone cannot be taken over, because its log is degraded; the others can."""

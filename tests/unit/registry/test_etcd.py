@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from ovs_daemon.control.opening import _TAKEN_AT_ONCE
 from ovs_daemon.errors import VStorageError
 from ovs_daemon.registry import (
+    Absent,
     Conflict,
     Create,
     Delete,
     OutcomeUnknown,
     Registry,
+    Unchanged,
     Update,
     open_registry,
 )
@@ -301,3 +305,15 @@ def test_urls() -> None:
     assert (address.prefix, address.timeout_s, address.tls) == ("/cloud/vs", 3.0, True)
     assert (address.ca_cert, address.cert, address.key) == ("/ca", "/c", "/k")
     assert Address.parse("etcd://a").prefix == "/vstorage"
+
+
+def test_what_is_taken_over_at_once_is_no_more_than_etcd_takes() -> None:
+    """With its own limit, 128, and not the one that we recommend."""
+    with Etcd(operations_max=128) as etcd:
+        registry = open_registry(etcd.url("default"))
+        taken = [Create("volume", str(number), {"n": number}) for number in range(_TAKEN_AT_ONCE)]
+        registry.commit([Absent("alive", "a1"), *taken])
+        reasons = [Unchanged("volume", "0", 0), Unchanged("alive", "a1", 0)]
+        with pytest.raises(Conflict):
+            registry.commit([*(replace(one, ident=f"x{one.ident}") for one in taken), *reasons])
+        registry.close()
