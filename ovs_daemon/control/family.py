@@ -10,7 +10,13 @@ import logging
 from collections.abc import Iterable, Sequence
 
 from ovs_daemon.control.host import Host
-from ovs_daemon.control.opening import Taken, parted, record_of, with_record
+from ovs_daemon.control.opening import (
+    RELATIVES_AT_ONCE,
+    Taken,
+    kept_by_edges,
+    record_of,
+    with_record,
+)
 from ovs_daemon.control.records import Volume
 from ovs_daemon.control.store import ALIVE, VOLUME, Store, put
 from ovs_daemon.control.view import View
@@ -20,9 +26,6 @@ from ovs_daemon.policy.ownership import Knowledge, Step, give
 from ovs_daemon.registry import Conflict, Unchanged
 
 LOG = logging.getLogger(__name__)
-
-# In one transaction; as in `opening.py`.
-_GIVEN_AT_ONCE = 100
 
 
 def by_family(volumes: Iterable[Volume]) -> dict[str, list[Volume]]:
@@ -76,8 +79,8 @@ def give_closed(host: Host, volumes: Sequence[Volume], anchor: Volume, *still: U
     :raises VStorageError: ``busy``, something changed meanwhile; some may be given already
     """
     target = anchor.node
-    for first in range(0, len(volumes), _GIVEN_AT_ONCE):
-        chosen = volumes[first : first + _GIVEN_AT_ONCE]
+    for first in range(0, len(volumes), RELATIVES_AT_ONCE):
+        chosen = volumes[first : first + RELATIVES_AT_ONCE]
         with contextlib.ExitStack() as held:
             # Nobody may be about to open them.
             for uuid in sorted(one.uuid for one in chosen):
@@ -111,4 +114,4 @@ def _given(host: Host, volume: Volume, target: str) -> Volume | None:
     decision = give(host.settings.node, record_of(current), Knowledge(), target)
     if decision.step is not Step.GIVE or decision.record is None:
         return None
-    return with_record(parted(current), decision.record)
+    return with_record(kept_by_edges(current), decision.record)

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from ovs_daemon.control.family import open_taken, relatives
 from ovs_daemon.control.host import Host
-from ovs_daemon.control.opening import parted, record_of, refuse_other_backend
+from ovs_daemon.control.opening import kept_by_edges, record_of, refuse_other_backend
 from ovs_daemon.control.records import Attachment, Dtl, Mode, State, Volume
 from ovs_daemon.control.remote import edge_address, served_here
 from ovs_daemon.control.store import ALIVE, put
@@ -303,7 +303,7 @@ def _force(host: Host, what: str, volume: Volume) -> Volume:
     last = volume.served in (None, here.node) and volume.node == here.node
     refuse_other_backend(what, volume, here.node, here.membership.backend)
     forced = replace(
-        parted(volume),
+        kept_by_edges(volume),
         node=here.node,
         served=here.node,
         home=here.home if last else None,
@@ -453,7 +453,7 @@ def _own(host: Host, volume: Volume) -> list[Volume]:
 def _handed(volume: Volume, target: str) -> Volume:
     """All of it is on the backend: whoever served it last has nothing more."""
     return replace(
-        parted(volume),
+        kept_by_edges(volume),
         node=target,
         served=target,
         home=None,

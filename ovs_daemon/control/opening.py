@@ -27,9 +27,9 @@ LOG = logging.getLogger(__name__)
 
 # Far more than any opening takes; a volume that needs more is being fought over.
 _STEPS_MAX = 64
-# In one transaction: etcd takes 128 operations unless it is told otherwise, some of which we need
-# for other things.
-_TAKEN_AT_ONCE = 100
+#: relatives whose records are swapped in one transaction: etcd takes 128 operations unless it is
+#: told otherwise, some of which we need for other things
+RELATIVES_AT_ONCE = 100
 _FETCH_FAILURES = {
     "dtl_unreachable": Fetch.UNREACHABLE,
     "dtl_suspect": Fetch.INSUFFICIENT,
@@ -66,8 +66,8 @@ def with_record(volume: Volume, record: Record) -> Volume:
     )
 
 
-def parted(volume: Volume) -> Volume:
-    """The volume before it gets another owner: the Edges that serve it go on, each on its node.
+def kept_by_edges(volume: Volume) -> Volume:
+    """The volume as its next owner gets it: the Edges that serve it go on, each on its node.
 
     What the owner's own process served died with it.
     """
@@ -175,9 +175,9 @@ class Opener:
         :raises VStorageError: ``not_here``, or one cannot be taken over; none was
         """
         taken: list[Taken] = []
-        for first in range(0, len(family), _TAKEN_AT_ONCE):
+        for first in range(0, len(family), RELATIVES_AT_ONCE):
             try:
-                taken += self._take(family[first : first + _TAKEN_AT_ONCE])
+                taken += self._take(family[first : first + RELATIVES_AT_ONCE])
             except (Conflict, VStorageError) as failure:
                 if not taken:
                     raise
@@ -222,7 +222,7 @@ class Opener:
                 f"its log is {volume.dtl.state.value}",
                 f"bring node {volume.served or volume.node!r} back",
             )
-        return with_record(parted(volume), decision.record)
+        return with_record(kept_by_edges(volume), decision.record)
 
     def acquire(self, volume: Volume, taken: Taken | None = None) -> Opened:
         """Open a volume of this node that is not open.

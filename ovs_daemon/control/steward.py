@@ -1,9 +1,9 @@
 """Tends this node's share of the cluster, each time something changes in the registry.
 
+* lets go of volumes that the engine has stopped, because the lease was over or another owner has
+  fenced them;
 * registers this node's OSDs, and tells the engine of all;
-* opens what is this node's and not open: handed over, given back, or stopped when the lease was
-  over;
-* lets go of what was stopped;
+* opens what is this node's and not open: handed over, given back, or let go of;
 * takes over volumes of dead nodes with which the policy has this node go on, and finishes what such
   nodes have begun;
 * gives volumes to the owners of their relatives, where a family is found apart;
@@ -24,10 +24,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from ovs_daemon.control.attempts import Attempts
 from ovs_daemon.control.crew import Crew
 from ovs_daemon.control.dtl import DtlEvent, dtl_lock
 from ovs_daemon.control.family import (
@@ -62,21 +63,9 @@ from ovs_daemon.registry import Conflict, Lapsed
 LOG = logging.getLogger(__name__)
 
 _WATCH_S = 1.0
-_AGAIN_S, _AGAIN_S_MAX = 0.5, 60.0
+_AGAIN_S = 0.5
 # How long a pass waits for what it has begun with volumes; nearly always that is enough.
 _PATIENCE_S = 2.0
-
-
-@dataclass(frozen=True)
-class _Failed:
-    """What failed several times in a row, and when it is tried again, by the steward's clock.
-
-    :param root: the family with a volume of which it was tried
-    """
-
-    times: int
-    again: float
-    root: str
 
 
 class Steward:
@@ -111,7 +100,6 @@ class Steward:
         self._upkeep = upkeep
         self._tell = tell or _tell_nobody
         self._changed = changed or _nobody_waits
-        self._clock = clock
         self._may_pair = may_pair
         self._guard = threading.Lock()
         self._stopped: set[str] = set()
@@ -120,8 +108,7 @@ class Steward:
         self._alive: frozenset[str] = frozenset()
         # By volume: the nodes that kept its log before, and where they listen.
         self._former: dict[str, dict[str, str]] = {}
-        # By volume, or what is done with it.
-        self._patience: dict[str, _Failed] = {}
+        self._attempts = Attempts(clock)
         # What dead nodes have begun, by volume, until that is finished.
         self._begun: dict[str, Volume] = {}
         # Open volumes whose engine has not heard yet who keeps their log; the epoch of each.
@@ -171,7 +158,7 @@ class Steward:
         view = View.of(self._host.store)
         if self._upkeep is not None:
             self._beside(partial(self._upkeep.tend, view))
-        self._lose_patience(view)
+        self._forget_failures(view)
         self._leave_to_others(view)
         self._open_own(view)
         self._take_over(view)
@@ -223,16 +210,14 @@ class Steward:
         """Whether something is to be tried again although nothing has changed."""
         if self._unfinished or self._host.unfinished():
             return True
-        now = self._clock()
         if self._osds is not None and self._osds.due():
             return True
         if self._upkeep is not None and self._upkeep.due():
             return True
         unpurged = {_purging(uuid) for uuid in self._host.unpurged()}
         with self._guard:
-            if self._stopped or unpurged - self._patience.keys():
-                return True
-            return any(one.again <= now for one in self._patience.values())
+            stopped = bool(self._stopped)
+        return stopped or bool(unpurged - self._attempts.failing()) or self._attempts.due()
 
     def _look_again(self) -> None:
         self._unfinished = True
@@ -255,12 +240,11 @@ class Steward:
             return
         LOG.warning("let go of volume %s, which the engine has stopped", uuid)
 
-    def _lose_patience(self, view: View) -> None:
-        """What failed may have waited for a node that is back."""
+    def _forget_failures(self, view: View) -> None:
+        """When a node is back: what failed may have waited for it, and is tried at once."""
         alive = frozenset(view.alive)
         if alive - self._alive:
-            with self._guard:
-                self._patience.clear()
+            self._attempts.forget()
         self._alive = alive
 
     def _leave_to_others(self, view: View) -> None:
@@ -300,6 +284,11 @@ class Steward:
             if self._try(volume, self._open):
                 self._hurry(volume)
 
+    def _hurry(self, opened: Volume) -> None:
+        """Its clones may have waited for nothing else."""
+        if self._attempts.forget(opened):
+            self._unfinished = True
+
     def _is_missing(self, volume: Volume) -> bool:
         there = volume.state in (State.AVAILABLE, State.HIDDEN)
         # One whose revert could not be finished is opened for that.
@@ -330,9 +319,9 @@ class Steward:
             # They were this node's before, and it has not let go of them yet.
             self._unfinished = True
         else:
-            self._attempt(family[0], lambda _: taken.extend(self._take(family)))
+            self._attempts.attempt(family[0], lambda _: taken.extend(self._take(family)))
         for one in taken:
-            if self._attempt(one.volume, partial(self._open_taken, family[0].node, one)):
+            if self._attempts.attempt(one.volume, partial(self._open_taken, family[0].node, one)):
                 self._hurry(one.volume)
 
     def _take(self, family: Sequence[Volume]) -> list[Taken]:
@@ -379,7 +368,7 @@ class Steward:
         """The same as a task; it is not tried again for a while when it has failed."""
 
         def task() -> None:
-            self._attempt(volume, lambda _: act(), f"{verb} {volume.uuid}")
+            self._attempts.attempt(volume, lambda _: act(), f"{verb} {volume.uuid}")
 
         return task
 
@@ -409,15 +398,15 @@ class Steward:
         self._crew.work(tasks)
 
     def _finish_one(self, volume: Volume) -> None:
-        if self._attempt(volume, partial(finish, self._host)):
+        if self._attempts.attempt(volume, partial(finish, self._host)):
             self._begun.pop(volume.uuid, None)
 
     def _purge(self, volume: Volume) -> None:
-        self._attempt(volume, lambda one: purge(self._host, one.uuid), _purging(volume.uuid))
+        self._attempts.attempt(volume, lambda one: purge(self._host, one.uuid), _purging(volume.uuid))
 
     def _abandon(self, volume: Volume) -> None:
         self._host.set_unfinished(volume.uuid, False)
-        if not self._attempt(volume, partial(abandon_snapshots, self._host)):
+        if not self._attempts.attempt(volume, partial(abandon_snapshots, self._host)):
             self._host.set_unfinished(volume.uuid, True)
 
     def _pair(self, view: View) -> None:
@@ -537,46 +526,7 @@ class Steward:
             with self._host.locks.holding(volume.uuid):
                 act(volume)
 
-        return self._attempt(volume, locked)
-
-    def _hurry(self, opened: Volume) -> None:
-        """Its clones may have waited for nothing else."""
-        with self._guard:
-            for key, one in list(self._patience.items()):
-                if one.root == opened.root:
-                    del self._patience[key]
-                    self._unfinished = True
-
-    def _attempt(
-        self, volume: Volume, act: Callable[[Volume], None], key: str | None = None
-    ) -> bool:
-        """Do something with a volume, unless it failed a moment ago; whether it was done.
-
-        :param key: what else than the volume is known to have failed
-        """
-        key = key or volume.uuid
-        with self._guard:
-            failed = self._patience.get(key, _Failed(0, 0.0, volume.root))
-        if failed.times and self._clock() < failed.again:
-            return False
-        try:
-            act(volume)
-            with self._guard:
-                self._patience.pop(key, None)
-            return True
-        except VStorageError as failure:
-            pause = min(_AGAIN_S * 2**failed.times, _AGAIN_S_MAX)
-            self._be_patient(key, failed, pause)
-            LOG.warning("volume %s is tried again in %g s: %s", volume.name, pause, failure)
-        except Exception:
-            LOG.exception("volume %s is tried again in a while; report this", volume.name)
-            self._be_patient(key, failed, _AGAIN_S_MAX)
-        return False
-
-    def _be_patient(self, key: str, failed: _Failed, pause_s: float) -> None:
-        again = self._clock() + pause_s
-        with self._guard:
-            self._patience[key] = replace(failed, times=failed.times + 1, again=again)
+        return self._attempts.attempt(volume, locked)
 
 
 def _forgetting(uuid: str, node: str) -> str:

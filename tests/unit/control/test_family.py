@@ -119,8 +119,8 @@ def about_to_take_over(town: Town, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def about_to_give(town: Town, monkeypatch: pytest.MonkeyPatch) -> str:
     """a1 is back, and has two closed clones of what a2 serves."""
-    monkeypatch.setattr(opening, "_TAKEN_AT_ONCE", 1)
-    monkeypatch.setattr(control_family, "_GIVEN_AT_ONCE", 1)
+    monkeypatch.setattr(opening, "RELATIVES_AT_ONCE", 1)
+    monkeypatch.setattr(control_family, "RELATIVES_AT_ONCE", 1)
     dies(town, "a1")
     comes_back_after_the_first_swap(town, monkeypatch)
     town["a2"].steward.tend()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ovs_daemon.control.opening import _TAKEN_AT_ONCE
+from ovs_daemon.control.opening import RELATIVES_AT_ONCE
 from ovs_daemon.errors import VStorageError
 from ovs_daemon.registry import (
     Absent,
@@ -311,7 +311,9 @@ def test_what_is_taken_over_at_once_is_no_more_than_etcd_takes() -> None:
     """With its own limit, 128, and not the one that we recommend."""
     with Etcd(operations_max=128) as etcd:
         registry = open_registry(etcd.url("default"))
-        taken = [Create("volume", str(number), {"n": number}) for number in range(_TAKEN_AT_ONCE)]
+        taken = [
+            Create("volume", str(number), {"n": number}) for number in range(RELATIVES_AT_ONCE)
+        ]
         registry.commit([Absent("alive", "a1"), *taken])
         reasons = [Unchanged("volume", "0", 0), Unchanged("alive", "a1", 0)]
         with pytest.raises(Conflict):
