@@ -46,11 +46,6 @@ def leaving(view: View, node: str) -> dict[str, Gathering]:
     return {one.volume: one for one in gatherings(view.cluster()) if one.before == node}
 
 
-def apart(view: View, node: str) -> set[str]:
-    """Those of them that are closed, or should be: nobody opens them here any more."""
-    return {uuid for uuid, one in leaving(view, node).items() if one.apart}
-
-
 def open_taken(host: Host, taken: Taken) -> Volume:
     """Open a volume that this node has just taken over; the caller holds no lock.
 

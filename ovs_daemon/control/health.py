@@ -87,8 +87,9 @@ def _apart(view: View) -> list[dict[str, Any]]:
             f"volume {names[one.volume]}",
             f"node {one.before} owns it, and node {one.after} its relative {names[one.anchor]}: "
             "clones and what they were cloned from are served by one node",
-            f"it goes to {one.after} by itself; if it stays so, the log of the daemon on "
-            f"{one.before} says what keeps it, such as an attachment with --direct",
+            f"it goes to {one.after} by itself, and what is closed waits for that; if it stays so, "
+            f"the log of the daemon on {one.before} says what keeps it, such as an attachment with "
+            "--direct",
         )
         for one in gatherings(view.cluster())
     ]

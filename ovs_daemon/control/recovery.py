@@ -12,7 +12,7 @@ from functools import partial
 
 from ovs_daemon.control.attachments import serve
 from ovs_daemon.control.crew import Crew
-from ovs_daemon.control.family import apart, by_family
+from ovs_daemon.control.family import by_family
 from ovs_daemon.control.host import Host
 from ovs_daemon.control.purge import purge
 from ovs_daemon.control.records import Mode, State, Volume
@@ -20,6 +20,7 @@ from ovs_daemon.control.registration import register
 from ovs_daemon.control.store import put
 from ovs_daemon.control.view import View
 from ovs_daemon.errors import VStorageError
+from ovs_daemon.policy.family import waiting
 
 LOG = logging.getLogger(__name__)
 
@@ -38,10 +39,10 @@ def recover(host: Host, at_once: int = 8) -> None:
 
 
 def _open_all(host: Host, at_once: int) -> None:
-    # The steward gives those to their relatives.
-    others = apart(View.of(host.store), host.settings.node)
+    # The steward brings those together with their relatives.
+    later = waiting(View.of(host.store).cluster())
     mine = (one for one in _own(host) if one.state is not State.DELETING)
-    families = by_family(one for one in mine if one.uuid not in others)
+    families = by_family(one for one in mine if one.uuid not in later)
     crew = Crew(at_once)
     try:
         crew.work({root: partial(_open_family, host, them) for root, them in families.items()})

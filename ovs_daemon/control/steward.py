@@ -32,7 +32,6 @@ from ovs_daemon.control.attempts import Attempts
 from ovs_daemon.control.crew import Crew
 from ovs_daemon.control.dtl import DtlEvent, dtl_lock
 from ovs_daemon.control.family import (
-    apart,
     by_family,
     give_closed,
     leaving,
@@ -55,6 +54,7 @@ from ovs_daemon.control.upkeep import UpkeepLink
 from ovs_daemon.control.view import View
 from ovs_daemon.errors import VStorageError
 from ovs_daemon.policy.drain import plan_drain
+from ovs_daemon.policy.family import waiting
 from ovs_daemon.policy.model import Cluster, DtlMode, DtlState
 from ovs_daemon.policy.placement import pairings
 from ovs_daemon.policy.takeover import takeovers
@@ -266,11 +266,11 @@ class Steward:
                 LOG.info("volume %s goes on at node %s", volume.name, volume.node)
 
     def _open_own(self, view: View) -> None:
-        me, others = self._host.settings.node, apart(view, self._host.settings.node)
+        me, later = self._host.settings.node, waiting(view.cluster())
         missing = [
             one
             for one in view.volumes
-            if one.node == me and one.uuid not in others and self._is_missing(one)
+            if one.node == me and one.uuid not in later and self._is_missing(one)
         ]
         # Whoever reads through an ancestor needs it open.
         missing.sort(key=lambda one: len(one.ancestors))
@@ -402,7 +402,9 @@ class Steward:
             self._begun.pop(volume.uuid, None)
 
     def _purge(self, volume: Volume) -> None:
-        self._attempts.attempt(volume, lambda one: purge(self._host, one.uuid), _purging(volume.uuid))
+        self._attempts.attempt(
+            volume, lambda one: purge(self._host, one.uuid), _purging(volume.uuid)
+        )
 
     def _abandon(self, volume: Volume) -> None:
         self._host.set_unfinished(volume.uuid, False)

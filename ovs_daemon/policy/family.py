@@ -16,7 +16,7 @@ is apart and open all the same serves somebody, and goes only where it is `sure`
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ovs_daemon.policy.model import Cluster, DtlMode, DtlState, Volume
@@ -47,11 +47,16 @@ def gatherings(cluster: Cluster) -> tuple[Gathering, ...]:
     Those of dead nodes are left out: whoever takes them over takes them to their relatives, and
     while the oldest of a family waits for its owner, the others wait for it.
     """
-    found: list[Gathering] = []
-    for family in cluster.families():
-        if len({one.owner for one in family}) > 1 and cluster.alive(family[0].owner):
-            found += _gathered(cluster, family)
-    return tuple(found)
+    return tuple(one for family in _apart_families(cluster) for one in family.gatherings())
+
+
+def waiting(cluster: Cluster) -> frozenset[str]:
+    """Volumes (UUIDs) that nobody opens where they are, because they go to relatives or these come.
+
+    What an ancestor has not on the backend yet could not be read there. Whoever has not what it
+    needs to open one is not kept from finding that out, and giving it back.
+    """
+    return frozenset(one for family in _apart_families(cluster) for one in family.waiting())
 
 
 def left_behind(going: Collection[str], open_here: Mapping[str, Sequence[str]]) -> str | None:
@@ -66,19 +71,37 @@ def left_behind(going: Collection[str], open_here: Mapping[str, Sequence[str]]) 
     return None
 
 
-def _gathered(cluster: Cluster, family: tuple[Volume, ...]) -> list[Gathering]:
-    owners = {one.uuid: one.owner for one in family}
-    living = [one for one in family if cluster.alive(one.owner)]
-    apart = {one.uuid: one for one in living if _is_apart(one, owners)}
-    stays = {one.uuid for one in apart.values() if not _can_be_given(cluster, one)}
-    needed = (one for one in apart.values() if one.uuid in stays and _has_it(one))
-    anchor = next(needed, family[0])
-    sure = anchor.uuid not in apart and _is_proven(anchor)
-    return [
-        Gathering(one.uuid, one.owner, anchor.owner, anchor.uuid, one.uuid in apart, sure)
-        for one in living
-        if one.owner != anchor.owner and one.uuid not in stays
-    ]
+def _apart_families(cluster: Cluster) -> Iterator[_Family]:
+    for volumes in cluster.families():
+        if len({one.owner for one in volumes}) > 1 and cluster.alive(volumes[0].owner):
+            yield _Family(cluster, volumes)
+
+
+class _Family:
+    """Relatives that several nodes own, the owner of the oldest of which lives."""
+
+    def __init__(self, cluster: Cluster, volumes: tuple[Volume, ...]) -> None:
+        owners = {one.uuid: one.owner for one in volumes}
+        self._oldest = volumes[0]
+        self._living = [one for one in volumes if cluster.alive(one.owner)]
+        self._apart = {one.uuid: one for one in self._living if _is_apart(one, owners)}
+        self._stays = {one.uuid for one in self._apart.values() if not _can_be_given(cluster, one)}
+
+    def gatherings(self) -> Iterator[Gathering]:
+        """What has to be given to whom."""
+        needed = (one for one in self._apart.values() if one.uuid in self._stays and _has_it(one))
+        anchor = next(needed, self._oldest)
+        sure = anchor.uuid not in self._apart and _is_proven(anchor)
+        for one in self._living:
+            if one.owner != anchor.owner and one.uuid not in self._stays:
+                apart = one.uuid in self._apart
+                yield Gathering(one.uuid, one.owner, anchor.owner, anchor.uuid, apart, sure)
+
+    def waiting(self) -> Iterator[str]:
+        """Which are not to be opened."""
+        for one in self._apart.values():
+            if one.uuid not in self._stays or _has_it(one):
+                yield one.uuid
 
 
 def _is_apart(volume: Volume, owners: Mapping[str, str]) -> bool:

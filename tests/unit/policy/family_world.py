@@ -3,11 +3,13 @@
 The nodes ask `policy.takeover` and `policy.family`, as stewards do; a decision rests on records
 that were read earlier, and all that it changes is swapped in one transaction, on condition that
 they are as they were. Of a takeover only the first `at_once` volumes are: families may be larger
-than a transaction. Nodes die and come back at any moment; what an open volume has may be in its
-owner's write buffer alone; a log may turn out not to be good enough, and then the volume is given
-back. How one volume is opened, fenced and recovered is explored in `ownership_world.py`.
+than a transaction. Nodes, and the one that keeps all logs, die and come back at any moment; what an
+open volume has may be in its owner's write buffer alone; a log may turn out not to be good enough,
+and then the volume is given back. How one volume is opened, fenced and recovered is explored in
+`ownership_world.py`.
 
-From every state the family has to come together once nothing more happens to it.
+From every state the family has to come together once all owners live and nothing more happens to
+it, with the keeper or without.
 """
 
 from __future__ import annotations
@@ -46,6 +48,7 @@ class Bounds:
     deaths: int = 1
     degrades: int = 0
     bad_logs: int = 0
+    keeper_deaths: int = 0
     at_once: int = 9
 
 
@@ -78,6 +81,8 @@ class State:
     up: frozenset[str]
     pending: tuple[Act | None, ...]
     bad: frozenset[int] = frozenset()
+    keeper: bool = True
+    keeper_deaths: int = 0
     deaths: int = 0
     degrades: int = 0
     bad_logs: int = 0
@@ -142,10 +147,15 @@ class World:
                 lost = {number: None for number, at in enumerate(state.open_at) if at == node}
                 dead = replace(state, up=state.up - {node}, deaths=state.deaths + 1)
                 yield f"{node} dies", dead.about(node, None).opened(dict(lost))
+        if not state.keeper:
+            yield "the keeper is there again", replace(state, keeper=True)
+        elif state.keeper_deaths < self.bounds.keeper_deaths:
+            gone = replace(state, keeper=False, keeper_deaths=state.keeper_deaths + 1)
+            yield "the keeper dies", gone
         yield from self._logs(state)
 
     def healed(self, state: State) -> Iterator[State]:
-        """What follows when everybody lives and nothing more goes wrong, until nothing changes."""
+        """What follows when all owners live and nothing more goes wrong, until nothing changes."""
         now = replace(state, up=frozenset(NODES))
         for _ in range(ROUNDS_MAX):
             before = now
@@ -162,7 +172,7 @@ class World:
 
     def _wishes(self, state: State, node: str) -> list[Act]:
         """What a steward makes of what it sees."""
-        fates, gatherings = self._plan(state)
+        fates, gatherings, _ = self._plan(state)
         found = []
         for dead, decided in fates.items():
             mine = tuple(number for number, owner in decided if owner == node)
@@ -179,7 +189,7 @@ class World:
         return found + _leave("give", [one for one in closed if one.apart], state)
 
     def _plan(self, state: State) -> Any:
-        key = state.records, state.up
+        key = state.records, state.up, state.keeper
         if key not in self._plans:
             cluster = self._cluster(state)
             dead = sorted(set(NODES) - state.up)
@@ -190,7 +200,8 @@ class World:
                 ]
                 for name in dead
             }
-            self._plans[key] = fates, self.policy.family.gatherings(cluster)
+            family = self.policy.family
+            self._plans[key] = fates, family.gatherings(cluster), family.waiting(cluster)
         return self._plans[key]
 
     def _cluster(self, state: State) -> Any:
@@ -209,7 +220,8 @@ class World:
             )
             for number, one in enumerate(state.records)
         ]
-        return model.Cluster((*nodes, model.Node(KEEPER, "a", router=False)), tuple(volumes))
+        keeper = model.Node(KEEPER, "a", router=False, alive=state.keeper)
+        return model.Cluster((*nodes, keeper), tuple(volumes))
 
     def _perform(self, state: State, node: str, act: Act) -> tuple[str, State]:
         if any(state.records[number] != one for number, one in act.basis):
@@ -241,26 +253,29 @@ class World:
         return f"{node} hands over {act.volumes} to {act.other}", closed
 
     def _openings(self, state: State, node: str) -> Iterator[tuple[str, State]]:
-        plan = self._plan(state)[1]
-        leaving = {int(one.volume) for one in plan if one.before == node and one.apart}
+        waiting = self._plan(state)[2]
         for number, one in enumerate(state.records):
-            if one.owner != node or state.open_at[number] is not None or number in leaving:
+            if one.owner != node or state.open_at[number] is not None or str(number) in waiting:
                 continue
+            logged = one.logged and not one.saved
             if not one.saved and one.served != node:
-                if number in state.bad:
-                    back = replace(one, owner=one.served, logged=False)
-                    yield f"{number}: {node} gives it back", state.swapped({number: back})
+                if one.logged and (number in state.bad or not state.keeper):
+                    # Without its keeper it is given back as it is, once that node lives.
+                    if state.keeper or one.served in state.up:
+                        back = replace(one, owner=one.served, logged=not state.keeper)
+                        yield f"{number}: {node} gives it back", state.swapped({number: back})
                     continue
                 if not one.logged:
                     continue
+            elif not state.keeper:
+                logged = False
             if all(state.open_at[each] == node for each in self.bounds.ancestors[number]):
-                served = Record(node, node, logged=one.logged and not one.saved)
-                after = state.swapped({number: served}).opened({number: node})
-                yield f"{node} opens {number}", after
+                after = state.swapped({number: Record(node, node, logged)})
+                yield f"{node} opens {number}", after.opened({number: node})
 
     def _logs(self, state: State) -> Iterator[tuple[str, State]]:
         for number, one in enumerate(state.records):
-            if state.open_at[number] is not None and not one.logged:
+            if state.keeper and state.open_at[number] is not None and not one.logged:
                 synced = replace(state, bad=state.bad - {number})
                 words = f"{number} is in sync"
                 yield words, synced.swapped({number: replace(one, logged=True)})

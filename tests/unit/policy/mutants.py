@@ -353,6 +353,7 @@ _CLONE, _TWO_CLONES, _CHAIN = ((), (0,)), ((), (0,), (0,)), ((), (0,), (0, 1))
 # Which world shows what; each is explored in about a second.
 FAMILY_WORLDS = {
     "family": family_world.Bounds(_CLONE, deaths=2, degrades=1, at_once=1),
+    "family-keeper": family_world.Bounds(_CLONE, deaths=2, keeper_deaths=1, at_once=1),
     "family-large": family_world.Bounds(_TWO_CLONES, deaths=2, at_once=1),
     "family-logs": family_world.Bounds(_TWO_CLONES, degrades=1, bad_logs=1, at_once=2),
     "family-chain": family_world.Bounds(_CHAIN, degrades=2, at_once=2),
@@ -364,8 +365,8 @@ FAMILY_MUTANTS = (
         Mutant(
             "what only its node has is not followed by its relatives",
             "family",
-            "anchor = next(needed, family[0])",
-            "anchor = family[0]",
+            "anchor = next(needed, self._oldest)",
+            "anchor = self._oldest",
             family_world.TOGETHER,
         ),
     ),
@@ -380,12 +381,22 @@ FAMILY_MUTANTS = (
         ),
     ),
     (
+        "family-keeper",
+        Mutant(
+            "what a node has not, and cannot get, waits there for its relatives",
+            "family",
+            "if one.uuid not in self._stays or _has_it(one):",
+            "if True:",
+            family_world.TOGETHER,
+        ),
+    ),
+    (
         "family-large",
         Mutant(
             "what a takeover has left is nobody's business",
             "family",
-            "for one in living\n        if one.owner != anchor.owner",
-            "for one in living\n        if one.uuid not in apart and one.owner != anchor.owner",
+            "if one.owner != anchor.owner and one.uuid not in self._stays:",
+            "if one.owner != anchor.owner and one.uuid not in self._apart:",
             family_world.TOGETHER,
         ),
     ),
