@@ -95,6 +95,8 @@ fn socket_mode() -> u32 {
 const COMPACT_PERCENT: u32 = 40;
 /// Data clusters of one operation: 256 KiB, what front ends cut requests to.
 const OP_CLUSTERS: u32 = 64;
+/// Objects of a volume that are being deleted at a time, in the queue that uploads wait in too.
+const DELETES: u32 = 4;
 /// Data clusters of one batch: 4 MiB.
 const BATCH_CLUSTERS: u32 = 1024;
 
@@ -186,6 +188,7 @@ impl Config {
             batch_clusters: BATCH_CLUSTERS.min(sco_clusters),
             op_clusters: OP_CLUSTERS.min(sco_clusters),
             compact_percent: COMPACT_PERCENT,
+            deletes: DELETES,
         }
     }
 }

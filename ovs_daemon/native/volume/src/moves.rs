@@ -38,6 +38,9 @@ pub(crate) struct Moves {
     pub(crate) drains: Vec<u64>,
     pub(crate) settles: Vec<u64>,
     pub(crate) retry_asked: bool,
+    /// Deletes are to be tried again: after so many doublings of the pause, and when.
+    pub(crate) deletes_asked: Option<u32>,
+    pub(crate) deletes_at: Option<u64>,
 }
 
 impl Moves {
@@ -129,8 +132,11 @@ impl Volume {
         self.submit_op(Owner::Move, Some(data), Verb::Relocate { lba, clusters, from });
     }
 
-    /// Goes on with compaction when a run has ended and the budget allows it.
+    /// Goes on with compaction when a run has ended and the budget allows it, and with deletes.
     pub(crate) fn continue_moves(&mut self, now: u64, ring: &mut Ring, out: &mut Outputs) {
+        if self.moves.deletes_at.take_if(|at| *at <= now).is_some() {
+            self.run(Message::RetryDeletes, ring, out);
+        }
         if self.moves.ended && self.moves.not_before <= now {
             self.moves.ended = false;
             let bytes = self.moves.runs.front().map_or(0, |run| u64::from(run.clusters)) * PAGE64;
@@ -140,8 +146,9 @@ impl Volume {
         }
     }
 
-    /// When compaction wants the next turn.
+    /// When compaction or deletes want the next turn.
     pub(crate) fn moves_at(&self) -> Option<u64> {
-        self.moves.ended.then_some(self.moves.not_before)
+        let moves = self.moves.ended.then_some(self.moves.not_before);
+        [moves, self.moves.deletes_at].into_iter().flatten().min()
     }
 }

@@ -22,7 +22,7 @@ pub(crate) const TOKEN_SYNC: u64 = 1 << 52;
 /// All kinds; the token of a read has none.
 const KINDS: u64 = 0xff << 48;
 
-/// Nanoseconds until something that failed is tried again.
+/// Nanoseconds until something that failed is tried again; deletes after 77 seconds in the end.
 const RETRY_NS: u64 = 300_000_000;
 
 impl Volume {
@@ -98,6 +98,7 @@ impl Volume {
                 self.job(Work::Index { log, log_text, sco }, out);
             }
             Action::Retry => self.moves.retry_asked = true,
+            Action::RetryDeletes { doublings } => self.moves.deletes_asked = Some(doublings),
             Action::Drained => {
                 for ticket in mem::take(&mut self.moves.drains) {
                     self.finish(Owner::Control(ticket), None, out);
@@ -116,6 +117,9 @@ impl Volume {
     pub(crate) fn set_retry(&mut self, now: u64) {
         if mem::take(&mut self.moves.retry_asked) {
             self.retry_at = Some(now + RETRY_NS);
+        }
+        if let Some(doublings) = self.moves.deletes_asked.take() {
+            self.moves.deletes_at = Some(now + (RETRY_NS << doublings));
         }
     }
 

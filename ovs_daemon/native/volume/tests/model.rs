@@ -136,6 +136,7 @@ fn limits() -> Limits {
         batch_clusters: 16,
         op_clusters: 8,
         compact_percent: 50,
+        deletes: 2,
     }
 }
 

@@ -5,14 +5,14 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use alba::Directory;
+use alba::{Backend, Directory};
 use edge::target::{Outcome, Request, RequestId, Verb};
 use format::log::PAGE;
-use machines::volume::Limits;
+use machines::volume::{Limits, Stage};
 use media::{Event, Ring, Slice, Wait};
 use volume::{
     Control, FollowerAt, Following, Job, JobFailure, OpenSpec, Outcome as JobOutcome, Outputs,
-    SharedScos, Tuning, Volume, Work, open,
+    SharedScos, Tuning, Volume, Work, open, uuid_text,
 };
 
 const LOG: [u8; 16] = [7; 16];
@@ -25,6 +25,12 @@ struct Bench {
     out: Outputs,
     now: u64,
     requests: u64,
+    /// Time does not pass beyond.
+    until: u64,
+    /// The backend refuses deletes; so often it has, and so many waited for it together.
+    refuses: bool,
+    refused: u64,
+    deletes_max: usize,
 }
 
 fn opened(root: &std::path::Path, backend: &Directory, epoch: u64) -> Volume {
@@ -36,6 +42,7 @@ fn opened(root: &std::path::Path, backend: &Directory, epoch: u64) -> Volume {
         batch_clusters: 16,
         op_clusters: 8,
         compact_percent: 50,
+        deletes: 2,
     };
     let buffer_dir = root.join("buffer");
     let spec = OpenSpec { ancestors: vec![LOG], epoch, base: None, buffer_dir, limits, warm: None };
@@ -45,6 +52,12 @@ fn opened(root: &std::path::Path, backend: &Directory, epoch: u64) -> Volume {
     Volume::new(found, 0, 9, 300 * PAGE as u64, false, shared, tuning).unwrap()
 }
 
+fn refusal() -> JobFailure {
+    let why = "an OSD refuses to delete it".to_owned();
+    let (no_space, no_files, not_found, corrupt) = (false, false, false, false);
+    JobFailure { no_space, no_files, not_found, corrupt, why }
+}
+
 impl Bench {
     fn new(name: &str) -> Self {
         let root = std::env::temp_dir().join(format!("ovs-turns-{}-{name}", std::process::id()));
@@ -52,7 +65,20 @@ impl Bench {
         let backend = Directory::open(&root.join("backend")).unwrap();
         let (ring, volume) = (Ring::new(64).unwrap(), opened(&root, &backend, 1));
         let (out, now, requests) = (Outputs::default(), 1_000_000_000, 0);
-        Self { root, backend, ring, volume, out, now, requests }
+        let (until, refuses, refused, deletes_max) = (u64::MAX, false, 0, 0);
+        Self {
+            root,
+            backend,
+            ring,
+            volume,
+            out,
+            now,
+            requests,
+            until,
+            refuses,
+            refused,
+            deletes_max,
+        }
     }
 
     /// Closes the volume without a word and opens it again.
@@ -78,9 +104,17 @@ impl Bench {
     }
 
     fn perform(&mut self, jobs: Vec<Job>) {
+        let deletes = jobs.iter().filter(|job| matches!(job.work, Work::Delete { .. })).count();
+        self.deletes_max = self.deletes_max.max(deletes);
         for job in jobs {
-            let done = job.run(&self.backend);
-            self.volume.on_job(done.outcome, &mut self.ring, &mut self.out);
+            let outcome = match job.work {
+                Work::Delete { sco, .. } if self.refuses => {
+                    self.refused += 1;
+                    JobOutcome::Deleted { sco, result: Err(refusal()) }
+                }
+                _ => job.run(&self.backend).outcome,
+            };
+            self.volume.on_job(outcome, &mut self.ring, &mut self.out);
         }
     }
 
@@ -97,7 +131,9 @@ impl Bench {
                 for event in events {
                     self.volume.on_event(event, &mut self.ring, &mut self.out);
                 }
-            } else if let Some(at) = self.volume.wakes_at() {
+            } else if let Some(at) = self.volume.wakes_at()
+                && at <= self.until
+            {
                 self.now = self.now.max(at);
             } else {
                 return;
@@ -320,4 +356,38 @@ fn what_followers_say_ends_no_read_of_a_volume_that_was_let_go_of() {
     bench.perform(last);
     assert!(!bench.volume.is_reading());
     assert_eq!(into.map(|slice| slice.to_vec()[0]), [3, 3]);
+}
+
+/// Guests overwrite what they wrote, and the backend refuses to delete what is dead.
+#[test]
+fn refused_deletes_never_pile_up_before_uploads_and_none_is_forgotten() {
+    let mut bench = Bench::new("refused");
+    bench.refuses = true;
+    for round in 1..=12 {
+        bench.write(0, 8 * PAGE, round);
+        bench.volume.control(round.into(), Control::Settle);
+        bench.until = bench.now + 100_000_000;
+        bench.run_until_idle();
+        assert!(bench.drained(round.into()), "round {round} is on the backend");
+    }
+    let dead = |bench: &Bench| {
+        let scos = bench.volume.machine().scos();
+        scos.values().filter(|sco| sco.stage == Stage::Deleting).count()
+    };
+    assert_eq!(dead(&bench), 11);
+    let (hour, before) = (3_600 * 1_000_000_000, bench.refused);
+    bench.until = bench.now + hour;
+    bench.run_until_idle();
+    let pauses = 9 + 3_600_000 / (300 << 8);
+    let most = 2 * (pauses + 1);
+    assert!(bench.refused - before <= most, "{} deletes in an hour", bench.refused - before);
+    assert!(bench.refused - before > pauses, "{} deletes in an hour", bench.refused - before);
+    assert!(bench.deletes_max <= 2, "{} deletes waited together", bench.deletes_max);
+    assert_eq!(dead(&bench), 11);
+    bench.refuses = false;
+    bench.until = u64::MAX;
+    bench.run_until_idle();
+    assert_eq!(dead(&bench), 0);
+    let objects = bench.backend.list(&format!("{}/sco", uuid_text(&LOG))).unwrap();
+    assert_eq!(objects.len(), 1, "{objects:?}");
 }

@@ -113,6 +113,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         batch_clusters: 1024,
         op_clusters: 64,
         compact_percent: 0,
+        deletes: 1,
     };
     let spec = OpenSpec {
         ancestors: vec![[7; 16]],

@@ -1,4 +1,4 @@
-//! Checkpoints, deletion of dead SCOs, and compaction of nearly dead ones.
+//! Checkpoints, which SCOs are dead after one, and compaction of nearly dead ones.
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -154,7 +154,8 @@ impl Volume {
             referenced
         };
         let early = self.is(Mutant::DeleteBeforeCheckpoint);
-        for (number, sco) in &mut self.scos {
+        let mut dead_scos = Vec::new();
+        for (number, sco) in &self.scos {
             let dead = if early {
                 sco.live == 0 && self.snapshots.is_empty()
             } else {
@@ -166,31 +167,15 @@ impl Volume {
             if sco.stage == Stage::Uploaded {
                 out.push(Action::Evict(*number));
             }
-            sco.stage = Stage::Deleting;
-            out.push(Action::Delete(*number));
+            dead_scos.push(*number);
         }
+        dead_scos.into_iter().for_each(|number| self.delete(number));
     }
 
     pub(super) fn checkpoint_failed(&mut self, out: &mut Vec<Action>) {
         self.checkpoints.in_flight = false;
         self.checkpoints.failed = true;
         self.ask_retry(out);
-    }
-
-    pub(super) fn deleted(&mut self, number: u32, _out: &mut Vec<Action>) {
-        if self.scos.get(&number).is_some_and(|s| s.stage == Stage::Deleting) {
-            self.scos.remove(&number);
-        }
-    }
-
-    pub(super) fn delete_failed(&mut self, _number: u32, out: &mut Vec<Action>) {
-        self.ask_retry(out);
-    }
-
-    /// Deletion is idempotent: whatever is not confirmed is asked for again.
-    pub(super) fn retry_deletions(&mut self, out: &mut Vec<Action>) {
-        let waiting = self.scos.iter().filter(|(_, s)| s.stage == Stage::Deleting);
-        out.extend(waiting.map(|(number, _)| Action::Delete(*number)));
     }
 
     /// Picks the emptiest SCO whose live clusters are worth moving. SCOs that a snapshot may refer

@@ -22,10 +22,13 @@
 //! * A checkpoint holds only what is on the backend, and an object is deleted only when the last
 //!   stored checkpoint covers it and refers to it from no map. References to a closed SCO never
 //!   come back, except through a snapshot, and snapshots are in every checkpoint.
+//! * Few objects are being deleted at a time, and each refusal makes the pause before the next try
+//!   longer: what can't be deleted never stands in the way of uploads.
 //! * Relocations (compaction) go to the front of a batch and only as far as the map still agrees.
 
 mod batch;
 mod checkpoint;
+mod deletion;
 mod durability;
 mod mutant;
 #[cfg(test)]
@@ -112,6 +115,8 @@ pub struct Limits {
     pub op_clusters: u32,
     /// Compact SCOs with at most this share of live clusters, in percent. 0: never.
     pub compact_percent: u32,
+    /// Objects that are being deleted at a time, at least 1.
+    pub deletes: u32,
 }
 
 /// What the outside reports.
@@ -179,8 +184,10 @@ pub enum Message {
         /// Its number.
         sco: u32,
     },
-    /// Time to try again what failed.
+    /// Time to try again what failed, other than deletes.
     Retry,
+    /// Time to try deletes again.
+    RetryDeletes,
     /// Close, upload and checkpoint everything (before the volume is closed).
     Drain,
     /// Upload and checkpoint what there is now, while more may come (before it is drained).
@@ -215,6 +222,11 @@ pub enum Action {
     Compact(u32),
     /// Send [`Message::Retry`] after a while.
     Retry,
+    /// Send [`Message::RetryDeletes`] after a while.
+    RetryDeletes {
+        /// So often twice as long a while.
+        doublings: u32,
+    },
     /// Everything is on the backend and in a checkpoint.
     Drained,
     /// Everything that was appended before the last [`Message::Settle`] is.
@@ -234,7 +246,7 @@ pub enum Stage {
     Uploaded,
     /// It is on the backend only.
     Evicted,
-    /// Its object is being deleted.
+    /// Its object is to be deleted.
     Deleting,
 }
 
@@ -315,6 +327,7 @@ pub struct Volume {
     retry_asked: bool,
     upload_failed: bool,
     checkpoints: checkpoint::Checkpoints,
+    deletions: deletion::Deletions,
     compacting: Option<u32>,
     draining: bool,
     /// Up to this SCO everything is to be on the backend and in a checkpoint.
@@ -372,6 +385,7 @@ impl Volume {
             retry_asked: false,
             upload_failed: false,
             checkpoints: checkpoint::Checkpoints::at(recovered.checkpoint_position),
+            deletions: deletion::Deletions::default(),
             compacting: None,
             draining: false,
             settling: None,
@@ -415,10 +429,11 @@ impl Volume {
             Message::UploadFailed { sco } => self.upload_failed(sco, out),
             Message::CheckpointStored { referenced } => self.checkpoint_stored(&referenced, out),
             Message::CheckpointFailed => self.checkpoint_failed(out),
-            Message::Deleted { sco } => self.deleted(sco, out),
+            Message::Deleted { sco } => self.deleted(sco),
             Message::DeleteFailed { sco } => self.delete_failed(sco, out),
             Message::Compacted { sco } => self.compacted(sco),
             Message::Retry => self.retry(out),
+            Message::RetryDeletes => self.retry_deletes(out),
             Message::Drain => {
                 self.draining = true;
                 self.checkpoints.want();
@@ -444,6 +459,7 @@ impl Volume {
         self.start_sync(out);
         self.start_uploads(out);
         self.start_checkpoint(out);
+        self.start_deletes(out);
         self.start_compaction(out);
         if self.draining && self.is_drained() {
             self.draining = false;
@@ -474,7 +490,6 @@ impl Volume {
             self.stall = None;
         }
         self.checkpoints.retry();
-        self.retry_deletions(out);
     }
 
     fn is_drained(&self) -> bool {

@@ -43,11 +43,17 @@ pub enum Mutant {
     CountFilesKept,
     /// The volume is settled before what it had is on the backend.
     SettleTooEarly,
+    /// After a failed delete everything that is to be deleted is asked for once more.
+    RetryEveryDelete,
+    /// A failed delete is asked for again at once.
+    RetryDeletesAtOnce,
+    /// A failed delete is not tried again.
+    ForgetFailedDelete,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 20] = [
+    pub const ALL: [Mutant; 23] = [
         Mutant::FlushWithoutSync,
         Mutant::CompleteBeforeAppend,
         Mutant::SyncCoversTooMuch,
@@ -68,5 +74,8 @@ impl Mutant {
         Mutant::AnswerTwice,
         Mutant::CountFilesKept,
         Mutant::SettleTooEarly,
+        Mutant::RetryEveryDelete,
+        Mutant::RetryDeletesAtOnce,
+        Mutant::ForgetFailedDelete,
     ];
 }

@@ -13,6 +13,7 @@ fn limits() -> Limits {
         batch_clusters: 4,
         op_clusters: 4,
         compact_percent: 50,
+        deletes: 2,
     }
 }
 
@@ -95,4 +96,70 @@ fn writes_wait_while_the_backend_is_behind_and_go_on_after() {
     let after = step(&mut v, Message::Uploaded { sco: 1 });
     assert!(after.contains(&Action::Open(3)), "{after:?}");
     assert_eq!(v.stall(), None);
+}
+
+/// A volume that has five objects which nothing refers to, just after a checkpoint said so.
+fn with_dead_objects() -> (Volume, Vec<Action>) {
+    let dead = Sco {
+        stage: Stage::Evicted,
+        clusters: 4,
+        live: 0,
+        last_sequence: 0,
+        unsyncable: false,
+        stuck: false,
+    };
+    let recovered = Recovered {
+        own_log: 0,
+        map: Map::new(),
+        snapshots: vec![],
+        scos: (1..=5).map(|number| (number, dead)).collect(),
+        sequence: 9,
+        durable: 9,
+        next_sco: 6,
+        checkpoint_position: 5,
+    };
+    let mut v = Volume::new(limits(), recovered);
+    assert_eq!(step(&mut v, Message::Drain), [Action::Checkpoint]);
+    let mut after = step(&mut v, Message::CheckpointStored { referenced: BTreeMap::new() });
+    after.retain(|action| *action != Action::Drained);
+    (v, after)
+}
+
+#[test]
+fn objects_are_deleted_few_at_a_time() {
+    let (mut v, asked) = with_dead_objects();
+    assert_eq!(asked, [Action::Delete(1), Action::Delete(2)]);
+    // Nobody asks for them once more because something else has failed.
+    assert_eq!(step(&mut v, Message::Retry), []);
+    let orders = [(2, vec![3]), (1, vec![4]), (3, vec![5]), (5, vec![]), (4, vec![])];
+    for (sco, next) in orders {
+        let next: Vec<Action> = next.into_iter().map(Action::Delete).collect();
+        assert_eq!(step(&mut v, Message::Deleted { sco }), next);
+    }
+    assert!(v.scos().is_empty());
+}
+
+#[test]
+fn what_cannot_be_deleted_is_tried_again_last_and_ever_less_often() {
+    let (mut v, _) = with_dead_objects();
+    let retry = |doublings| Action::RetryDeletes { doublings };
+    assert_eq!(step(&mut v, Message::DeleteFailed { sco: 1 }), [retry(0)]);
+    assert_eq!(step(&mut v, Message::DeleteFailed { sco: 2 }), []);
+    for pause in 1..12 {
+        let asked = step(&mut v, Message::RetryDeletes);
+        let [Action::Delete(first), Action::Delete(second)] = asked[..] else {
+            panic!("{asked:?}");
+        };
+        if pause == 1 {
+            assert_eq!((first, second), (3, 4), "those that were never tried come first");
+        }
+        assert_eq!(step(&mut v, Message::DeleteFailed { sco: first }), [retry(pause.min(8))]);
+        assert_eq!(step(&mut v, Message::DeleteFailed { sco: second }), []);
+    }
+    // All are there still, and one success makes the next pause short.
+    assert_eq!(v.scos().len(), 5);
+    let asked = step(&mut v, Message::RetryDeletes);
+    let [Action::Delete(first), Action::Delete(second)] = asked[..] else { panic!("{asked:?}") };
+    assert_eq!(step(&mut v, Message::Deleted { sco: first }).len(), 1);
+    assert_eq!(step(&mut v, Message::DeleteFailed { sco: second }), [retry(0)]);
 }

@@ -14,6 +14,8 @@ pub(super) enum Clock {
     Turn,
     /// Time to try again what failed.
     Retry,
+    /// Time to try deletes again.
+    RetryDeletes,
     /// A sync has ended.
     Sync,
     /// Time to connect to the DTL node.

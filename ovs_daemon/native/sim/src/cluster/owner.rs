@@ -184,6 +184,9 @@ impl Cluster<'_> {
                 self.job(node, serial, Work::Index { sco });
             }
             Action::Retry => self.timer(node, Clock::Retry, 300 * MS, 0),
+            Action::RetryDeletes { doublings } => {
+                self.timer(node, Clock::RetryDeletes, (300 * MS) << doublings, 0);
+            }
             // Nobody asks for it here.
             Action::Settled => {}
             Action::Drained => {
@@ -224,6 +227,7 @@ impl Cluster<'_> {
                 self.run(node, Message::Retry);
                 self.retry_reads(node);
             }
+            Clock::RetryDeletes => self.run(node, Message::RetryDeletes),
             Clock::Sync => self.sync_done(node),
             Clock::Dial | Clock::Away | Clock::Answer => self.link_time(node, clock, token),
         }

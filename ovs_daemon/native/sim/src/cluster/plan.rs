@@ -147,6 +147,7 @@ fn limits(random: &mut Random) -> Limits {
         batch_clusters: 8,
         op_clusters: 4,
         compact_percent: [0, 30, 60][random.index(3)],
+        deletes: 2,
     }
 }
 

@@ -41,6 +41,7 @@ fn check(crash: &Crash<'_>, root: &Path, returned: &mut u32) -> Result<(), Viola
         batch_clusters: 8,
         op_clusters: 4,
         compact_percent: 40,
+        deletes: 2,
     };
     let buffer_dir = root.join("buffer");
     let spec =

@@ -178,8 +178,12 @@ impl VolumeWorld {
     fn step(&mut self, message: Message) -> Result<(), Violation> {
         let mut actions = Vec::new();
         self.turn = matches!(message, Message::Submit(_));
+        let paused = self.flight.iter().any(|one| matches!(one, Action::RetryDeletes { .. }));
         self.volume.step(message, &mut actions);
         self.check_evictions(&actions)?;
+        if paused && actions.iter().any(|action| matches!(action, Action::Delete(_))) {
+            return Err(Violation::new("a refused delete waits", format!("{actions:?}")));
+        }
         for action in actions {
             match action {
                 Action::Complete(id) => self.complete(id)?,
@@ -283,7 +287,11 @@ impl VolumeWorld {
             Action::Checkpoint => self.store_checkpoint(),
             Action::Delete(sco) => self.delete(sco),
             Action::Compact(sco) => self.compact(sco),
-            Action::Retry | Action::Complete(_) | Action::Drained | Action::Settled => Ok(()),
+            Action::Retry
+            | Action::RetryDeletes { .. }
+            | Action::Complete(_)
+            | Action::Drained
+            | Action::Settled => Ok(()),
         }
     }
 
@@ -299,6 +307,7 @@ impl VolumeWorld {
             }
             Action::Delete(sco) => Message::Deleted { sco },
             Action::Retry => Message::Retry,
+            Action::RetryDeletes { .. } => Message::RetryDeletes,
             Action::Evict(_)
             | Action::Compact(_)
             | Action::Complete(_)
@@ -532,6 +541,25 @@ impl VolumeWorld {
         }
     }
 
+    /// What is dead is deleted one day, and never much of it at a time.
+    fn check_deletes(&self) -> Result<(), Violation> {
+        let asked = self.flight.iter().filter(|action| matches!(action, Action::Delete(_)));
+        let (asked, most) = (asked.count(), self.volume.limits().deletes as usize);
+        if asked > most {
+            let detail = format!("{asked} are under way");
+            return Err(Violation::new("deletes are few at a time", detail));
+        }
+        let paused = self.flight.iter().any(|one| matches!(one, Action::RetryDeletes { .. }));
+        let dead = self.volume.scos().iter().find(|(_, sco)| sco.stage == Stage::Deleting);
+        match dead {
+            Some((number, _)) if asked == 0 && !paused => {
+                let detail = format!("SCO {number} is to be deleted, and nothing happens");
+                Err(Violation::new("what is dead is deleted", detail))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn check_snapshots(&self) -> Result<(), Violation> {
         for snapshot in self.volume.snapshots() {
             let open = self.volume.scos().get(&snapshot.position);
@@ -670,6 +698,7 @@ impl World for VolumeWorld {
         }
         self.check_snapshots()?;
         self.check_leaks()?;
+        self.check_deletes()?;
         self.check_progress()
     }
 
@@ -735,5 +764,6 @@ fn order(action: &Action) -> (u8, u64) {
         Action::Complete(id) => (9, id.into()),
         Action::Drained => (10, 0),
         Action::Settled => (11, 0),
+        Action::RetryDeletes { doublings } => (12, doublings.into()),
     }
 }

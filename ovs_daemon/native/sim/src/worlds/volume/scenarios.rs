@@ -60,6 +60,14 @@ const CACHE: (&str, &str) = (
 );
 const SETTLED: (&str, &str) =
     ("settled is stored", "what was appended before a settling is in a checkpoint at its end");
+const DELETED: (&str, &str) = (
+    "what is dead is deleted",
+    "while an object is to be deleted, a delete or the next try of one is on its way",
+);
+const FEW: (&str, &str) =
+    ("deletes are few at a time", "so many objects as the limit says, and none of them twice");
+const PATIENT: (&str, &str) =
+    ("a refused delete waits", "after a refusal nothing is deleted before the pause is over");
 const SNAPSHOT: (&str, &str) =
     ("snapshots end their SCO", "the position of a snapshot is a closed SCO");
 
@@ -71,6 +79,7 @@ const LIMITS: Limits = Limits {
     batch_clusters: 2,
     op_clusters: 2,
     compact_percent: 0,
+    deletes: 1,
 };
 
 /// A world without any faults.
@@ -220,23 +229,43 @@ fn backend(more: u8) -> Scenario {
     scenario("volume-backend", &invariants, bounds, &mutants).0
 }
 
-/// Deletions that a power loss takes back, with checkpoints in between.
+/// Deletions that the backend refuses and that a power loss takes back, with checkpoints in between.
 fn deletions(more: u8) -> Scenario {
     let bounds = Bounds {
         limits: Limits { checkpoint_scos: 2, ..LIMITS },
         crashes: 1,
+        failures: 2 + more,
+        may_fail: |action| matches!(action, Action::Delete(_)),
         drain: true,
-        goals: vec![("an object is deleted in a second life", |w| {
-            let gone = !w.disk.objects.contains_key(&1) && w.volume.scos().contains_key(&2);
-            w.budget.crashes == 0 && gone && w.disk.lingering.contains(&1)
-        })],
+        goals: vec![
+            ("an object is deleted in a second life", |w| {
+                let gone = !w.disk.objects.contains_key(&1) && w.volume.scos().contains_key(&2);
+                w.budget.crashes == 0 && gone && w.disk.lingering.contains(&1)
+            }),
+            ("two objects are to be deleted", |w| deleting(w) == 2),
+            ("what was refused twice is deleted", |w| {
+                let refused = w.budget.failures == w.bounds.0.failures - 2;
+                refused && w.life == 0 && deleting(w) == 0 && w.flight.is_empty() && w.drained
+            }),
+        ],
         ..calm(3 + more, vec![(WRITE_BOTH, 3 + more)])
     };
-    let (scenario, bounds) = scenario("volume-deletions", &[LEAKS], bounds, &[]);
+    let mutants = [
+        (Mutant::RetryEveryDelete, FEW.0),
+        (Mutant::RetryDeletesAtOnce, PATIENT.0),
+        (Mutant::ForgetFailedDelete, DELETED.0),
+    ];
+    let invariants = [LEAKS, DELETED, FEW, PATIENT];
+    let (scenario, bounds) = scenario("volume-deletions", &invariants, bounds, &mutants);
     let open = OpenPolicy { adopts: false, ..bounds.open };
     let careless = Box::leak(Box::new(Bounds { open, ..bounds.clone() }));
     let start = VolumeWorld::new(careless, None);
     scenario.mutant("open leaves objects alone that the checkpoint does not list", LEAKS.0, start)
+}
+
+/// Objects that are to be deleted.
+fn deleting(world: &VolumeWorld) -> usize {
+    world.volume.scos().values().filter(|sco| sco.stage == Stage::Deleting).count()
 }
 
 /// Snapshots taken and deleted.
@@ -374,5 +403,8 @@ fn mutant_name(mutant: Mutant) -> &'static str {
         Mutant::AnswerTwice => "a write is answered twice",
         Mutant::CountFilesKept => "a small SCO in the cache counts like a full one",
         Mutant::SettleTooEarly => "a volume is settled before its SCOs are stored",
+        Mutant::RetryEveryDelete => "after a refusal every delete is asked for again",
+        Mutant::RetryDeletesAtOnce => "a refused delete is asked for again at once",
+        Mutant::ForgetFailedDelete => "a refused delete is not tried again",
     }
 }
