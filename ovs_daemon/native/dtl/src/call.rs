@@ -1,4 +1,7 @@
 //! Saying hello to a DTL node, by a thread that may wait.
+//!
+//! When that leads to nothing, the node may be away, or only what it has of this volume may take it
+//! long or fail. Whoever has to know asks it something that no volume matters to ([`Caller::is_there`]).
 
 use std::fmt;
 use std::io;
@@ -22,6 +25,9 @@ impl Default for Patience {
     }
 }
 
+/// What no node speaks.
+const NO_VERSION: u8 = 0;
+
 /// Who calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Caller {
@@ -40,8 +46,12 @@ pub struct Caller {
 /// Why a call led to nothing.
 #[derive(Debug)]
 pub enum CallError {
-    /// The node cannot be reached, or went away.
+    /// The node cannot be connected to.
     Unreachable(io::Error),
+    /// It was connected to, and has not answered in time.
+    Late(io::Error),
+    /// No connection could be made here, or it broke: that tells nothing about the node.
+    Broken(io::Error),
     /// It knows a newer epoch.
     Refused {
         /// That one.
@@ -56,7 +66,8 @@ pub enum CallError {
 impl fmt::Display for CallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            CallError::Unreachable(error) => write!(f, "{error}"),
+            CallError::Unreachable(error) | CallError::Broken(error) => write!(f, "{error}"),
+            CallError::Late(_) => write!(f, "it has not answered in time"),
             CallError::Refused { fence } => write!(f, "it knows the newer epoch {fence}"),
             CallError::Rejected(Rejection::Version) => {
                 write!(f, "it speaks another version of the protocol")
@@ -70,22 +81,59 @@ impl fmt::Display for CallError {
 
 impl std::error::Error for CallError {}
 
+/// Of a connection that was made.
 impl From<io::Error> for CallError {
     fn from(error: io::Error) -> Self {
-        CallError::Unreachable(error)
+        match error.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => CallError::Late(error),
+            _ => CallError::Broken(error),
+        }
+    }
+}
+
+impl CallError {
+    /// Why no connection was made: because of the node or the way to it, or because of this host.
+    pub fn of_connecting(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::NetworkDown
+            | io::ErrorKind::TimedOut => CallError::Unreachable(error),
+            _ => CallError::Broken(error),
+        }
     }
 }
 
 impl Caller {
-    fn hello(&self, role: Role) -> Frame {
-        Frame::Hello(Hello {
+    fn hello(&self, role: Role) -> Hello {
+        Hello {
             version: VERSION,
             role,
             volume: self.volume,
             cluster: self.cluster,
             epoch: self.epoch,
             generation: self.generation,
-        })
+        }
+    }
+
+    /// Connects, says hello, hears the answer.
+    fn say(&self, hello: Hello, patience: Patience) -> Result<(Stream, Frame), CallError> {
+        let connected = Stream::connect(self.address, patience.0);
+        let mut stream = connected.map_err(CallError::of_connecting)?;
+        stream.write_all(&Frame::Hello(hello).encode())?;
+        let answer = next_frame(&mut stream)?;
+        Ok((stream, answer))
+    }
+
+    /// Whether the node answers anybody: it refuses a version that it has never heard of, whatever
+    /// it has to do for the volume.
+    pub fn is_there(&self, patience: Patience) -> bool {
+        let odd = Hello { version: NO_VERSION, ..self.hello(Role::Owner) };
+        let said = self.say(odd, patience);
+        !matches!(said, Err(CallError::Unreachable(_) | CallError::Late(_)))
     }
 
     /// Connects, says hello, hears what is held.
@@ -94,12 +142,10 @@ impl Caller {
         role: Role,
         patience: Patience,
     ) -> Result<(Stream, Greeted), CallError> {
-        let mut stream = Stream::connect(self.address, patience.0)?;
-        stream.write_all(&self.hello(role).encode())?;
-        match next_frame(&mut stream)? {
-            Frame::Greeted(greeted) => Ok((stream, greeted)),
-            Frame::Refused { fence } => Err(CallError::Refused { fence }),
-            Frame::Rejected(why) => Err(CallError::Rejected(why)),
+        match self.say(self.hello(role), patience)? {
+            (stream, Frame::Greeted(greeted)) => Ok((stream, greeted)),
+            (_, Frame::Refused { fence }) => Err(CallError::Refused { fence }),
+            (_, Frame::Rejected(why)) => Err(CallError::Rejected(why)),
             _ => Err(CallError::Malformed(Malformed::Field("kind"))),
         }
     }
@@ -133,3 +179,7 @@ pub fn remove(caller: &Caller, patience: Patience) -> Result<(), CallError> {
         _ => Err(CallError::Malformed(Malformed::Field("kind"))),
     }
 }
+
+#[cfg(test)]
+#[path = "call_tests.rs"]
+mod tests;

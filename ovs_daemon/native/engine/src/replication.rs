@@ -77,7 +77,7 @@ fn call_failed(what: &str, request: &TailRequest, error: &CallError) -> Error {
             let fix = "look at the log of the DTL node";
             Error::new("DTL_REJECTED", what, why, fix)
         }
-        CallError::Unreachable(_) => {
+        CallError::Unreachable(_) | CallError::Late(_) | CallError::Broken(_) => {
             let fix = "try again when the node is back; only a person may go on without it";
             Error::new("DTL_UNREACHABLE", what, why, fix)
         }

@@ -1,9 +1,9 @@
 //! Saying hello to a node that is to follow, by a thread that may wait.
 
-use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use dtl::CallError;
 use format::entry::Uuid;
 use format::mds::{Frame, Hello, VERSION};
 use media::Fd;
@@ -31,12 +31,13 @@ pub struct Caller {
 /// map first.
 ///
 /// # Errors
-/// It cannot be reached.
-pub fn hello(caller: &Caller) -> io::Result<Fd> {
-    let mut stream = Stream::connect(caller.address, PATIENCE)?;
+/// [`CallError::Unreachable`]: it cannot be connected to. Others tell nothing about the node.
+pub fn hello(caller: &Caller) -> Result<Fd, CallError> {
+    let connected = Stream::connect(caller.address, PATIENCE);
+    let mut stream = connected.map_err(CallError::of_connecting)?;
     let Caller { cluster, volume, epoch, .. } = *caller;
     let frame = Frame::Hello(Hello { version: VERSION, volume, cluster, epoch });
     stream.write_all(&frame.encode(&caller.origin))?;
     stream.write_all(&caller.origin)?;
-    stream.into_fd()
+    Ok(stream.into_fd()?)
 }

@@ -5,8 +5,9 @@
 //! it from the SCO files.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
-use dtl::{Caller, Line, LineEvent, Patience, greet, whole_batches};
+use dtl::{CallError, Caller, Line, LineEvent, Patience, greet, whole_batches};
 use format::dtl::Frame;
 use format::log::PAGE;
 use machines::dtl::link::{Action, Link, Message, Mode, Reason, Saved};
@@ -14,7 +15,7 @@ use machines::dtl::{Held, Mark, State};
 use machines::volume::Message as LogMessage;
 use media::{Fd, File, Ring, Slice};
 
-use crate::jobs::{JobFailure, Work};
+use crate::jobs::{JobFailure, Unreached, Work};
 use crate::shell::{Outputs, Volume};
 
 pub(crate) const TOKEN_DTL_RECEIVE: u64 = 1 << 53;
@@ -27,6 +28,8 @@ const AWAY_NS: u64 = 500_000_000;
 /// Between two attempts to reach it, at first; twice as long after each, so often.
 const DIAL_NS: u64 = 200_000_000;
 const DIAL_DOUBLINGS: u32 = 5;
+/// For an answer that takes a node nothing but time to hear the question.
+const PROBE: Duration = Duration::from_secs(2);
 /// Bytes that are copied at a time.
 const COPY_BYTES: usize = 1 << 20;
 
@@ -201,14 +204,23 @@ impl Dtl {
 }
 
 /// A worker's part of connecting: hello, and what the node holds.
-pub(crate) fn connect(caller: &Caller) -> Result<(Fd, Held), Option<String>> {
-    match greet(caller, Patience::default()) {
+pub(crate) fn connect(caller: &Caller, patience: Patience) -> Result<(Fd, Held), Unreached> {
+    match greet(caller, patience) {
         Ok((fd, greeted)) => {
             let end = greeted.end.map(|(sequence, crc)| Mark { sequence, crc });
             Ok((fd, Held { begin: greeted.begin, end, suspect: greeted.suspect }))
         }
-        Err(dtl::CallError::Refused { .. }) => Err(None),
-        Err(error) => Err(Some(format!("the DTL node at {}: {error}", caller.address))),
+        Err(CallError::Refused { .. }) => Err(Unreached::Refused),
+        Err(error) => {
+            let why = format!("the DTL node at {}: {error}", caller.address);
+            // It may stand still, or have much to read of this volume.
+            let away = match error {
+                CallError::Unreachable(_) => true,
+                CallError::Late(_) => !caller.is_there(Patience(PROBE)),
+                _ => false,
+            };
+            Err(if away { Unreached::Away(why) } else { Unreached::Failed(why) })
+        }
     }
 }
 
@@ -537,7 +549,7 @@ impl Volume {
     pub(crate) fn dtl_connected(
         &mut self,
         generation: u32,
-        result: Result<(Fd, Held), Option<String>>,
+        result: Result<(Fd, Held), Unreached>,
         ring: &mut Ring,
         out: &mut Outputs,
     ) {
@@ -557,9 +569,9 @@ impl Volume {
                     Message::Lost { generation }
                 }
             },
-            Err(None) => Message::Refused { generation },
-            Err(Some(why)) => {
-                dtl.trouble = Some(why);
+            Err(Unreached::Refused) => Message::Refused { generation },
+            Err(error) => {
+                dtl.trouble = Some(error.to_string());
                 Message::Lost { generation }
             }
         };

@@ -7,6 +7,7 @@
 
 use std::net::SocketAddr;
 
+use dtl::CallError;
 use format::entry::Uuid;
 use format::mds::{End, Frame, encode_origin, encode_sco, put_headers};
 use machines::mds::Place;
@@ -14,7 +15,7 @@ use machines::mds::feed::{Action, Feed, Known, Message, State};
 use mds::{Caller, Wire, WireEvent};
 use media::{Fd, Ring};
 
-use crate::jobs::Work;
+use crate::jobs::{Unreached, Work};
 use crate::shell::{Outputs, Volume};
 
 pub(crate) const TOKEN_FEED_RECEIVE: u64 = 1 << 50;
@@ -123,8 +124,14 @@ impl Follower {
 }
 
 /// A worker's part of connecting.
-pub(crate) fn connect(caller: &Caller) -> Result<Fd, String> {
-    mds::hello(caller).map_err(|e| format!("the follower at {}: {e}", caller.address))
+pub(crate) fn connect(caller: &Caller) -> Result<Fd, Unreached> {
+    mds::hello(caller).map_err(|error| {
+        let why = format!("the follower at {}: {error}", caller.address);
+        match error {
+            CallError::Unreachable(_) => Unreached::Away(why),
+            _ => Unreached::Failed(why),
+        }
+    })
 }
 
 impl Volume {
@@ -243,7 +250,7 @@ impl Volume {
     pub(crate) fn follower_reached(
         &mut self,
         connection: u32,
-        result: Result<Fd, String>,
+        result: Result<Fd, Unreached>,
         ring: &mut Ring,
     ) {
         let tokens = [TOKEN_FEED_RECEIVE, TOKEN_FEED_SEND].map(|kind| self.token(kind, connection));
@@ -252,7 +259,7 @@ impl Volume {
         let follower = feeds.followers.iter_mut().find(|f| f.connection == connection);
         let Some(follower) = follower else { return };
         follower.dialing = false;
-        let wire = result.and_then(|fd| {
+        let wire = result.map_err(|error| error.to_string()).and_then(|fd| {
             Wire::new(fd, tokens[0], tokens[1], ring).map_err(|error| error.to_string())
         });
         match wire {

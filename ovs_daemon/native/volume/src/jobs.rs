@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use alba::{Backend, BackendError, Cause, Put, read_clusters, read_header, read_index, sco_name};
 use buffer::{ScoFile, ScoIndex, file_name};
-use dtl::Caller;
+use dtl::{Caller, Patience};
 use format::crc32c;
 use format::entry::{Entry, Uuid};
 use format::log::PAGE;
@@ -66,6 +66,26 @@ impl From<StoreError> for JobFailure {
             not_found: error.is_not_found(),
             corrupt: false,
             why: error.to_string(),
+        }
+    }
+}
+
+/// Why another node was not connected to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unreached {
+    /// It answers nobody.
+    Away(String),
+    /// It answers, or that is not known: for this volume it led to nothing.
+    Failed(String),
+    /// It knows a newer owner of the volume.
+    Refused,
+}
+
+impl fmt::Display for Unreached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Unreached::Away(why) | Unreached::Failed(why) => f.write_str(why),
+            Unreached::Refused => f.write_str("it knows a newer owner of the volume"),
         }
     }
 }
@@ -157,23 +177,23 @@ pub enum Outcome {
     Deleted { sco: u32, result: Result<(), JobFailure> },
     /// [`Work::Fetch`]; the object's clusters.
     Fetched { part: u32, log: Uuid, sco: u32, result: Result<u32, JobFailure> },
-    /// [`Work::Connect`]; without a reason: refused, a newer epoch is known.
-    Connected { generation: u32, result: Result<(Fd, Held), Option<String>> },
+    /// [`Work::Connect`].
+    Connected { generation: u32, result: Result<(Fd, Held), Unreached> },
     /// [`Work::Batches`]; the batches, their pages, and the last sequence.
     BatchesRead { generation: u32, result: Result<(Slice, u32, u64), JobFailure> },
     /// [`Work::Follow`].
-    Reached { connection: u32, result: Result<Fd, String> },
+    Reached { connection: u32, result: Result<Fd, Unreached> },
     /// [`Work::Index`].
     Indexed { sco: u32, result: Result<ObjectIndex, JobFailure> },
 }
 
 impl Outcome {
-    /// A node could not be connected to.
+    /// The node that was to be connected to answers nobody.
     pub fn is_away(&self) -> bool {
         matches!(
             self,
-            Outcome::Connected { result: Err(Some(_)), .. }
-                | Outcome::Reached { result: Err(_), .. }
+            Outcome::Connected { result: Err(Unreached::Away(_)), .. }
+                | Outcome::Reached { result: Err(Unreached::Away(_)), .. }
         )
     }
 }
@@ -182,10 +202,10 @@ impl Job {
     /// What comes of connecting to a node that is known not to answer; `None`: it connects to none.
     pub fn unanswered(self) -> Option<JobDone> {
         let address = self.work.reaches()?;
-        let why = format!("the node at {address} did not answer a moment ago");
+        let why = Unreached::Away(format!("the node at {address} did not answer a moment ago"));
         let outcome = match self.work {
             Work::Connect { caller } => {
-                Outcome::Connected { generation: caller.generation, result: Err(Some(why)) }
+                Outcome::Connected { generation: caller.generation, result: Err(why) }
             }
             Work::Follow { connection, .. } => Outcome::Reached { connection, result: Err(why) },
             _ => return None,
@@ -218,7 +238,7 @@ impl Job {
             }
             Work::Connect { caller } => {
                 let generation = caller.generation;
-                Outcome::Connected { generation, result: connect(&caller) }
+                Outcome::Connected { generation, result: connect(&caller, Patience::default()) }
             }
             Work::Batches { generation, file, from, end } => {
                 Outcome::BatchesRead { generation, result: read_batches(&file, from, end) }
@@ -406,3 +426,7 @@ fn read_checked(
     }
     Ok(end)
 }
+
+#[cfg(test)]
+#[path = "jobs_tests.rs"]
+mod tests;

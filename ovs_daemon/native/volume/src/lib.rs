@@ -29,7 +29,7 @@ pub use checkpoint::{
 pub use dtl::{DtlEvent, DtlNews, DtlStatus, Pair};
 pub use feed::{FeedStatus, FollowerAt, Following};
 pub use gate::QosState;
-pub use jobs::{Job, JobDone, JobFailure, Outcome, ScoSource, Work, store_sco};
+pub use jobs::{Job, JobDone, JobFailure, Outcome, ScoSource, Unreached, Work, store_sco};
 pub use open::{
     Found, OpenError, OpenSpec, Opened, Start, find, has_unsaved, open, saved_end, uuid_text,
 };
