@@ -4,51 +4,15 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
-use format::osd::Claim;
 use machines::alba::{Layout, Policy};
 
+use super::faulty::{self, Faulty};
 use super::tests::{Lab, content, get, put};
 use super::views_tests::view;
 use super::{Cluster, Terms};
-use crate::osd::{Osd, Reply, Request, is_mark, log_mark_path, mark_path};
-use crate::{Backend, Cause, Put};
-
-/// An OSD that fails to delete, and is out of reach when it is told so.
-#[derive(Debug)]
-struct Dying(Arc<dyn Osd>, Arc<AtomicBool>);
-
-impl Osd for Dying {
-    fn claim(&self) -> &Claim {
-        self.0.claim()
-    }
-
-    fn name(&self) -> String {
-        self.0.name()
-    }
-
-    fn reachable(&self) -> bool {
-        self.1.load(Ordering::Relaxed)
-    }
-
-    fn trouble(&self) -> Option<String> {
-        self.0.trouble()
-    }
-
-    fn late_after(&self) -> Duration {
-        self.0.late_after()
-    }
-
-    fn start(&self, request: Request, reply: Reply) {
-        match request {
-            Request::Delete { .. } | Request::DeleteFolder { .. } => {
-                reply(Err(request.error(Cause::Failed, "on purpose")));
-            }
-            _ => self.0.start(request, reply),
-        }
-    }
-}
+use crate::osd::{Osd, is_mark, log_mark_path, mark_path};
+use crate::{Backend, Put};
 
 const NAMES: [&str; 3] = ["x/sco/1", "x/sco/2", "x/pins/y"];
 
@@ -158,7 +122,7 @@ fn a_domain_that_dies_in_the_middle_of_a_delete_does_not_bring_the_object_back()
     let odd = |(number, osd): (usize, Arc<dyn Osd>)| -> Arc<dyn Osd> {
         match number < 3 {
             true => osd,
-            false => Arc::new(Dying(osd, up[number].clone())),
+            false => Faulty::switched(osd, faulty::deletes, &up[number]),
         }
     };
     let dying = view(&cluster, cluster.osds().into_iter().enumerate().map(odd).collect());

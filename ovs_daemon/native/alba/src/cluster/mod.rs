@@ -8,6 +8,8 @@
 mod deletion;
 #[cfg(test)]
 mod deletion_tests;
+#[cfg(test)]
+mod faulty;
 mod find;
 mod leave;
 mod leftovers;

@@ -7,82 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use format::osd::Claim;
 use machines::alba::{Layout, Policy};
 
+use super::faulty::{self, Faulty};
 use super::leftovers::{Moment, in_time, now};
 use super::tests::{Lab, content, get, put};
 use super::{Cluster, Terms};
-use crate::osd::{OBJECT, Osd, Reply, Request};
-use crate::{Backend, Cause, Put, Sink};
-
-/// An OSD that stores no fragment for this process, or is out of its reach for a time.
-#[derive(Debug)]
-struct Refusing(Arc<dyn Osd>, bool, Arc<AtomicBool>);
-
-impl Osd for Refusing {
-    fn claim(&self) -> &Claim {
-        self.0.claim()
-    }
-
-    fn name(&self) -> String {
-        self.0.name()
-    }
-
-    fn reachable(&self) -> bool {
-        self.2.load(Ordering::Relaxed)
-    }
-
-    fn trouble(&self) -> Option<String> {
-        self.0.trouble()
-    }
-
-    fn late_after(&self) -> Duration {
-        self.0.late_after()
-    }
-
-    fn start(&self, request: Request, reply: Reply) {
-        match request {
-            Request::Put { .. } if self.1 => reply(Err(request.error(Cause::Failed, "on purpose"))),
-            _ => self.0.start(request, reply),
-        }
-    }
-}
-
-/// An OSD that does not say what it has of an object, as one that is too busy to answer in time.
-#[derive(Debug)]
-struct Silent(Arc<dyn Osd>);
-
-impl Osd for Silent {
-    fn claim(&self) -> &Claim {
-        self.0.claim()
-    }
-
-    fn name(&self) -> String {
-        self.0.name()
-    }
-
-    fn reachable(&self) -> bool {
-        self.0.reachable()
-    }
-
-    fn trouble(&self) -> Option<String> {
-        self.0.trouble()
-    }
-
-    fn late_after(&self) -> Duration {
-        self.0.late_after()
-    }
-
-    fn start(&self, request: Request, reply: Reply) {
-        match &request {
-            Request::Names { folder } if folder.ends_with(OBJECT) => {
-                reply(Err(request.error(Cause::Failed, "on purpose")));
-            }
-            _ => self.0.start(request, reply),
-        }
-    }
-}
+use crate::osd::{Osd, Request};
+use crate::{Backend, Put, Sink};
 
 /// Another process with these OSDs.
 pub(super) fn view(cluster: &Cluster, osds: Vec<Arc<dyn Osd>>) -> Cluster {
@@ -96,7 +28,7 @@ pub(super) fn view(cluster: &Cluster, osds: Vec<Arc<dyn Osd>>) -> Cluster {
 fn refused(cluster: &Cluster, but: usize) -> Cluster {
     let refuse = |(number, osd): (usize, Arc<dyn Osd>)| match number < but {
         true => osd,
-        false => Arc::new(Refusing(osd, true, Arc::new(true.into()))) as Arc<dyn Osd>,
+        false => Faulty::always(osd, faulty::puts),
     };
     view(cluster, cluster.osds().into_iter().enumerate().map(refuse).collect())
 }
@@ -134,8 +66,8 @@ fn who_puts_the_same_puts_it_elsewhere_when_a_put_was_cut_off() {
     let cluster = lab.open();
     let (away, dying) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(true)));
     let odd = |(number, osd): (usize, Arc<dyn Osd>)| match number {
-        0 => Arc::new(Refusing(osd, false, away.clone())) as Arc<dyn Osd>,
-        4 => Arc::new(Refusing(osd, true, dying.clone())),
+        0 => Faulty::switched(osd, faulty::nothing, &away),
+        4 => Faulty::switched(osd, faulty::puts, &dying),
         _ => osd,
     };
     let osds: Vec<Arc<dyn Osd>> = cluster.osds().into_iter().enumerate().map(odd).collect();
@@ -246,7 +178,7 @@ fn what_lies_on_busy_disks_of_one_domain_is_not_taken_for_absent() {
     let found = cluster.find("log/sco/1").unwrap().unwrap();
     let busy = [0, 1].map(|fragment| found.osd(0, fragment).unwrap());
     let silence = |(number, osd): (usize, Arc<dyn Osd>)| match busy.contains(&number) {
-        true => Arc::new(Silent(osd)) as Arc<dyn Osd>,
+        true => Faulty::always(osd, faulty::looks),
         false => osd,
     };
     let other = view(&cluster, cluster.osds().into_iter().enumerate().map(silence).collect());

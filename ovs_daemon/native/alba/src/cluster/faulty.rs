@@ -1,0 +1,83 @@
+//! An OSD of a test that fails some requests, and is out of reach when it is told so.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use format::osd::Claim;
+
+use crate::Cause;
+use crate::osd::{OBJECT, Osd, Reply, Request};
+
+/// See the top of the file.
+#[derive(Debug)]
+pub(super) struct Faulty {
+    osd: Arc<dyn Osd>,
+    fails: fn(&Request) -> bool,
+    up: Arc<AtomicBool>,
+}
+
+impl Faulty {
+    /// One that fails these requests.
+    pub(super) fn always(osd: Arc<dyn Osd>, fails: fn(&Request) -> bool) -> Arc<dyn Osd> {
+        Self::switched(osd, fails, &Arc::new(true.into()))
+    }
+
+    /// One that is out of reach besides while `up` is not set.
+    pub(super) fn switched(
+        osd: Arc<dyn Osd>,
+        fails: fn(&Request) -> bool,
+        up: &Arc<AtomicBool>,
+    ) -> Arc<dyn Osd> {
+        Arc::new(Self { osd, fails, up: up.clone() })
+    }
+}
+
+/// It stores no fragment.
+pub(super) fn puts(request: &Request) -> bool {
+    matches!(request, Request::Put { .. })
+}
+
+/// It deletes nothing.
+pub(super) fn deletes(request: &Request) -> bool {
+    matches!(request, Request::Delete { .. } | Request::DeleteFolder { .. })
+}
+
+/// It does not say what it has of an object, as one that is too busy to answer in time.
+pub(super) fn looks(request: &Request) -> bool {
+    matches!(request, Request::Names { folder } if folder.ends_with(OBJECT))
+}
+
+/// It does what it is asked for.
+pub(super) fn nothing(_: &Request) -> bool {
+    false
+}
+
+impl Osd for Faulty {
+    fn claim(&self) -> &Claim {
+        self.osd.claim()
+    }
+
+    fn name(&self) -> String {
+        self.osd.name()
+    }
+
+    fn reachable(&self) -> bool {
+        self.up.load(Ordering::Relaxed) && self.osd.reachable()
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.osd.trouble()
+    }
+
+    fn late_after(&self) -> Duration {
+        self.osd.late_after()
+    }
+
+    fn start(&self, request: Request, reply: Reply) {
+        match (self.fails)(&request) {
+            true => reply(Err(request.error(Cause::Failed, "on purpose"))),
+            false => self.osd.start(request, reply),
+        }
+    }
+}
