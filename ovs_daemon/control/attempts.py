@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ovs_daemon.control.records import Volume
@@ -69,9 +69,20 @@ class Attempts:
 
     def due(self) -> bool:
         """Whether something that failed is to be tried again by now."""
+        return bool(self.overdue())
+
+    def overdue(self) -> dict[str, _Failed]:
+        """What is to be tried again by now; for :meth:`drop`."""
         now = self._clock()
         with self._guard:
-            return any(one.again <= now for one in self._failed.values())
+            return {key: one for key, one in self._failed.items() if one.again <= now}
+
+    def drop(self, overdue: Mapping[str, _Failed]) -> None:
+        """Forget what nobody has tried since: it is no longer to be done, or done otherwise."""
+        with self._guard:
+            for key, one in overdue.items():
+                if self._failed.get(key) is one:
+                    del self._failed[key]
 
     def failing(self) -> set[str]:
         """The keys of what failed and was not done since."""

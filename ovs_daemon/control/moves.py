@@ -22,7 +22,7 @@ from ovs_daemon.policy.family import left_behind
 from ovs_daemon.policy.model import DtlMode, DtlState
 from ovs_daemon.policy.ownership import Home, Loss, loss
 from ovs_daemon.policy.takeover import takeovers
-from ovs_daemon.registry import Absent, Conflict, Unchanged
+from ovs_daemon.registry import Absent, Conflict, Operation, Unchanged
 
 LOG = logging.getLogger(__name__)
 
@@ -102,12 +102,16 @@ def _hand_over_together(
             raise VStorageError(Code.BUSY, what, why, "try again")
         for one in family:
             _check_movable(host, what, host.store.volume(one.uuid) or one, target)
+        if still:
+            # It took a while, and guests need not wait for what cannot be.
+            _commit(host, what, still)
         try:
             _prepare_edge(host, family, target)
-            _hand_over(host, what, family, target, still)
+            handed = _hand_over(host, what, family, target, still)
         except VStorageError:
             _go_on(host, family)
             raise
+    _leave_nothing(host, handed)
 
 
 def _settle(host: Host, family: Sequence[Volume]) -> None:
@@ -146,7 +150,8 @@ def _prepare_edge(host: Host, family: Sequence[Volume], target: str) -> None:
 
 def _hand_over(
     host: Host, what: str, family: Sequence[Volume], target: str, still: Sequence[Unchanged]
-) -> None:
+) -> list[Volume]:
+    """The records as they were before."""
     address = edge_address(host, target)
     # Descendants first: an ancestor's data is needed as long as they are open.
     for one in reversed(family):
@@ -161,35 +166,52 @@ def _hand_over(
                 "it goes on here; try again when 'vstorage status' is content with volume and "
                 "backend",
             )
-    current = [host.store.volume(one.uuid) for one in family]
+    current = [found for found in (host.store.volume(one.uuid) for one in family) if found]
     for found in current:
         # Another node may have attached it meanwhile.
-        if found is not None:
-            _refuse_bound(host, what, found, target)
-    operations = [put(_handed(one, target)) for one in current if one is not None]
+        _refuse_bound(host, what, found, target)
+    _commit(host, what, [*(put(_handed(one, target)) for one in current), *still])
+    return current
+
+
+def _commit(host: Host, what: str, operations: Sequence[Operation]) -> None:
     try:
-        host.store.commit(*operations, *still)
+        host.store.commit(*operations)
     except Conflict as conflict:
         raise VStorageError(
             Code.BUSY, what, f"its record changed meanwhile ({conflict})", "try again"
         ) from conflict
-    for found in current:
-        if found is not None:
-            _leave_nothing(host, found)
 
 
-def _leave_nothing(host: Host, volume: Volume) -> None:
-    """Have this node, and the one that kept its log, forget a volume that was handed over.
+def _leave_nothing(host: Host, handed: Sequence[Volume]) -> None:
+    """Have this node, and those that kept their logs, forget volumes that were handed over.
 
-    :param volume: its record before that; with this epoch nothing can be dropped that the new
+    :param handed: their records before that; with these epochs nothing can be dropped that the new
         owner has begun to keep there
     """
-    try:
-        host.engine.clear_buffer(volume.uuid)
-    except VStorageError as failure:
-        LOG.warning("the former write buffer of volume %s stays: %s", volume.name, failure)
-    if volume.dtl.node in host.store.alive():
-        host.drop_log(volume)
+    silent: set[str] = set()
+    for volume in handed:
+        try:
+            _clear(host, volume.uuid)
+        except VStorageError as failure:
+            LOG.warning("the former write buffer of volume %s stays: %s", volume.name, failure)
+        try:
+            dtl = host.opener.dtl_spec(volume)
+            if dtl is None or dtl.node in silent or dtl.node not in host.store.alive():
+                continue
+            silent.add(dtl.node)
+            host.engine.drop_tail(volume.uuid, volume.epoch, dtl.address)
+            silent.discard(dtl.node)
+        except VStorageError as failure:
+            LOG.warning("the former log of volume %s stays: %s", volume.name, failure)
+
+
+def _clear(host: Host, uuid: str) -> None:
+    with host.locks.holding(uuid):
+        current = host.store.volume(uuid)
+        # It may have been given back by now.
+        if current is None or host.settings.node not in (current.node, current.served):
+            host.engine.clear_buffer(uuid)
 
 
 def _go_on(host: Host, family: Sequence[Volume]) -> None:

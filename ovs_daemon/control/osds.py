@@ -64,6 +64,8 @@ class OsdLink:
     def ask(self) -> None:
         """Register what the server has, when it is due; a server that hangs takes seconds."""
         if self.due():
+            # Whatever comes of it, and however long that takes, it is not asked all the time.
+            self._ask_at = self._clock() + _AGAIN_S
             pause = _LOOK_S if self._register() else _AGAIN_S
             self._ask_at = self._clock() + pause
 

@@ -150,6 +150,7 @@ class Steward:
     def tend(self) -> None:
         """One pass."""
         self._unfinished = False
+        overdue = self._attempts.overdue()
         self._let_go()
         if self._osds is not None:
             # First: volumes that are opened may need them.
@@ -173,6 +174,7 @@ class Steward:
             self._beside(self._followers.tend)
         self._sweeper.work({"sweeping": partial(sweep, self._host, view)})
         self._drain(view)
+        self._attempts.drop(overdue)
 
     def _run(self) -> None:
         revision, changed = 0, True
@@ -487,8 +489,9 @@ class Steward:
             nodes.pop(volume.dtl.node or "", None)
             if volume.dtl.state is not DtlState.IN_SYNC:
                 continue
-            for node in nodes.keys() & view.alive.keys():
-                tasks[_forgetting(uuid, node)] = partial(self._forget, volume, node, nodes[node])
+            for node, address in list(nodes.items()):
+                if node in view.alive:
+                    tasks[_forgetting(uuid, node)] = partial(self._forget, volume, node, address)
         self._sweeper.work(tasks)
 
     def _forget(self, volume: Volume, node: str, address: str) -> None:

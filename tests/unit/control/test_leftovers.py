@@ -253,3 +253,38 @@ def test_what_could_not_be_deleted_at_once_is_deleted_later(town: Town, verb: st
     assert a1.host.store.snapshots() == []
     assert len(a1.host.store.volumes()) == (verb == "delete_snapshot")
     assert not a1.host.unpurged()
+
+
+def test_what_nobody_tries_any_more_makes_no_pass_after_pass(town: Town) -> None:
+    a1 = town["a1"]
+    make(town)
+    clone = volumes.create_volume(a1.host, "clone", None, Source("web1", None))
+    a1.engine.fail.add("delete_snapshot")
+    with pytest.raises(VStorageError, match="delete_snapshot"):
+        volumes.delete_volume(a1.host, "clone", cascade=False)
+    a1.steward.tend()
+    # The snapshot that the clone had of its parent is left, and no clone to speak of.
+    a1.engine.fail.clear()
+    assert a1.host.store.volume(clone.uuid) is None
+    for _ in range(2):
+        town.pass_time()
+        a1.steward.tend()
+    assert a1.host.store.snapshots() == []
+    assert not a1.steward._due()
+    assert not a1.steward._attempts.failing()
+
+
+def test_a_failed_deletion_that_a_user_repeats_is_no_longer_tried(town: Town) -> None:
+    a1 = town["a1"]
+    make(town)
+    snapshots.create_snapshot(a1.host, "web1", "monday")
+    a1.engine.fail.add("delete_snapshot")
+    with pytest.raises(VStorageError, match="delete_snapshot"):
+        snapshots.delete_snapshot(a1.host, "web1", "monday")
+    a1.steward.tend()
+    assert a1.steward._attempts.failing()
+    a1.engine.fail.clear()
+    snapshots.delete_snapshot(a1.host, "web1", "monday")
+    town.pass_time()
+    a1.steward.tend()
+    assert not a1.steward._due()

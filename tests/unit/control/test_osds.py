@@ -70,6 +70,15 @@ def test_a_server_that_is_away_is_asked_again(house: House, link: OsdLink, clock
     assert link.due()
 
 
+def test_a_server_that_answers_nonsense_is_not_asked_all_the_time(
+    house: House, link: OsdLink
+) -> None:
+    house.engine.servers[SERVER] = [{"colour": "blue"}]
+    with pytest.raises(KeyError):
+        link.tend()
+    assert not link.due()
+
+
 def test_an_osd_that_moved_is_told_of_and_the_same_is_not(
     house: House, link: OsdLink, clock: Clock
 ) -> None:

@@ -10,7 +10,7 @@ from ovs_daemon.control import attachments, volumes
 from ovs_daemon.control.attachments import Wish
 from ovs_daemon.control.dtl import DtlEvent, set_dtl_mode
 from ovs_daemon.control.health import cluster_findings
-from ovs_daemon.control.moves import move_volume, take_over
+from ovs_daemon.control.moves import bring_together, move_volume, take_over
 from ovs_daemon.control.records import Attachment, Dtl, Mode, State, Volume
 from ovs_daemon.control.remote import Follower
 from ovs_daemon.control.store import put
@@ -19,7 +19,7 @@ from ovs_daemon.control.view import View
 from ovs_daemon.control.volumes import Source
 from ovs_daemon.errors import VStorageError
 from ovs_daemon.policy.model import DtlMode, DtlState
-from ovs_daemon.registry import Conflict, Operation
+from ovs_daemon.registry import Conflict, Operation, Unchanged
 from ovs_daemon.registry.memory import MemoryRegistry
 from tests.support.fake_edge import FakeEdge
 from tests.support.refusal import refused
@@ -495,6 +495,20 @@ class TestMoving:
         move_volume(town["a1"].host, "web1", "b2")
         assert town["a1"].engine.cleared == [volume.uuid]
         assert town.keepers.tails == {}
+
+    def test_a_hand_over_that_is_done_does_not_fail_over_what_it_leaves(self, town: Town) -> None:
+        make(town)
+        town["a1"].engine.fail |= {"drop_tail", "clear_buffer"}
+        assert move_volume(town["a1"].host, "web1", "b2").node == "b2"
+
+    def test_guests_wait_for_no_hand_over_whose_reason_is_gone(self, town: Town) -> None:
+        volume, anchor = make(town), make(town, "b2", "web2")
+        gone = Unchanged("volume", anchor.uuid, anchor.version - 1)
+        town["a1"].engine.fail.add("close_volume")
+        refused(
+            lambda: bring_together(town["a1"].host, [volume], anchor, gone), "busy", "meanwhile"
+        )
+        assert open_at(town, volume) == ["a1"]
 
     def test_a_hand_over_does_not_wait_for_a_dead_keeper(self, town: Town) -> None:
         volume = make(town)
