@@ -348,20 +348,20 @@ class DomainApi:
         try:
             meant = {} if self._cluster is None else {contract.CLUSTER: self._cluster}
             answer: dict[str, Any] = contract.unwrap(caller.call(meant, verb, **arguments))
-        except (oslo_messaging.UnsupportedVersion, oslo_messaging.NoSuchMethod) as failure:
-            raise VStorageError(
-                Code.INTERNAL,
-                f"have the Domain {domain!r} perform {verb}",
-                f"the node that got it is of another release ({failure}): it does not speak "
-                f"version {contract.VERSION} of the RPC",
-                "bring vstorage-daemon on all nodes, and open-vstorage in Cinder's environment, to "
-                "one release: the daemons first",
-            ) from failure
         except (
             oslo_messaging.MessagingException,
             # Not one of them: there is no queue for the topic.
             oslo_messaging.MessageUndeliverable,
         ) as failure:
+            if (refusal := _refusal_of_another_release(failure)) is not None:
+                raise VStorageError(
+                    Code.INTERNAL,
+                    f"have the Domain {domain!r} perform {verb}",
+                    f"the node that got it is of another release ({refusal}): it does not speak "
+                    f"version {contract.VERSION} of the RPC",
+                    "bring vstorage-daemon on all nodes, and open-vstorage in Cinder's "
+                    "environment, to one release: the daemons first",
+                ) from failure
             who = "no node of it answers"
             if node is not None:
                 who = f"its node {node!r}, the volume's owner, does not answer"
@@ -373,6 +373,20 @@ class DomainApi:
                 "this backend's ovs_domain and message bus",
             ) from failure
         return answer
+
+
+def _refusal_of_another_release(failure: Exception) -> str | None:
+    """How a node said that it knows no such call; None when that is not what went wrong.
+
+    Only the in-process bus raises the dispatcher's own exceptions. RabbitMQ's driver makes those
+    of the modules that it may import, and the dispatcher's is none of them.
+    """
+    match failure:
+        case oslo_messaging.UnsupportedVersion() | oslo_messaging.NoSuchMethod():
+            return str(failure)
+        case oslo_messaging.RemoteError(exc_type="UnsupportedVersion" | "NoSuchMethod"):
+            return str(failure.value)
+    return None
 
 
 def _explain(failure: Exception) -> str:

@@ -131,6 +131,22 @@ def test_a_daemon_of_an_older_release_is_not_taken_for_a_dead_one(
     assert "one release" in caught.value.fix
 
 
+@pytest.mark.parametrize("refusal", ["UnsupportedVersion", "NoSuchMethod"])
+def test_a_daemon_of_an_older_release_behind_rabbitmq(
+    monkeypatch: pytest.MonkeyPatch, refusal: str
+) -> None:
+    """Its driver builds no exception of the dispatcher's module, but names it."""
+    bus = transport()
+
+    def refused(*args: Any, **more: Any) -> None:
+        raise oslo_messaging.RemoteError(refusal, "Endpoint does not support it", ["Traceback"])
+
+    monkeypatch.setattr(bus._driver, "send", refused)
+    with pytest.raises(VStorageError, match=r"another release \(Endpoint does not") as caught:
+        DomainApi(bus, "rpc", 30.0).list_volumes()
+    assert caught.value.code == Code.INTERNAL
+
+
 def test_unknown_arguments_and_bugs(endpoint: Endpoint, house: House, monkeypatch: Any) -> None:
     verbs: Any = endpoint
     failure = refusal(verbs.create_volume({}, name="web1", colour="red"))
