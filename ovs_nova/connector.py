@@ -191,14 +191,19 @@ class OvsConnector(base.BaseLinuxConnector):
         if path is None:
             return
         messages = {**os.environ, "LC_ALL": "C"}
+        # Of the file itself; who cannot run the program has flushed nothing, whyever that is.
+        said = ""
         try:
             self._execute("sync", str(path), timeout=_FLUSH_S, env_variables=messages)
             return
         except processutils.ProcessExecutionError as failure:
-            why = (failure.stderr or str(failure)).strip()
+            said = (failure.stderr or "").strip()
+            why = said or str(failure)
         except subprocess.TimeoutExpired:
             why = f"it took more than {_FLUSH_S} s"
-        if any(one in why for one in _NOT_OURS_TO_FLUSH):
+        except OSError as failure:
+            why = str(failure)
+        if any(one in said for one in _NOT_OURS_TO_FLUSH):
             # Who may not open it has not written it: the one who did was told to sync it himself.
             LOG.debug("%s is not flushed: %s", path, why)
             return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import sys
 import threading
@@ -13,6 +15,7 @@ import pytest
 from os_brick import exception
 from os_brick.initiator import connector as brick
 from os_brick.initiator import initiator_connector
+from oslo_concurrency import processutils
 
 from ovs_daemon.control import volumes
 from ovs_nova import daemons
@@ -111,6 +114,45 @@ def test_what_was_written_is_flushed_by_a_program(compute: Compute) -> None:
     assert ran == [("sync", device["path"], True)]
     assert compute.holders("v") != []
     make(execute=execute).disconnect_volume(data, device, force=True)
+    assert compute.holders("v") == []
+
+
+NO_SYNC = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "sync")
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        # As os-brick has it, and as the other programs that may be given to it do.
+        processutils.ProcessExecutionError(cmd="sync", description=str(NO_SYNC)),
+        NO_SYNC,
+    ],
+)
+def test_a_host_without_the_program_is_no_reason_not_to_flush(
+    compute: Compute, failure: Exception
+) -> None:
+    data = compute.volume("v")
+
+    def execute(*command: Any, **more: Any) -> tuple[str, str]:
+        raise failure
+
+    device = make().connect_volume(data)
+    with pytest.raises(exception.BrickException, match=r"No such file[\s\S]*detach with force"):
+        make(execute=execute).disconnect_volume(data, device)
+    assert compute.holders("v") != []
+    make(execute=execute).disconnect_volume(data, device, force=True)
+    assert compute.holders("v") == []
+
+
+def test_who_may_not_open_the_file_has_nothing_to_flush(compute: Compute) -> None:
+    data = compute.volume("v")
+
+    def execute(*command: Any, **more: Any) -> tuple[str, str]:
+        said = f"sync: error opening '{command[1]}': Permission denied"
+        raise processutils.ProcessExecutionError(stderr=said, exit_code=1)
+
+    device = make().connect_volume(data)
+    make(execute=execute).disconnect_volume(data, device)
     assert compute.holders("v") == []
 
 
