@@ -18,9 +18,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import oslo_messaging
+from oslo_log import log as logging
 
 from ovs_daemon.errors import Code, VStorageError
 from ovs_daemon.rpc import contract
+
+LOG = logging.getLogger(__name__)
 
 # A deletion may have to wait for the backend; it is harmless if it happens after all.
 _PATIENCE = 10
@@ -97,14 +100,25 @@ class DomainApi:
         self._cluster = self._cluster or answer.get("cluster")
         return True
 
-    def refuse_two_clusters(self) -> None:
+    def refuse_two_clusters(self, nodes: int) -> None:
         """Ask in turns whoever listens, so that another cluster's nodes are among them.
 
+        A node that does not answer keeps nobody from starting: all turns together take as long as
+        one answer may.
+
+        :param nodes: how many the Domain has, as far as one of them knows
         :raises VStorageError: ``wrong_cluster``, with what to change
         """
-        nodes = len(self.get_domain()["nodes"])
-        for _ in range(min(nodes + 1, _TURNS_MAX)):
-            self.get_domain()
+        turns = min(nodes + 1, _TURNS_MAX)
+        for _ in range(turns):
+            try:
+                answer = self._call(self.domain, "get_domain", 1 / turns)
+            except VStorageError as failure:
+                if failure.code == Code.WRONG_CLUSTER:
+                    raise
+                LOG.warning("whether two clusters have the same Domain is not sure: %s", failure)
+            else:
+                self._cluster = self._cluster or answer.get("cluster")
 
     def list_volumes(self) -> list[dict[str, Any]]:
         """All volumes of the cluster; ``domain`` says where each is now."""
@@ -331,7 +345,7 @@ class DomainApi:
         self,
         domain: str,
         verb: str,
-        patience: int = 1,
+        patience: float = 1,
         node: str | None = None,
         /,
         **arguments: Any,

@@ -77,7 +77,7 @@ class OVSVolumeDriver(ManageVerbs, GroupVerbs, AttachVerbs, driver.VolumeDriver)
         """Refuse to start when the Domain is another zone's, or nobody serves it, or two do."""
         with reported():
             domain = self.api.get_domain()
-            self.api.refuse_two_clusters()
+            self.api.refuse_two_clusters(len(domain["nodes"]))
         ours = self.configuration.safe_get("backend_availability_zone")
         theirs = domain["availability_zone"]
         if ours is not None and theirs is not None and ours != theirs:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import subprocess
 import sys
 import threading
@@ -26,6 +25,7 @@ from ovs_daemon.rpc.endpoint import VERBS, Endpoint
 from ovs_daemon.rpc.server import RpcServer, make_server, make_transport
 from tests.support.fake_engine import FakeEngine
 from tests.support.house import House
+from tests.support.in_turns import InTurns
 from tests.support.town import Town
 
 GIB = 1 << 30
@@ -160,22 +160,27 @@ def test_two_clusters_on_one_topic_are_noticed_at_the_start(
 ) -> None:
     """RabbitMQ gives a topic's calls to its listeners in turns."""
     api = DomainApi(transport(), "rpc", 30.0)
-    turns = itertools.cycle([house])
-
-    class InTurns:
-        def prepare(self, **more: Any) -> InTurns:
-            return self
-
-        def call(self, context: dict[str, Any], verb: str) -> Any:
-            verbs = Verbs(next(turns).host, lambda: True)
-            return getattr(Endpoint(verbs), verb)(context)
-
-    monkeypatch.setattr(api, "_client", InTurns())
-    api.refuse_two_clusters()
+    monkeypatch.setattr(api, "_client", InTurns(house))
+    nodes = len(api.get_domain()["nodes"])
+    api.refuse_two_clusters(nodes)
     assert api.cluster == house.host.store.cluster_id()
-    turns = itertools.cycle([house, House("rpc")])
+    monkeypatch.setattr(api, "_client", InTurns(house, House("rpc")))
     with pytest.raises(VStorageError, match="two clusters have a Domain") as caught:
-        api.refuse_two_clusters()
+        api.refuse_two_clusters(nodes)
+    assert caught.value.code == Code.WRONG_CLUSTER
+
+
+def test_a_node_that_hangs_hides_no_other_cluster_and_costs_one_answer(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = DomainApi(transport(), "rpc", 30.0)
+    client = InTurns(house, None, None)
+    monkeypatch.setattr(api, "_client", client)
+    api.refuse_two_clusters(3)
+    assert 0 < client.waited_s <= 30
+    monkeypatch.setattr(api, "_client", InTurns(house, None, House("rpc")))
+    with pytest.raises(VStorageError) as caught:
+        api.refuse_two_clusters(2)
     assert caught.value.code == Code.WRONG_CLUSTER
 
 

@@ -14,6 +14,7 @@ from ovs_daemon.control.domains import set_domain
 from ovs_daemon.control.store import put
 from ovs_daemon.control.topology import Node
 from tests.support.house import House
+from tests.support.in_turns import InTurns
 from tests.unit.cinder.conftest import Cloud, make_driver, serve
 
 
@@ -39,6 +40,19 @@ def test_cinder_finds_a_complete_driver() -> None:
 def test_nobody_serves_the_domain(domain: str) -> None:
     with pytest.raises(exception.VolumeBackendAPIException, match=f"{domain}.*no node of it"):
         started(domain, ovs_rpc_timeout=1.0)
+
+
+def test_one_node_that_hangs_does_not_keep_the_backend_down(
+    domain: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = House(domain)
+    house.host.store.commit(put(Node("node2", domain)))
+    driver = make_driver(domain)
+    driver.do_setup(None)
+    client = InTurns(house, None)
+    monkeypatch.setattr(driver.api, "_client", client)
+    driver.check_for_setup_error()
+    assert client.waited_s > 0
 
 
 def test_the_zone_must_be_the_domains(domain: str) -> None:
