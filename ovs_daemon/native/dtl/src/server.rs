@@ -5,7 +5,6 @@
 //! the kernel only, from the socket and into the page cache.
 
 use std::collections::{HashMap, VecDeque};
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use format::dtl::{FRAME, Fence, Frame, Greeted, Hello, PAYLOAD_MAX, Rejection, Role, VERSION};
@@ -13,22 +12,26 @@ use format::entry::Uuid;
 use format::mds;
 use machines::dtl::Held;
 use machines::dtl::keeper::{Action, Keeper, Message};
-use media::{Arena, Event, Fd, Ring, Slice, StoreError};
-use net::{Acceptor, ListenError, listen_tcp, tune_stream};
+use media::{Event, Fd, Ring, Slice, StoreError};
+use net::{Acceptor, Lobby};
 
 use crate::inspect::{Contents, inspect};
 use crate::outbox::Outbox;
 use crate::replica::{Replica, uuid_text};
 use crate::tasks::{Done, Kind, Task, TaskDone};
 
+#[path = "door.rs"]
+mod door;
 #[path = "removal.rs"]
 mod removal;
 
+use door::CONNECTIONS_MAX;
 use removal::Removal;
 
 const ACCEPT: u64 = 1 << 48;
 const RECV: u64 = 2 << 48;
 const SEND: u64 = 3 << 48;
+const LATE: u64 = 4 << 48;
 const KIND: u64 = 0xff << 48;
 
 /// Memory for what a connection receives: one frame of the largest size, and what came with it.
@@ -87,6 +90,11 @@ pub struct Server {
     shards: usize,
     acceptor: Option<Acceptor>,
     connections: HashMap<u32, Connection>,
+    connections_max: usize,
+    /// That there are too many has been said.
+    told_full: bool,
+    /// Connections that have not said hello.
+    lobby: Lobby,
     /// Connections that were shut.
     shut: Vec<u32>,
     next: u32,
@@ -115,6 +123,9 @@ impl Server {
             shards,
             acceptor: None,
             connections: HashMap::new(),
+            connections_max: CONNECTIONS_MAX,
+            told_full: false,
+            lobby: Lobby::default(),
             shut: Vec::new(),
             next: 1,
             volumes: HashMap::new(),
@@ -127,22 +138,6 @@ impl Server {
             spares: VecDeque::new(),
             scratch: Vec::new(),
         }
-    }
-
-    /// Listens for owners; returns the address.
-    ///
-    /// # Errors
-    /// When the address cannot be had.
-    pub fn listen(
-        &mut self,
-        address: SocketAddr,
-        ring: &mut Ring,
-    ) -> Result<SocketAddr, ListenError> {
-        let (fd, bound) = listen_tcp(address)?;
-        let mut acceptor = Acceptor::new(fd);
-        acceptor.start(self.token(ACCEPT, 0), ring);
-        self.acceptor = Some(acceptor);
-        Ok(bound)
     }
 
     /// Stops listening and closes every connection: owners go on alone, or wait for the next
@@ -196,6 +191,7 @@ impl Server {
         match event.token & KIND {
             ACCEPT => self.accepted(event, ring),
             RECV => self.received(connection, event.result, ring),
+            LATE => self.close_late(ring),
             _ => self.sent(connection, event.result, ring),
         }
         self.bury(ring);
@@ -209,46 +205,6 @@ impl Server {
                 self.gone(number, ring);
             }
         }
-    }
-
-    fn accepted(&mut self, event: Event, ring: &mut Ring) {
-        let taken = match &mut self.acceptor {
-            Some(acceptor) => acceptor.take(&event, ring),
-            // It no longer listens.
-            None => return drop(Ring::take_fd(&event)),
-        };
-        match taken {
-            Ok(Some(fd)) => {
-                tune_stream(&fd);
-                if let Some(connection) = self.admit(fd, None) {
-                    self.receive(connection, ring);
-                }
-            }
-            Ok(None) => {}
-            Err(error) => self.log.push(format!("cannot accept a connection: {error}")),
-        }
-    }
-
-    fn admit(&mut self, fd: Fd, hello: Option<Hello>) -> Option<u32> {
-        // The mapping costs nothing until it is written to.
-        let room = Arena::anonymous(ROOM).ok()?.slice(0, ROOM)?;
-        let peer = net::peer_name(&fd);
-        let (from, to, receiving, closed) = (0, 0, false, false);
-        let outbox = Outbox::default();
-        let new = Connection { fd, peer, room, from, to, receiving, hello, outbox, closed };
-        let number = self.next;
-        self.next = self.next.wrapping_add(1).max(1);
-        self.connections.insert(number, new);
-        Some(number)
-    }
-
-    /// Takes a connection that another shard accepted.
-    pub fn adopt(&mut self, guest: Guest, ring: &mut Ring) {
-        if let Some(connection) = self.admit(guest.fd, Some(guest.hello)) {
-            self.hello(connection, guest.hello, ring);
-            self.receive(connection, ring);
-        }
-        self.bury(ring);
     }
 
     fn receive(&mut self, number: u32, ring: &mut Ring) {
@@ -287,6 +243,7 @@ impl Server {
         let frame = match Frame::decode(&bytes) {
             Ok(frame) => frame,
             Err(_) if connection.hello.is_none() && bytes.starts_with(mds::MAGIC) => {
+                self.lobby.leave(number);
                 if let Some(connection) = self.connections.remove(&number) {
                     let Connection { fd, room, from, to, .. } = connection;
                     self.strangers.push((fd, room.sub(from, to - from).to_vec()));
@@ -300,6 +257,11 @@ impl Server {
                 return false;
             }
         };
+        if connection.hello.is_none() && !matches!(frame, Frame::Hello(_)) {
+            // Before its payload has filled the room.
+            self.shut(number, ring);
+            return false;
+        }
         let end = connection.from + FRAME + frame.payload();
         if end > connection.to {
             return false;
@@ -350,6 +312,7 @@ impl Server {
     }
 
     fn greet_or_pass_on(&mut self, number: u32, hello: Hello, ring: &mut Ring) {
+        self.lobby.leave(number);
         let home = hello.volume.iter().fold(0, |sum, b| sum + usize::from(*b)) % self.shards;
         if home == self.shard {
             self.hello(number, hello, ring);
@@ -646,6 +609,7 @@ impl Server {
     }
 
     fn gone(&mut self, number: u32, ring: &mut Ring) {
+        self.lobby.leave(number);
         let Some(connection) = self.connections.remove(&number) else { return };
         ring.shutdown(&connection.fd);
         let Some(Hello { volume, .. }) = connection.hello else { return };

@@ -1,13 +1,15 @@
 //! Callers that are turned away, and those that come while a volume is being forgotten.
 #![allow(clippy::disallowed_methods)]
 
-use std::io::Read;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use buffer::DiskFiles;
-use media::Dir;
+use media::{Dir, Wait};
 
 use super::*;
 use crate::replica::{read, store_fence};
@@ -109,6 +111,40 @@ impl World {
 
     fn done(&mut self, done: TaskDone) {
         self.server.on_task(done, &mut self.ring);
+    }
+
+    fn listen(&mut self) -> SocketAddr {
+        self.server.listen("127.0.0.1:0".parse().unwrap(), &mut self.ring).unwrap()
+    }
+
+    /// Serves until this is so.
+    fn serve_until(&mut self, what: &str, mut done: impl FnMut(&Server) -> bool) {
+        let (mut events, end) = (Vec::new(), Instant::now() + Duration::from_secs(60));
+        while !done(&self.server) {
+            assert!(Instant::now() < end, "{what}: not by now");
+            self.ring.turn(Wait::AtMost(Duration::from_millis(20)), &mut events).unwrap();
+            events.drain(..).for_each(|event| self.server.on_event(event, &mut self.ring));
+            self.work();
+        }
+    }
+
+    fn serve_until_closed(&mut self, stream: &mut TcpStream) {
+        stream.set_nonblocking(true).unwrap();
+        self.serve_until("it is closed", |_| match stream.read(&mut [0]) {
+            Ok(bytes) => bytes == 0,
+            Err(error) => error.kind() == ErrorKind::ConnectionReset,
+        });
+    }
+
+    /// One who is greeted, by a socket.
+    fn greet(&mut self, address: SocketAddr) -> TcpStream {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.write_all(&Frame::Hello(hello(CLUSTER, Role::Owner, 5)).encode()).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let mut bytes = [0; FRAME];
+        self.serve_until("greeted", |_| stream.read_exact(&mut bytes).is_ok());
+        assert!(matches!(Frame::decode(&bytes), Ok(Frame::Greeted(_))));
+        stream
     }
 
     fn folder_exists(&self) -> bool {
@@ -249,4 +285,61 @@ fn without_descriptors_it_says_so_once() {
         world.server.on_event(Event { token, result: -24 }, &mut world.ring);
     }
     assert_eq!(world.server.take_log().len(), 1);
+}
+
+#[test]
+fn who_does_not_say_hello_in_time_is_closed() {
+    let mut world = World::new("late");
+    world.server.lobby = Lobby::new(8, Duration::from_millis(50));
+    let address = world.listen();
+    let mut silent = TcpStream::connect(address).unwrap();
+    world.serve_until_closed(&mut silent);
+    assert!(world.server.take_log().concat().contains("did not say who they are in 50ms"));
+    // Part of a frame is no hello.
+    let mut slow = TcpStream::connect(address).unwrap();
+    slow.write_all(&Frame::Hello(hello(CLUSTER, Role::Owner, 5)).encode()[..FRAME - 1]).unwrap();
+    world.serve_until_closed(&mut slow);
+    world.serve_until("both are forgotten", |server| server.connections.is_empty());
+}
+
+#[test]
+fn of_too_many_that_say_no_hello_the_oldest_is_closed() {
+    let mut world = World::new("many");
+    world.server.lobby = Lobby::new(2, Duration::from_secs(3600));
+    let address = world.listen();
+    let mut silent: Vec<TcpStream> = (0..3).map(|_| TcpStream::connect(address).unwrap()).collect();
+    world.serve_until_closed(&mut silent[0]);
+    assert!(world.server.take_log().concat().contains("2 connections have not said who they are"));
+    let _owner = world.greet(address);
+    world.serve_until_closed(&mut silent[1]);
+    assert!(world.server.take_log().is_empty(), "said once");
+    world.serve_until("one is silent, one greeted", |server| server.connections.len() == 2);
+}
+
+#[test]
+fn there_are_only_so_many_connections_and_silent_ones_give_way() {
+    let mut world = World::new("full");
+    world.server.connections_max = 1;
+    let address = world.listen();
+    let mut silent = TcpStream::connect(address).unwrap();
+    world.serve_until("it is let in", |server| server.connections.len() == 1);
+    let owner = world.greet(address);
+    world.serve_until_closed(&mut silent);
+    let mut other = TcpStream::connect(address).unwrap();
+    world.serve_until_closed(&mut other);
+    assert!(world.server.take_log().concat().contains("1 connections are open"));
+    drop(owner);
+    world.serve_until("the owner is gone", |server| server.connections.is_empty());
+    world.greet(address);
+}
+
+/// Its payload would fill the room that a connection has.
+#[test]
+fn what_comes_before_a_hello_ends_it_at_once() {
+    let mut world = World::new("payload");
+    let address = world.listen();
+    let mut stranger = TcpStream::connect(address).unwrap();
+    let append = Frame::Append { payload: PAYLOAD_MAX as u32 };
+    stranger.write_all(&append.encode()).unwrap();
+    world.serve_until_closed(&mut stranger);
 }

@@ -10,12 +10,18 @@ use format::mds::{FRAME, Frame, Hello, PAYLOAD_MAX, Payload, Rejection, VERSION,
 use machines::mds::Warm;
 use machines::mds::follower::{Action, Follower, Message};
 use media::{Arena, Event, Fd, Ring, Slice};
+use net::Lobby;
+use net::clock::monotonic_ns;
 
 use crate::pieces::{self, Source};
 
 const RECV: u64 = 1 << 48;
 const SEND: u64 = 2 << 48;
+const LATE: u64 = 3 << 48;
 const KIND: u64 = 0xff << 48;
+
+/// Connections, greeted or not: one for each volume that is followed.
+const CONNECTIONS_MAX: usize = 16_384;
 
 /// Memory for what a connection receives: a frame of the largest size, and what came with it.
 const ROOM: usize = FRAME + PAYLOAD_MAX + (64 << 10);
@@ -72,6 +78,10 @@ pub struct Followed {
 pub struct Server {
     cluster: Uuid,
     connections: HashMap<u32, Connection>,
+    /// That there are too many has been said.
+    told_full: bool,
+    /// Those that have not said yet what they feed.
+    lobby: Lobby,
     next: u32,
     volumes: BTreeMap<Uuid, Volume>,
     /// Maps that were given away are loaded for nobody any more.
@@ -86,6 +96,8 @@ impl Server {
         Self {
             cluster,
             connections: HashMap::new(),
+            told_full: false,
+            lobby: Lobby::default(),
             next: 1,
             volumes: BTreeMap::new(),
             loads: Vec::new(),
@@ -147,6 +159,14 @@ impl Server {
 
     /// Takes a connection that somebody else accepted, with what was received on it so far.
     pub fn adopt(&mut self, fd: Fd, received: &[u8], ring: &mut Ring) {
+        if self.connections.len() >= CONNECTIONS_MAX {
+            if !std::mem::replace(&mut self.told_full, true) {
+                let text = "turned away: so many maps are fed to this node already, no more than";
+                self.log.push(format!("{}: {text} {CONNECTIONS_MAX}", net::peer_name(&fd)));
+            }
+            return;
+        }
+        self.told_full &= self.connections.len() > CONNECTIONS_MAX / 2;
         // The mapping costs nothing until it is written to.
         let arena = Arena::anonymous(ROOM).ok().and_then(|arena| arena.slice(0, ROOM));
         let Some(room) = arena.filter(|_| received.len() <= ROOM) else { return };
@@ -158,12 +178,36 @@ impl Server {
         let number = self.next;
         self.next = self.next.wrapping_add(1).max(1);
         self.connections.insert(number, new);
+        let now = monotonic_ns();
+        if let Some(oldest) = self.lobby.enter(number, now) {
+            if self.lobby.is_news()
+                && let Some(connection) = self.connections.get(&oldest)
+            {
+                self.log.push(self.lobby.text_of_full(&connection.peer));
+            }
+            self.shut(oldest, ring);
+        }
+        self.lobby.watch(now, LATE, ring);
         self.take_frames(number, ring);
+    }
+
+    /// The time of some who have not said what they feed is over.
+    fn close_late(&mut self, ring: &mut Ring) {
+        let now = monotonic_ns();
+        let late = self.lobby.late(now);
+        if let Some(first) = late.first().and_then(|number| self.connections.get(number)) {
+            self.log.push(self.lobby.text_of_late(late.len(), &first.peer));
+        }
+        late.into_iter().for_each(|number| self.shut(number, ring));
+        self.lobby.watch(now, LATE, ring);
     }
 
     /// An operation on the ring has completed.
     pub fn on_event(&mut self, event: Event, ring: &mut Ring) {
         let number = event.token as u32;
+        if event.token & KIND == LATE {
+            return self.close_late(ring);
+        }
         if event.token & KIND == RECV {
             self.received(number, event.result, ring);
             return;
@@ -189,6 +233,7 @@ impl Server {
     }
 
     fn gone(&mut self, number: u32, ring: &mut Ring) {
+        self.lobby.leave(number);
         let Some(connection) = self.connections.remove(&number) else { return };
         ring.shutdown(&connection.fd);
         if let Some(source) = connection.source {
@@ -238,6 +283,10 @@ impl Server {
                 return self.refuse(number, &format!("a frame makes no sense: {why}"), ring);
             }
         };
+        if connection.source.is_none() && !matches!(frame, Frame::Hello(_)) {
+            // Before its payload has filled the room.
+            return self.refuse(number, "something came before its hello", ring);
+        }
         let end = connection.from + FRAME + payload.len;
         if end > connection.to {
             return None;
@@ -306,6 +355,7 @@ impl Server {
                 return;
             }
         };
+        self.lobby.leave(number);
         if let Some(connection) = self.connections.get_mut(&number) {
             connection.source = Some(Source { volume: hello.volume, epoch: hello.epoch });
         }

@@ -21,7 +21,7 @@ use format::seal::Encryption;
 
 use crate::cache::FILE_NAME;
 use crate::tests::{CLUSTER, Lab, content, key, put};
-use crate::{Running, Setup};
+use crate::{Bounds, Running, Setup};
 
 const OBJECT: &str = "log/sco/1";
 const LEN: usize = 3 << 20;
@@ -64,7 +64,8 @@ impl Caches {
 
     fn serve(&self, number: usize, listen: SocketAddr) -> Running {
         let (folders, reserve) = (vec![self.folder(number)], self.reserve);
-        let setup = Setup { listen, key: key(), folders, reserve, cache_bytes: self.bytes };
+        let (cache_bytes, bounds) = (self.bytes, Bounds::default());
+        let setup = Setup { listen, key: key(), folders, reserve, cache_bytes, bounds };
         Running::start(&setup).unwrap()
     }
 

@@ -7,6 +7,9 @@
 //! `format::osd::wire`.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod bounds;
+#[cfg(test)]
+mod bounds_tests;
 pub mod cache;
 #[cfg(test)]
 mod cache_tests;
@@ -23,4 +26,5 @@ mod session;
 #[cfg(test)]
 mod tests;
 
+pub use bounds::Bounds;
 pub use server::{Running, Server, Setup};

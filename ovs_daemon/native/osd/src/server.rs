@@ -13,16 +13,21 @@ use std::time::Duration;
 
 use alba::codec::{decode_request, encode_answer};
 use alba::folder::FolderOsd;
-use alba::osd::Answer;
+use alba::osd::{Answer, Request};
 use alba::part::Part;
 use alba::wire::{Received, WireError};
-use format::osd::wire::{Frame, Kind, NONCE};
+use format::log::PAGE;
+use format::osd::wire::{Frame, Kind, META_MAX, NONCE};
 use media::{Event, Fd, Pool, Ring, Wait};
-use net::{Acceptor, ClusterKey, ListenError, Signals, listen_tcp, tune_peer};
+use net::{Acceptor, ClusterKey, ListenError, Lobby, Signals, listen_tcp};
 
+use crate::bounds::Bounds;
 use crate::disk::{Disk, Job, Outbox};
 use crate::reads::{Begun, Finished, Reads};
 use crate::session::{Connection, House};
+
+#[path = "door.rs"]
+mod door;
 
 const ACCEPT: u64 = 1 << 48;
 const READ: u64 = 2 << 48;
@@ -30,6 +35,7 @@ const WRITE: u64 = 3 << 48;
 const BELL: u64 = 4 << 48;
 const SIGNAL: u64 = 5 << 48;
 const DISK: u64 = 6 << 48;
+const LATE: u64 = 7 << 48;
 const KIND: u64 = 0xff << 48;
 const MEMORY: &str = "look for memory limits of the service";
 /// Bytes of buffers that are kept for the next fragments.
@@ -50,6 +56,8 @@ pub struct Setup {
     pub reserve: u64,
     /// Most bytes that each OSD of role cache keeps.
     pub cache_bytes: u64,
+    /// What connections may take of it.
+    pub bounds: Bounds,
 }
 
 /// Why it cannot start or go on.
@@ -86,6 +94,11 @@ pub struct Server {
     reads: Reads,
     outbox: Arc<Outbox>,
     connections: HashMap<u32, Connection>,
+    bounds: Bounds,
+    /// Those that have not proved who they are.
+    lobby: Lobby,
+    /// That there are too many connections has been said.
+    told_full: bool,
     next: u32,
     received: Vec<Received>,
     /// For fragments that come.
@@ -97,6 +110,16 @@ fn nonce() -> io::Result<[u8; NONCE]> {
     let mut bytes = [0; NONCE];
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(bytes)
+}
+
+/// What an answer to a request may take, roughly.
+fn bytes_of_answer(request: &Request) -> usize {
+    match request {
+        Request::Get { len, .. } => *len as usize + *len as usize / PAGE * 4,
+        Request::Names { .. } => META_MAX,
+        Request::Header { .. } => PAGE,
+        _ => 0,
+    }
 }
 
 /// Listens, and waits for an address that is taken: the kernel lets go of the ring of a server that
@@ -160,6 +183,9 @@ impl Server {
             reads,
             outbox,
             connections: HashMap::new(),
+            lobby: Lobby::new(setup.bounds.ungreeted, setup.bounds.greeting),
+            bounds: setup.bounds.clone(),
+            told_full: false,
             next: 1,
             received: Vec::new(),
             pool: Pool::new(KEEP),
@@ -213,9 +239,10 @@ impl Server {
                 WRITE => {
                     if let Some(connection) = self.connections.get_mut(&number) {
                         connection.writing = false;
-                        self.flush(number);
+                        self.serve(number);
                     }
                 }
+                LATE => self.close_late(),
                 BELL => {
                     self.outbox.bell().silence();
                     self.outbox.bell().listen(&mut self.ring, BELL);
@@ -227,47 +254,60 @@ impl Server {
         Ok(signalled)
     }
 
-    fn accepted(&mut self, event: &Event) {
-        let fd = match self.acceptor.take(event, &mut self.ring) {
-            Ok(Some(fd)) => fd,
-            Ok(None) => return,
-            Err(error) => return (self.log)(&format!("cannot accept a connection: {error}")),
-        };
-        tune_peer(&fd);
-        match Connection::new(fd, &self.pool) {
-            Ok(connection) => {
-                let number = self.next;
-                self.next = self.next.wrapping_add(1).max(1);
-                self.ring.poll_readable(connection.wire.fd(), READ | u64::from(number));
-                self.connections.insert(number, connection);
-            }
-            Err(error) => (self.log)(&format!("a connection was not taken: {error}")),
-        }
-    }
-
     fn readable(&mut self, number: u32) {
         let Some(connection) = self.connections.get_mut(&number) else { return };
-        let mut received = std::mem::take(&mut self.received);
-        let outcome = connection.wire.receive(&mut received);
-        for one in received.drain(..) {
-            if let Err(why) = self.take(number, one) {
-                self.end(number, Some(&why));
-                break;
-            }
-        }
-        received.clear();
-        self.received = received;
+        connection.polled = false;
+        let outcome = connection.wire.receive(&mut self.received);
+        connection.waiting.extend(self.received.drain(..));
+        self.serve(number);
         match outcome {
-            Ok(_) => {
-                self.flush(number);
-                if let Some(connection) = self.connections.get(&number) {
-                    // What is left in the socket makes the poll complete at once.
-                    self.ring.poll_readable(connection.wire.fd(), READ | u64::from(number));
-                }
-            }
+            Ok(_) => {}
             Err(WireError::Ended) => self.end(number, None),
             Err(error) => self.end(number, Some(&error.to_string())),
         }
+    }
+
+    /// Does what a connection has asked for, as long as it reads the answers; and sends those.
+    fn serve(&mut self, number: u32) {
+        loop {
+            while let Some(one) = self.next_of(number) {
+                if let Err(why) = self.take(number, one) {
+                    return self.end(number, Some(&why));
+                }
+            }
+            self.flush(number);
+            let Some(connection) = self.connections.get_mut(&number) else { return };
+            if connection.waiting.is_empty() {
+                if !std::mem::replace(&mut connection.polled, true) {
+                    // What is left in the socket makes the poll complete at once.
+                    self.ring.poll_readable(connection.wire.fd(), READ | u64::from(number));
+                }
+                return;
+            }
+            if connection.owes() >= self.bounds.owed_bytes {
+                // It goes on when answers have gone: nothing is received until then.
+                return;
+            }
+        }
+    }
+
+    /// The next frame of a connection that has room for the answer.
+    fn next_of(&mut self, number: u32) -> Option<Received> {
+        let connection = self.connections.get_mut(&number)?;
+        if connection.owes() < self.bounds.owed_bytes {
+            return connection.waiting.pop_front();
+        }
+        if connection.wire.queued() > self.bounds.owed_bytes / 2
+            && !connection.waiting.is_empty()
+            && !std::mem::replace(&mut connection.told_slow, true)
+        {
+            let (peer, queued) = (&connection.peer, connection.wire.queued());
+            (self.log)(&format!(
+                "{peer} reads its answers more slowly than it asks: {queued} bytes wait for it, \
+                 and so do its next requests"
+            ));
+        }
+        None
     }
 
     fn take(&mut self, number: u32, received: Received) -> Result<(), String> {
@@ -276,7 +316,11 @@ impl Server {
             return Ok(());
         }
         let house = House { key: &self.key, osds: &self.names, random: nonce };
-        if !connection.take(&received, &house)? {
+        let go = connection.take(&received, &house)?;
+        if !go {
+            if connection.is_open() {
+                self.lobby.leave(number);
+            }
             return Ok(());
         }
         let tag = received.frame.tag;
@@ -293,9 +337,13 @@ impl Server {
             return Ok(());
         }
         let (here, job) = (here.unwrap_or(0), Job { connection: number, tag, asked });
+        let answer_bytes = bytes_of_answer(&job.asked.request);
         match self.reads.begin(&mut self.ring, (here, disk), job) {
-            Begun::Not(job) => disk.ask(job),
-            Begun::Started => {}
+            Begun::Not(job) => {
+                connection.promise(tag, answer_bytes);
+                disk.ask(job);
+            }
+            Begun::Started => connection.promise(tag, answer_bytes),
             Begun::Over(job, bytes) => {
                 if connection.performed(tag, &house)? {
                     let answer = encode_answer(&job.asked, Ok(Answer::Bytes(bytes)), tag);
@@ -315,7 +363,7 @@ impl Server {
         if connection.performed(job.tag, &house) == Ok(true) {
             let (frame, meta, parts) = encode_answer(&job.asked, Ok(Answer::Bytes(bytes)), job.tag);
             connection.wire.send(&frame, &meta, parts);
-            self.flush(job.connection);
+            self.serve(job.connection);
         }
     }
 
@@ -346,7 +394,7 @@ impl Server {
             }
         }
         touched.dedup();
-        touched.into_iter().for_each(|number| self.flush(number));
+        touched.into_iter().for_each(|number| self.serve(number));
     }
 
     fn flush(&mut self, number: u32) {
@@ -368,6 +416,7 @@ impl Server {
     /// A connection is over; `why`: what its peer did wrong.
     fn end(&mut self, number: u32, why: Option<&str>) {
         let Some(mut connection) = self.connections.remove(&number) else { return };
+        self.lobby.leave(number);
         if let Some(why) = why {
             (self.log)(&format!("{}: {why}", connection.peer));
         }
@@ -391,11 +440,19 @@ impl Running {
     /// # Errors
     /// See [`Server::start`].
     pub fn start(setup: &Setup) -> Result<Self, Fatal> {
+        Self::start_with_log(setup, |_| {})
+    }
+
+    /// The same; see [`Server::start`] for `log`.
+    ///
+    /// # Errors
+    /// See [`Server::start`].
+    pub fn start_with_log(setup: &Setup, log: fn(&str)) -> Result<Self, Fatal> {
         let (setup, stop) = (setup.clone(), Arc::new(AtomicBool::new(false)));
         let inside = stop.clone();
         let (started, hear) = std::sync::mpsc::sync_channel(1);
         let thread = std::thread::spawn(move || {
-            let mut server = match Server::start(&setup, |_| {}) {
+            let mut server = match Server::start(&setup, log) {
                 Ok(server) => server,
                 Err(why) => return drop(started.send(Err(why))),
             };

@@ -1,5 +1,6 @@
 //! A connection of the server: performs what `machines::osd::Session` decides.
 
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use format::osd::wire::{
@@ -21,6 +22,15 @@ pub(crate) struct Connection {
     session: Session,
     hello: Option<Hello>,
     nonce: [u8; NONCE],
+    /// What has come and is not begun: it owes too much already.
+    pub(crate) waiting: VecDeque<Received>,
+    /// Bytes of the answers that are being read for it, by tag.
+    promised: HashMap<u64, usize>,
+    promised_bytes: usize,
+    /// That it reads slowly has been said.
+    pub(crate) told_slow: bool,
+    /// A poll for what comes is under way.
+    pub(crate) polled: bool,
     /// A poll for room in the socket is under way.
     pub(crate) writing: bool,
     /// Nothing more is taken; it ends when what waits is sent.
@@ -46,6 +56,11 @@ impl Connection {
             session: Session::default(),
             hello: None,
             nonce: [0; NONCE],
+            waiting: VecDeque::new(),
+            promised: HashMap::new(),
+            promised_bytes: 0,
+            told_slow: false,
+            polled: false,
             writing: false,
             ends: false,
         })
@@ -54,6 +69,23 @@ impl Connection {
     /// Number of the OSD that it is with; `None`: the server, or nobody yet.
     pub(crate) fn osd(&self) -> Option<[u8; 16]> {
         self.hello.filter(|hello| !hello.is_for_server()).map(|hello| hello.osd)
+    }
+
+    /// Whether its peer has proved who it is.
+    pub(crate) fn is_open(&self) -> bool {
+        self.session.is_open()
+    }
+
+    /// Bytes of answers that it has not read, or will get.
+    pub(crate) fn owes(&self) -> usize {
+        self.wire.queued() + self.promised_bytes
+    }
+
+    /// An answer of so many bytes is being read for it.
+    pub(crate) fn promise(&mut self, tag: u64, bytes: usize) {
+        if bytes > 0 && self.promised.insert(tag, bytes).is_none() {
+            self.promised_bytes += bytes;
+        }
     }
 
     /// Takes a frame. True: the request is to be performed. An error is what its log should say.
@@ -80,6 +112,7 @@ impl Connection {
 
     /// A request was performed: its answer may be sent.
     pub(crate) fn performed(&mut self, tag: u64, house: &House) -> Result<bool, String> {
+        self.promised_bytes -= self.promised.remove(&tag).unwrap_or(0);
         self.step(Message::Performed { tag }, house)
     }
 

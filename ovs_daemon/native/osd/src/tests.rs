@@ -17,7 +17,7 @@ use format::osd::{Claim, Role};
 use machines::alba::Standing;
 use net::ClusterKey;
 
-use crate::{Running, Setup};
+use crate::{Bounds, Running, Setup};
 
 pub(crate) const CLUSTER: [u8; 16] = [7; 16];
 
@@ -115,7 +115,9 @@ impl Lab {
 
     fn serve(&self, number: usize, listen: SocketAddr) -> Running {
         let folders = vec![self.folder(number)];
-        Running::start(&Setup { listen, key: key(), folders, reserve: 0, cache_bytes: 0 }).unwrap()
+        let bounds = Bounds::default();
+        let setup = Setup { listen, key: key(), folders, reserve: 0, cache_bytes: 0, bounds };
+        Running::start(&setup).unwrap()
     }
 
     pub(crate) fn stop(&mut self, number: usize) {
@@ -396,7 +398,8 @@ fn a_full_disk_refuses_puts_and_goes_on_with_the_rest() {
     put(&cluster, "a/1", &content(1, 50_000)).unwrap();
     lab.stop(3);
     let (listen, folders) = (lab.addresses[3], vec![lab.folder(3)]);
-    let full = Setup { listen, key: key(), folders, reserve: u64::MAX, cache_bytes: 0 };
+    let (reserve, bounds) = (u64::MAX, Bounds::default());
+    let full = Setup { listen, key: key(), folders, reserve, cache_bytes: 0, bounds };
     lab.servers[3] = Some(Running::start(&full).unwrap());
     let fleet = Fleet::start(lab.link()).unwrap();
     let claim = read_claim(&lab.folder(3)).unwrap().unwrap();

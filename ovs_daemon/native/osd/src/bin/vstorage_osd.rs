@@ -2,13 +2,14 @@
 //!
 //! ```text
 //! vstorage-osd serve --listen ADDRESS:PORT --key-file FILE [--reserve BYTES] [--cache-size BYTES]
-//!                    FOLDER...
+//!                    [--connections NUMBER] FOLDER...
 //! vstorage-osd claim --cluster UUID --domain DOMAIN --node NODE [--role ROLE] FOLDER...
 //! ```
 //!
 //! `claim` makes folders OSDs of a cluster, each for life; ROLE is capacity (the default) or cache.
 //! `serve` serves them until SIGTERM or SIGINT; an OSD of role cache keeps at most `--cache-size`
-//! bytes, unless given as much as its disk has room for. Killing it with SIGKILL is safe: what it has
+//! bytes, unless given as much as its disk has room for. `--connections` (16384) are served at a time;
+//! each node of the cluster has two for each OSD. Killing it with SIGKILL is safe: what it has
 //! acknowledged is on disk, and what a cache had nobody needs. Log lines go to standard error.
 
 use std::path::{Path, PathBuf};
@@ -18,10 +19,11 @@ use alba::cluster::new_osd_id;
 use alba::folder::FolderOsd;
 use format::osd::{Claim, Role};
 use net::{ClusterKey, Signals};
-use osd::{Server, Setup};
+use osd::{Bounds, Server, Setup};
 
 const USAGE: &str = "usage: vstorage-osd serve --listen ADDRESS:PORT --key-file FILE \
-                     [--reserve BYTES] [--cache-size BYTES] FOLDER...\n       \
+                     [--reserve BYTES] [--cache-size BYTES] [--connections NUMBER] \
+                     FOLDER...\n       \
                      vstorage-osd claim --cluster UUID --domain DOMAIN --node NODE \
                      [--role capacity|cache] FOLDER...";
 
@@ -78,19 +80,25 @@ fn uuid_text(id: &[u8; 16]) -> String {
 }
 
 fn setup(arguments: impl Iterator<Item = String>) -> Result<Setup, String> {
-    let words = Words::of(arguments, &["--listen", "--key-file", "--reserve", "--cache-size"])?;
+    let known = ["--listen", "--key-file", "--reserve", "--cache-size", "--connections"];
+    let words = Words::of(arguments, &known)?;
     let listen = words.must("--listen")?;
     let listen = listen.parse().map_err(|e| format!("--listen {listen}: {e}"))?;
-    let bytes = |name: &str, default: u64| match words.get(name) {
-        Some(text) => text.parse().map_err(|_| format!("{name} {text}: not a number of bytes")),
+    let number = |name: &str, default: u64| match words.get(name) {
+        Some(text) => text.parse().map_err(|_| format!("{name} {text}: not a number")),
         None => Ok(default),
     };
-    let (reserve, cache_bytes) = (bytes("--reserve", 1 << 30)?, bytes("--cache-size", u64::MAX)?);
+    let (reserve, cache_bytes) = (number("--reserve", 1 << 30)?, number("--cache-size", u64::MAX)?);
+    let mut bounds = Bounds::default();
+    bounds.connections = number("--connections", bounds.connections as u64)? as usize;
+    if bounds.connections == 0 {
+        return Err("--connections 0: nobody would be served".to_owned());
+    }
     let path = Path::new(words.must("--key-file")?);
     let key = ClusterKey::read(path).map_err(|why| {
         format!("cannot use the cluster key {}: {why}; copy it from another node", path.display())
     })?;
-    Ok(Setup { listen, key, folders: words.folders, reserve, cache_bytes })
+    Ok(Setup { listen, key, folders: words.folders, reserve, cache_bytes, bounds })
 }
 
 fn serve(arguments: impl Iterator<Item = String>) -> Result<(), String> {
