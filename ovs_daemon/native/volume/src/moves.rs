@@ -100,7 +100,11 @@ impl Volume {
     /// Starts the next run, or ends the compaction. Called once per turn while one is under way.
     pub(crate) fn next_move(&mut self, ring: &mut Ring, out: &mut Outputs) {
         let Some(sco) = self.moves.sco else { return };
-        let Some(run) = self.moves.runs.pop_front() else {
+        let mut next = self.moves.runs.pop_front();
+        while next.as_ref().is_some_and(|run| !self.is_live(run)) {
+            next = self.moves.runs.pop_front();
+        }
+        let Some(run) = next else {
             self.moves.sco = None;
             self.run(Message::Compacted { sco }, ring, out);
             return;
@@ -110,18 +114,22 @@ impl Volume {
             self.moves.ended = true;
             return;
         };
-        let lba = run.lba;
+        let (lba, from) = (run.lba, run.from);
         self.moves.reading = Some((run, into.clone()));
-        self.read_for_move(lba, into, ring, out);
+        self.read_for_move(lba, from, into, ring, out);
+    }
+
+    /// Some of it is still where it was when it was listed.
+    fn is_live(&self, run: &Run) -> bool {
+        let mut live = false;
+        self.machine.map().runs(run.lba, run.clusters.into(), &mut |at, _, loc| {
+            live |= loc == Some(run.from.plus((at - run.lba) as u32));
+        });
+        live
     }
 
     /// The clusters of a run are there: give them to the log.
-    pub(crate) fn move_is_read(
-        &mut self,
-        failed: Option<i32>,
-        _ring: &mut Ring,
-        _out: &mut Outputs,
-    ) {
+    pub(crate) fn move_is_read(&mut self, failed: Option<i32>) {
         let Some((run, data)) = self.moves.reading.take() else { return };
         if failed.is_some() {
             self.moves.ended = true;

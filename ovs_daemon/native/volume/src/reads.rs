@@ -9,6 +9,7 @@ use edge::target::{Completion, Outcome, RequestId};
 use format::entry::Uuid;
 use format::log::PAGE;
 use machines::map::Loc;
+use machines::volume::Stage;
 use media::{Fd, Ring, Slice, errno};
 
 use crate::items::{covering, is_aligned};
@@ -142,14 +143,21 @@ impl Volume {
         self.read(Reader::Patch, lba, into, ring, out);
     }
 
+    /// Reads what was listed at `from`, not what the map has at `lba` by now: only that may be
+    /// given to the log as the content of `from`.
     pub(crate) fn read_for_move(
         &mut self,
         lba: u64,
+        from: Loc,
         into: Slice,
         ring: &mut Ring,
         out: &mut Outputs,
     ) {
-        self.read(Reader::Move, lba, into, ring, out);
+        let read = Read { reader: Reader::Move, into: into.clone(), left: 1, failed: None };
+        let number = self.reads.reads.insert(read);
+        let span = Span { read: number, lba, loc: from, into, tries: 0, damaged: false };
+        self.begin_piece(span, ring, out);
+        self.part_ended(number, out);
     }
 
     fn read(&mut self, reader: Reader, lba: u64, into: Slice, ring: &mut Ring, out: &mut Outputs) {
@@ -160,10 +168,10 @@ impl Volume {
             match loc {
                 None => {
                     into.zero();
-                    return self.read_done(reader, &into, None, ring, out);
+                    return self.read_done(reader, &into, None, out);
                 }
                 Some(loc) if self.read_now(loc, &into) => {
-                    return self.read_done(reader, &into, None, ring, out);
+                    return self.read_done(reader, &into, None, out);
                 }
                 Some(_) => {}
             }
@@ -171,7 +179,7 @@ impl Volume {
         let read = Read { reader, into: into.clone(), left: 1, failed: None };
         let number = self.reads.reads.insert(read);
         self.look_up(number, lba, &into, 0, ring, out);
-        self.part_ended(number, ring, out);
+        self.part_ended(number, out);
     }
 
     /// Finds out where clusters are, and starts to read them.
@@ -194,11 +202,17 @@ impl Volume {
                 continue;
             };
             let span = Span { read, lba: at, loc, into, tries, damaged: false };
-            if let Piece::Pending = self.piece(span, ring, out)
-                && let Some(read) = self.reads.reads.get_mut(read)
-            {
-                read.left += 1;
-            }
+            self.begin_piece(span, ring, out);
+        }
+    }
+
+    /// Starts a piece, which its read then waits for.
+    fn begin_piece(&mut self, span: Span, ring: &mut Ring, out: &mut Outputs) {
+        let read = span.read;
+        if let Piece::Pending = self.piece(span, ring, out)
+            && let Some(read) = self.reads.reads.get_mut(read)
+        {
+            read.left += 1;
         }
     }
 
@@ -297,7 +311,7 @@ impl Volume {
                 return;
             }
         }
-        self.part_ended(read, ring, out);
+        self.part_ended(read, out);
     }
 
     /// A worker has read clusters of an object, or not.
@@ -318,6 +332,12 @@ impl Volume {
                     self.reads.sizes.insert((log, sco), clusters);
                 }
             }
+            // What was to be moved is needed by nobody any more, if its object is being deleted.
+            Err(error) if error.not_found && self.is_for_move(read) && !self.holds(sco) => {
+                if let Some(read) = self.reads.reads.get_mut(read) {
+                    read.failed = Some(errno::EIO);
+                }
+            }
             // Compaction may have moved it meanwhile: look again.
             Err(error) if error.not_found && span.tries < TRIES_MAX => {
                 return self.look_again(span, ring, out);
@@ -334,7 +354,7 @@ impl Volume {
                 self.give_up(&span, error.why);
             }
         }
-        self.part_ended(read, ring, out);
+        self.part_ended(read, out);
     }
 
     pub(crate) fn retry_reads(&mut self, ring: &mut Ring, out: &mut Outputs) {
@@ -345,30 +365,36 @@ impl Volume {
     }
 
     fn look_again(&mut self, span: Span, ring: &mut Ring, out: &mut Outputs) {
-        let Span { read, lba, into, tries, .. } = span;
-        self.look_up(read, lba, &into, tries + 1, ring, out);
-        self.part_ended(read, ring, out);
+        let (read, tries) = (span.read, span.tries + 1);
+        if self.is_for_move(read) {
+            self.begin_piece(Span { tries, ..span }, ring, out);
+        } else {
+            self.look_up(read, span.lba, &span.into, tries, ring, out);
+        }
+        self.part_ended(read, out);
     }
 
-    fn part_ended(&mut self, read: u32, ring: &mut Ring, out: &mut Outputs) {
+    fn is_for_move(&self, read: u32) -> bool {
+        self.reads.reads.get(read).is_some_and(|read| matches!(read.reader, Reader::Move))
+    }
+
+    /// This SCO of the volume's own log is there and stays for now.
+    fn holds(&self, sco: u32) -> bool {
+        self.machine.scos().get(&sco).is_some_and(|sco| sco.stage != Stage::Deleting)
+    }
+
+    fn part_ended(&mut self, read: u32, out: &mut Outputs) {
         let Some(state) = self.reads.reads.get_mut(read) else { return };
         state.left -= 1;
         if state.left > 0 {
             return;
         }
         if let Some(Read { reader, into, failed, .. }) = self.reads.reads.remove(read) {
-            self.read_done(reader, &into, failed, ring, out);
+            self.read_done(reader, &into, failed, out);
         }
     }
 
-    fn read_done(
-        &mut self,
-        reader: Reader,
-        into: &Slice,
-        failed: Option<i32>,
-        ring: &mut Ring,
-        out: &mut Outputs,
-    ) {
+    fn read_done(&mut self, reader: Reader, into: &Slice, failed: Option<i32>, out: &mut Outputs) {
         match reader {
             Reader::Client { id, part } => {
                 if let (None, Some((at, target))) = (failed, &part) {
@@ -379,7 +405,7 @@ impl Volume {
                 out.completions.push(Completion { id, outcome });
             }
             Reader::Patch => self.patch_is_read(failed, out),
-            Reader::Move => self.move_is_read(failed, ring, out),
+            Reader::Move => self.move_is_read(failed),
         }
     }
 

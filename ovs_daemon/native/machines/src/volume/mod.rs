@@ -69,7 +69,9 @@ pub enum Verb {
         /// Complete only when durable.
         fua: bool,
     },
-    /// Move live clusters out of a SCO: as a write, where the map still has `from`.
+    /// Move live clusters out of a SCO: as a write, where the map still has `from`. The data must
+    /// be what lies at `from`, whatever the map had at `lba` when it was read: a revert may bring
+    /// `from` back after something else took its place.
     Relocate {
         /// First cluster.
         lba: u64,

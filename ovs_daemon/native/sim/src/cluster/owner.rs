@@ -440,9 +440,9 @@ impl Cluster<'_> {
                 self.run(node, Message::Compacted { sco });
             }
             Some(run) => {
-                let (lba, clusters) = (run.lba, u64::from(run.clusters));
+                let (lba, from, clusters) = (run.lba, run.from, u64::from(run.clusters));
                 owner.moving = Some(run);
-                self.start_move(node, lba, clusters);
+                self.start_move(node, lba, from, clusters);
             }
         }
     }

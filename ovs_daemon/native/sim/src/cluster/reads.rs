@@ -4,6 +4,7 @@
 use buffer::files::Files;
 use format::crc32c;
 use format::log::PAGE;
+use machines::map::Loc;
 
 use super::disk::Folder;
 use super::work::{Got, Wanted, Work, sco_path};
@@ -17,6 +18,8 @@ pub(super) struct Read {
     /// Whose: connection and tag; `None`: compaction's.
     from: Option<(u32, u32)>,
     lba: u64,
+    /// Compaction reads what it has listed, wherever the map has it by now.
+    listed: Option<Loc>,
     data: Vec<u8>,
     /// Clusters that are still to be found.
     missing: Vec<usize>,
@@ -28,19 +31,27 @@ pub(super) struct Read {
 
 impl Cluster<'_> {
     pub(super) fn start_read(&mut self, node: Host, from: (u32, u32), lba: u64, clusters: u64) {
-        self.begin_read(node, Some(from), lba, clusters);
+        self.begin_read(node, Some(from), lba, None, clusters);
     }
 
-    pub(super) fn start_move(&mut self, node: Host, lba: u64, clusters: u64) {
-        self.begin_read(node, None, lba, clusters);
+    pub(super) fn start_move(&mut self, node: Host, lba: u64, from: Loc, clusters: u64) {
+        self.begin_read(node, None, lba, Some(from), clusters);
     }
 
-    fn begin_read(&mut self, node: Host, from: Option<(u32, u32)>, lba: u64, clusters: u64) {
+    fn begin_read(
+        &mut self,
+        node: Host,
+        from: Option<(u32, u32)>,
+        lba: u64,
+        listed: Option<Loc>,
+        clusters: u64,
+    ) {
         self.next_read += 1;
         let number = self.next_read;
         let read = Read {
             from,
             lba,
+            listed,
             data: vec![0; clusters as usize * PAGE],
             missing: (0..clusters as usize).collect(),
             tries: 0,
@@ -61,7 +72,10 @@ impl Cluster<'_> {
         let mut wanted = Vec::new();
         for slot in std::mem::take(&mut read.missing) {
             let at = slot * PAGE;
-            match self.find(node, read.lba + slot as u64) {
+            let listed = read.listed.map(|from| from.plus(slot as u32));
+            let mapped = || self.owner(node)?.machine.map().get(read.lba + slot as u64);
+            let found = listed.or_else(mapped).map(|loc| self.find(node, loc));
+            match found.unwrap_or(Place::Nowhere) {
                 Place::Nowhere => read.data[at..at + PAGE].fill(0),
                 Place::Here(cluster) => read.data[at..at + PAGE].copy_from_slice(&cluster),
                 Place::Backend(one) => wanted.push(Wanted { slot, ..one }),
@@ -77,9 +91,8 @@ impl Cluster<'_> {
         self.job(node, serial, Work::Fetch { read: number, wanted });
     }
 
-    fn find(&mut self, node: Host, lba: u64) -> Place {
+    fn find(&mut self, node: Host, loc: Loc) -> Place {
         let Some(owner) = self.owner(node) else { return Place::Nowhere };
-        let Some(loc) = owner.machine.map().get(lba) else { return Place::Nowhere };
         let (sco, ordinal) = (loc.sco, u32::from(loc.ordinal));
         let clusters = owner.machine.scos().get(&sco).map_or(0, |sco| sco.clusters);
         let here = owner.index.get(&sco).and_then(|index| {

@@ -82,7 +82,7 @@ pub(super) fn uuid(id: u8) -> [u8; 16] {
 
 impl Disk {
     /// The value at a place, from the file or the object.
-    fn value(&self, loc: Loc) -> Option<Value> {
+    pub(super) fn value(&self, loc: Loc) -> Option<Value> {
         let sco = self.files.get(&loc.sco).or_else(|| self.objects.get(&loc.sco))?;
         sco.iter().flat_map(|record| &record.data).nth(usize::from(loc.ordinal)).copied()
     }

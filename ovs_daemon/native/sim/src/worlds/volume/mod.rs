@@ -14,6 +14,7 @@ mod disk;
 mod reference;
 mod scenarios;
 
+use std::collections::VecDeque;
 use std::hash::{Hash, Hasher};
 
 use machines::map::count_refs;
@@ -35,6 +36,15 @@ const RELOCATIONS: OpId = 1000;
 /// Tells whether a goal is reached.
 pub type Reached = fn(&VolumeWorld) -> bool;
 
+/// Where compaction reads a run that it has listed before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MovePolicy {
+    /// Where it was when it was listed.
+    AsListed,
+    /// Where the map has it by then.
+    ByMap,
+}
+
 /// How much may happen in a world.
 #[derive(Clone, Debug)]
 pub struct Bounds {
@@ -42,6 +52,8 @@ pub struct Bounds {
     pub limits: Limits,
     /// What clients may ask for, and how often each.
     pub menu: Vec<(Request, u8)>,
+    /// They ask for it in this order only.
+    pub in_order: bool,
     /// Operations in all.
     pub operations: u8,
     /// Operations that wait for their answer at the same time.
@@ -54,6 +66,8 @@ pub struct Bounds {
     pub may_fail: fn(&Action) -> bool,
     /// How the volume is opened.
     pub open: OpenPolicy,
+    /// Where compaction reads what it moves.
+    pub moves: MovePolicy,
     /// The volume may be drained.
     pub drain: bool,
     /// The volume may be settled.
@@ -73,6 +87,8 @@ pub enum Move {
     Done(Action),
     /// An action fails; whether it took effect all the same.
     Fail(Action, bool),
+    /// The next run of a compaction is read.
+    Read,
     /// The process dies; the volume is opened again.
     Kill,
     /// The power goes. Which of the batches stay that were not durable, as bits from the oldest;
@@ -111,11 +127,12 @@ struct Budget {
     settles: u8,
 }
 
-/// Moving live clusters out of a SCO.
+/// Moving live clusters out of a SCO: they are listed, and then read and submitted run by run.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Compaction {
     sco: u32,
-    waits_for: Vec<OpId>,
+    listed: VecDeque<Op>,
+    waits_for: Option<OpId>,
 }
 
 /// The volume and everything around it.
@@ -255,9 +272,8 @@ impl VolumeWorld {
 
     fn complete(&mut self, id: OpId) -> Result<(), Violation> {
         if let Some(compaction) = &mut self.compaction
-            && let Some(at) = compaction.waits_for.iter().position(|other| *other == id)
+            && compaction.waits_for.take_if(|other| *other == id).is_some()
         {
-            compaction.waits_for.remove(at);
             self.data.retain(|(other, _)| *other != id);
             return Ok(());
         }
@@ -459,27 +475,53 @@ impl VolumeWorld {
     }
 
     fn compact(&mut self, sco: u32) -> Result<(), Violation> {
-        let mut runs = Vec::new();
-        self.volume.map().for_each_run(&mut |lba, clusters, loc| {
-            if loc.sco == sco {
-                runs.push((lba, clusters as u32, loc));
+        let mut listed = VecDeque::new();
+        self.volume.map().for_each_run(&mut |lba, clusters, from| {
+            if from.sco == sco {
+                let id = RELOCATIONS + listed.len() as OpId;
+                let clusters = clusters as u32;
+                listed.push_back(Op { id, verb: Verb::Relocate { lba, clusters, from } });
             }
         });
-        let values = self.disk.values(self.volume.map())?;
-        let mut ops = Vec::new();
-        for (id, (lba, clusters, from)) in (RELOCATIONS..).zip(runs) {
-            let data = values[lba as usize..lba as usize + clusters as usize].to_vec();
-            self.data.push((id, data));
-            ops.push(Op { id, verb: Verb::Relocate { lba, clusters, from } });
+        self.compaction = Some(Compaction { sco, listed, waits_for: None });
+        Ok(())
+    }
+
+    /// A run of a compaction is to be read.
+    fn has_listed(&self) -> bool {
+        let listed = |other: &Compaction| other.waits_for.is_none() && !other.listed.is_empty();
+        self.compaction.as_ref().is_some_and(listed)
+    }
+
+    fn read_listed(&mut self) -> Result<(), Violation> {
+        let next = self.compaction.as_mut().and_then(|other| other.listed.pop_front());
+        let Some(op @ Op { id, verb: Verb::Relocate { lba, clusters, from } }) = next else {
+            return Ok(());
+        };
+        let mut data = Vec::new();
+        for skip in 0..clusters {
+            let by_map = || self.volume.map().get(lba + u64::from(skip));
+            let loc = match self.bounds.0.moves {
+                MovePolicy::AsListed => Some(from.plus(skip)),
+                MovePolicy::ByMap => by_map(),
+            };
+            data.extend(loc.map_or(Some(0), |loc| self.disk.value(loc)));
         }
-        let waits_for = ops.iter().map(|op| op.id).collect();
-        self.compaction = Some(Compaction { sco, waits_for });
-        ops.into_iter().try_for_each(|op| self.step(Message::Submit(op)))
+        if data.len() < clusters as usize {
+            // Its object was deleted, since nobody needs it any more.
+            return Ok(());
+        }
+        self.data.push((id, data));
+        if let Some(compaction) = &mut self.compaction {
+            compaction.waits_for = Some(id);
+        }
+        self.step(Message::Submit(op))
     }
 
     /// Tells the machine when the last relocation is through.
     fn finish_compaction(&mut self) -> Result<(), Violation> {
-        while let Some(done) = self.compaction.take_if(|other| other.waits_for.is_empty()) {
+        let over = |other: &mut Compaction| other.listed.is_empty() && other.waits_for.is_none();
+        while let Some(done) = self.compaction.take_if(over) {
             self.step(Message::Compacted { sco: done.sco })?;
         }
         Ok(())
@@ -621,6 +663,9 @@ impl World for VolumeWorld {
         if self.turn {
             out.push(Move::Turn);
         }
+        if self.has_listed() {
+            out.push(Move::Read);
+        }
         let mut last = None;
         for action in &self.flight {
             if last != Some(action) {
@@ -634,7 +679,8 @@ impl World for VolumeWorld {
             && idle
         {
             let left = self.budget.menu.iter().enumerate().filter(|(_, times)| **times > 0);
-            out.extend(left.map(|(number, _)| Move::Submit(number)));
+            let most = if self.bounds.0.in_order { 1 } else { usize::MAX };
+            out.extend(left.take(most).map(|(number, _)| Move::Submit(number)));
         }
         if self.budget.drains > 0 {
             out.push(Move::Drain);
@@ -673,6 +719,7 @@ impl World for VolumeWorld {
                 self.land(*action);
                 self.fail(*action, *effect)?;
             }
+            Move::Read => self.read_listed()?,
             Move::Kill => self.crash(None)?,
             Move::PowerLoss(kept, back) => self.crash(Some((*kept, *back)))?,
             Move::Drain => {
@@ -727,6 +774,7 @@ impl World for VolumeWorld {
             Move::Done(action) => format!("done: {action:?}"),
             Move::Fail(action, false) => format!("FAILS: {action:?}"),
             Move::Fail(action, true) => format!("FAILS after taking effect: {action:?}"),
+            Move::Read => "read what is to be moved".to_string(),
             Move::Kill => "KILL -9, open again".to_string(),
             Move::PowerLoss(kept, back) => {
                 let records = self.disk.unsafe_records();

@@ -4,7 +4,7 @@
 use machines::volume::{Action, Limits, Mutant, Stage, Stall};
 
 use super::disk::Safety;
-use super::{Bounds, OpenPolicy, Request, VolumeWorld};
+use super::{Bounds, MovePolicy, OpenPolicy, Request, VolumeWorld};
 use crate::scenario::Scenario;
 
 const WRITE_0: Request = Request::Write { lba: 0, clusters: 1, fua: false };
@@ -87,12 +87,14 @@ fn calm(operations: u8, menu: Vec<(Request, u8)>) -> Bounds {
     Bounds {
         limits: LIMITS,
         menu,
+        in_order: false,
         operations,
         outstanding: 1,
         crashes: 0,
         failures: 0,
         may_fail: |_| false,
         open: OpenPolicy { rewrites: true, adopts: true },
+        moves: MovePolicy::AsListed,
         drain: false,
         settle: false,
         goals: Vec::new(),
@@ -144,6 +146,7 @@ pub fn scenarios(level: u32) -> Vec<Scenario> {
         snapshots(more),
         revert(more),
         compaction(more),
+        moves(more),
         cache(more),
         full(more),
         settling(more),
@@ -317,6 +320,31 @@ fn compaction(more: u8) -> Scenario {
     };
     let mutants = [(Mutant::RelocateBlindly, KILL.0)];
     scenario("volume-compaction", &[KILL], bounds, &mutants).0
+}
+
+/// Compaction while the head leaves what is moved, and goes back to it.
+fn moves(more: u8) -> Scenario {
+    let menu = vec![
+        (WRITE_BOTH, 1),
+        (WRITE_0, 1),
+        (Request::Snapshot(1), 1),
+        (WRITE_BOTH, 1 + more),
+        (Request::Revert(1), 1),
+    ];
+    let bounds = Bounds {
+        limits: Limits { compact_percent: 50, ..LIMITS },
+        in_order: true,
+        goals: vec![("what was listed is read after a revert", |w| {
+            let over = w.budget.operations == 0 && w.reference.outstanding().is_empty();
+            over && w.has_listed()
+        })],
+        ..calm(5 + more, menu)
+    };
+    let (scenario, bounds) = scenario("volume-moves", &[KILL], bounds, &[]);
+    let careless = Bounds { moves: MovePolicy::ByMap, ..bounds.clone() };
+    let careless = Box::leak(Box::new(careless));
+    let start = VolumeWorld::new(careless, None);
+    scenario.mutant("compaction reads what the map has by then", KILL.0, start)
 }
 
 /// Uploaded SCOs of different sizes that stay in the write buffer.
