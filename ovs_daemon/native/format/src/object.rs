@@ -35,6 +35,11 @@ use crate::log::{PAGE, VERSION};
 
 const MAGIC: &[u8; 8] = b"OVSOBJ01";
 const CRC_AT: usize = 60;
+/// Most data clusters of an object: ordinals have 16 bits.
+const CLUSTERS_MAX: u32 = 1 << 16;
+/// Most slots of an object's entry table. Writers close a SCO long before; objects of before they
+/// did so are to be read all the same.
+const SLOTS_MAX: u32 = 1 << 24;
 
 /// Header of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -130,13 +135,22 @@ impl ObjectHeader {
             clusters: get_u32(&copy, 68),
             index_crc: get_u32(&copy, 72),
         };
-        if header.clusters > 1 << 16 {
+        header.check()?;
+        Ok(header)
+    }
+
+    /// What decoding refuses, so that nobody stores it.
+    ///
+    /// # Errors
+    /// Which field is out of its bounds.
+    pub fn check(&self) -> Result<(), Malformed> {
+        if self.clusters > CLUSTERS_MAX {
             return Err(Malformed::Field("data clusters"));
         }
-        if header.slots > 1 << 20 {
+        if self.slots > SLOTS_MAX {
             return Err(Malformed::Field("slots"));
         }
-        Ok(header)
+        Ok(())
     }
 }
 
@@ -217,6 +231,8 @@ mod tests {
             assert!(ObjectHeader::decode(&page).is_err(), "bit {bit}");
             page[bit / 8] ^= 1 << (bit % 8);
         }
+        let long = ObjectHeader { slots: 5 << 20, ..header };
+        assert_eq!(ObjectHeader::decode(&long.encode()), Ok(long));
         let mut damaged = bytes.clone();
         damaged[3] ^= 1;
         assert_eq!(ObjectIndex::decode(&header, &damaged), Err(Malformed::Checksum));

@@ -366,6 +366,9 @@ pub fn store_sco(
         clusters: index.clusters(),
         index_crc: crc32c(&tail),
     };
+    header.check().map_err(|e| {
+        JobFailure::other(format!("cannot store SCO {sco} as {name}: nobody could read it: {e}"))
+    })?;
     let put = backend.put(&name, &mut |sink| {
         sink.write(&header.encode())?;
         let mut ordinal = 0;
@@ -430,3 +433,7 @@ fn read_checked(
 #[cfg(test)]
 #[path = "jobs_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "stored_tests.rs"]
+mod stored_tests;

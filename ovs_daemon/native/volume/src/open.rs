@@ -311,8 +311,8 @@ impl Log {
 }
 
 fn known_sco(stage: Stage, clusters: u32, last_sequence: u64) -> Sco {
-    let (live, unsyncable, stuck) = (0, false, false);
-    Sco { stage, clusters, live, last_sequence, unsyncable, stuck }
+    let (room, live, unsyncable, stuck) = (clusters, 0, false, false);
+    Sco { stage, clusters, room, live, last_sequence, unsyncable, stuck }
 }
 
 /// The content that a follower has kept warm, brought to the log's end. `Err`: why it cannot be

@@ -643,6 +643,8 @@ impl Volume {
                     self.start_patch(owner, offset, data, fua, ring, out);
                 }
                 Item::Forget { owner, lba, clusters, fua } => {
+                    // However long it is, it takes a header page at most.
+                    self.not_before += self.throttle_ns;
                     self.submit_op(owner, None, LogVerb::Trim { lba, clusters, fua });
                 }
                 Item::Flush { owner } => self.submit_op(owner, None, LogVerb::Flush),

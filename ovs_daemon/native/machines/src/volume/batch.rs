@@ -81,7 +81,7 @@ impl Volume {
         let mut batch = Batch { sequence: self.sequence + next, sco, ..Batch::default() };
         let full =
             self.take_relocations(&mut batch, room) || self.take_operations(&mut batch, room);
-        if full || closing || batch.clusters == room {
+        if full || closing || self.fills(&batch) {
             batch.entries.push(Entry::Closed);
             batch.closes = true;
         }
@@ -139,7 +139,7 @@ impl Volume {
             self.open = Some(sco);
         }
         let half = self.limits.sco_clusters / 2;
-        let ample = self.open.and_then(|n| self.scos.get(&n)).is_some_and(|s| s.clusters < half);
+        let ample = self.open.and_then(|n| self.scos.get(&n)).is_some_and(|s| s.room < half);
         if self.spare.is_none() && !ample {
             self.ask_spare(out);
         }
@@ -268,11 +268,12 @@ impl Volume {
             return;
         };
         self.sequence = batch.sequence;
-        self.pending_clusters += u64::from(batch.clusters);
+        self.beside = self.beside.with(&batch);
         self.pending_scos += u32::from(!self.scos.contains_key(&batch.sco));
         let sco = self.scos.entry(batch.sco).or_insert(Sco {
             stage: Stage::Open,
             clusters: 0,
+            room: 0,
             live: 0,
             last_sequence: 0,
             unsyncable: false,
@@ -281,6 +282,9 @@ impl Volume {
         let mut ordinal = sco.clusters;
         sco.clusters += batch.clusters;
         sco.last_sequence = batch.sequence;
+        let before = sco.room;
+        sco.room = self.beside.room(sco.clusters, self.limits.sco_clusters);
+        self.pending_room += u64::from(sco.room - before);
         for entry in &batch.entries {
             self.apply(entry, batch.sco, &mut ordinal);
         }

@@ -2,6 +2,7 @@
 
 use alloc::vec::Vec;
 
+use super::room::Beside;
 use super::{Action, Mutant, Sco, Stage, Stall, Volume};
 
 impl Volume {
@@ -11,6 +12,7 @@ impl Volume {
             self.closed_sequence = sco.last_sequence;
         }
         self.open = None;
+        self.beside = Beside::default();
         self.take_checkpoint(number);
     }
 
@@ -98,7 +100,7 @@ impl Volume {
         }
         sco.stage = Stage::Uploaded;
         self.pending_scos -= 1;
-        self.pending_clusters -= u64::from(sco.clusters);
+        self.pending_room -= u64::from(sco.room);
         if self.stall == Some(Stall::BackendBehind) {
             self.stall = None;
         }
@@ -127,7 +129,7 @@ impl Volume {
         if self.is(Mutant::CountFilesKept) {
             return self.limits.sco_clusters.into();
         }
-        sco.clusters.max(self.limits.sco_clusters.div_ceil(16)).into()
+        sco.room.max(self.limits.sco_clusters.div_ceil(16)).into()
     }
 
     /// Evicts the oldest until what is kept has room.

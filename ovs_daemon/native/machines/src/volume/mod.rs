@@ -31,6 +31,7 @@ mod checkpoint;
 mod deletion;
 mod durability;
 mod mutant;
+mod room;
 #[cfg(test)]
 mod tests;
 
@@ -102,7 +103,7 @@ pub struct Op {
 /// Sizes that decide when things happen. Set once, at open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Limits {
-    /// Data clusters of a SCO, 1..=65536.
+    /// Data clusters of a SCO, 1..=65536. It is also full with as many header pages.
     pub sco_clusters: u32,
     /// SCOs that may wait for the backend; with more, writes wait.
     pub buffer_scos: u32,
@@ -259,7 +260,9 @@ pub struct Sco {
     pub stage: Stage,
     /// Data clusters.
     pub clusters: u32,
-    /// Of these, referred to by the head's map.
+    /// What it takes of the room that a SCO has, in clusters: its data, or more (see `room`).
+    pub room: u32,
+    /// Of its clusters, referred to by the head's map.
     pub live: u32,
     /// Sequence of its last batch.
     pub last_sequence: u64,
@@ -302,15 +305,16 @@ pub struct Volume {
     /// Every SCO below this number is on the backend: what happens each turn looks only at the
     /// few above, however long the log is.
     pending_from: u32,
-    /// Number and data clusters of the SCOs that are not on the backend.
+    /// Number and room of the SCOs that are not on the backend.
     pending_scos: u32,
-    pending_clusters: u64,
+    pending_room: u64,
     /// Sequence of the last batch of the last closed SCO.
     closed_sequence: u64,
     /// Something changed that may have made a SCO worth compacting.
     look_for_victims: bool,
-    /// The SCO that batches go to.
+    /// The SCO that batches go to, and what is in it beside data.
     open: Option<u32>,
+    beside: room::Beside,
     /// An empty one, ready to be next; `Err`: asked for.
     spare: Option<Result<u32, u32>>,
     next_sco: u32,
@@ -369,10 +373,11 @@ impl Volume {
             scos: recovered.scos,
             pending_from: 0,
             pending_scos: 0,
-            pending_clusters: 0,
+            pending_room: 0,
             closed_sequence: 0,
             look_for_victims: true,
             open: None,
+            beside: room::Beside::default(),
             spare: None,
             next_sco: recovered.next_sco,
             sequence: recovered.sequence,
@@ -397,7 +402,7 @@ impl Volume {
         volume.advance_pending();
         let pending: Vec<Sco> = volume.pending().map(|(_, sco)| *sco).collect();
         volume.pending_scos = pending.len() as u32;
-        volume.pending_clusters = pending.iter().map(|s| u64::from(s.clusters)).sum();
+        volume.pending_room = pending.iter().map(|s| u64::from(s.room)).sum();
         volume
     }
 
@@ -571,7 +576,7 @@ impl Volume {
     /// The shell slows writes down as it grows.
     pub fn fill(&self) -> u32 {
         let room = u64::from(self.limits.buffer_scos) * u64::from(self.limits.sco_clusters);
-        (self.pending_clusters * 1024 / room.max(1)).min(1024) as u32
+        (self.pending_room * 1024 / room.max(1)).min(1024) as u32
     }
 }
 

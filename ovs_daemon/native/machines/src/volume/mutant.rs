@@ -49,11 +49,13 @@ pub enum Mutant {
     RetryDeletesAtOnce,
     /// A failed delete is not tried again.
     ForgetFailedDelete,
+    /// A SCO is full of data only: what else is in it takes no room.
+    CountDataOnly,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 23] = [
+    pub const ALL: [Mutant; 24] = [
         Mutant::FlushWithoutSync,
         Mutant::CompleteBeforeAppend,
         Mutant::SyncCoversTooMuch,
@@ -77,5 +79,6 @@ impl Mutant {
         Mutant::RetryEveryDelete,
         Mutant::RetryDeletesAtOnce,
         Mutant::ForgetFailedDelete,
+        Mutant::CountDataOnly,
     ];
 }

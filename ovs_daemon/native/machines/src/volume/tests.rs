@@ -103,6 +103,7 @@ fn with_dead_objects() -> (Volume, Vec<Action>) {
     let dead = Sco {
         stage: Stage::Evicted,
         clusters: 4,
+        room: 4,
         live: 0,
         last_sequence: 0,
         unsyncable: false,
@@ -162,4 +163,58 @@ fn what_cannot_be_deleted_is_tried_again_last_and_ever_less_often() {
     let [Action::Delete(first), Action::Delete(second)] = asked[..] else { panic!("{asked:?}") };
     assert_eq!(step(&mut v, Message::Deleted { sco: first }).len(), 1);
     assert_eq!(step(&mut v, Message::DeleteFailed { sco: second }), [retry(0)]);
+}
+
+fn trim(id: OpId, lba: u64) -> Message {
+    Message::Submit(Op { id, verb: Verb::Trim { lba, clusters: 1, fua: false } })
+}
+
+#[test]
+fn trims_one_by_one_fill_a_sco_with_header_pages() {
+    let mut v = empty();
+    step(&mut v, trim(1, 0));
+    step(&mut v, Message::Opened { sco: 1 });
+    step(&mut v, Message::Appended);
+    step(&mut v, trim(2, 0));
+    assert_eq!((v.scos()[&1].room, v.fill()), (1, 128));
+    step(&mut v, Message::Appended);
+    step(&mut v, Message::Opened { sco: 2 });
+    assert_eq!(step(&mut v, trim(3, 0)), [Action::Append]);
+    step(&mut v, Message::Appended);
+    step(&mut v, trim(4, 0));
+    assert!(v.batch().unwrap().closes);
+    let after = step(&mut v, Message::Appended);
+    assert_eq!(after, [Action::Complete(4), Action::Sync { after: 0, through: 4 }]);
+    assert_eq!((v.scos()[&1].clusters, v.fill()), (0, 512));
+    // The next one begins with nothing.
+    step(&mut v, trim(5, 0));
+    assert!(!v.batch().unwrap().closes);
+}
+
+#[test]
+fn many_trims_fill_a_sco_with_slots() {
+    let large = Limits { sco_clusters: 1 << 14, buffer_scos: 4, ..limits() };
+    let mut v = Volume { limits: large, ..empty() };
+    let (mut id, mut slots) = (0, 0);
+    while v.scos().get(&1).is_none_or(|sco| sco.stage == Stage::Open) {
+        assert!(slots < 1 << 17, "{slots} slots in one SCO");
+        let mut out = vec![];
+        for _ in 0..400 {
+            id += 1;
+            v.step(trim(id, u64::from(id)), &mut out);
+        }
+        v.step(Message::Turn, &mut out);
+        while let Some(action) = out.pop() {
+            let message = match action {
+                Action::Open(sco) => Message::Opened { sco },
+                Action::Append => {
+                    slots += v.batch().unwrap().entries.len();
+                    Message::Appended
+                }
+                _ => continue,
+            };
+            v.step(message, &mut out);
+        }
+    }
+    assert!(slots >= 1 << 16, "{slots} slots");
 }

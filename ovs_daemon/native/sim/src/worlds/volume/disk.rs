@@ -362,5 +362,6 @@ impl Replay {
 }
 
 fn sco(stage: Stage, clusters: u32, last_sequence: u64) -> Sco {
-    Sco { stage, clusters, live: 0, last_sequence, unsyncable: false, stuck: false }
+    let (room, live, unsyncable, stuck) = (clusters, 0, false, false);
+    Sco { stage, clusters, room, live, last_sequence, unsyncable, stuck }
 }

@@ -236,7 +236,7 @@ impl VolumeWorld {
         });
         let limits = self.volume.limits();
         let smallest = limits.sco_clusters.div_ceil(16);
-        let weight = |sco: &Sco| sco.clusters.max(smallest);
+        let weight = |sco: &Sco| sco.room.max(smallest);
         let lost: u32 = evicted.map(weight).sum();
         let kept =
             scos.values().filter(|sco| sco.stage == Stage::Uploaded).map(weight).sum::<u32>();
@@ -385,6 +385,12 @@ impl VolumeWorld {
             data,
             safety: Safety::Dirty,
         });
+        // Each batch has a header page here.
+        let pages = file.len() as u32;
+        if pages > self.volume.limits().sco_clusters {
+            let detail = format!("SCO {} has {pages} header pages", batch.sco);
+            return Err(Violation::new("a SCO is bounded", detail));
+        }
         self.tail = identity;
         let appended = |id: OpId| id < RELOCATIONS && batch.parts.iter().any(|part| part.op == id);
         self.data.retain(|(id, _)| !appended(*id));

@@ -71,6 +71,9 @@ const PATIENT: (&str, &str) =
 const SNAPSHOT: (&str, &str) =
     ("snapshots end their SCO", "the position of a snapshot is a closed SCO");
 
+const BOUNDED: (&str, &str) =
+    ("a SCO is bounded", "a SCO has no more header pages than it may have data clusters");
+
 const LIMITS: Limits = Limits {
     sco_clusters: 2,
     buffer_scos: 2,
@@ -185,8 +188,9 @@ fn log(more: u8) -> Scenario {
         (Mutant::ForgetTrim, READS.0),
         (Mutant::AnswerTwice, ANSWERS.0),
         (Mutant::SkipSequence, ORDER.0),
+        (Mutant::CountDataOnly, BOUNDED.0),
     ];
-    let invariants = [READS, KILL, POWER, ANSWERS, ORDER];
+    let invariants = [READS, KILL, POWER, ANSWERS, ORDER, BOUNDED];
     let (scenario, bounds) = scenario("volume-log", &invariants, bounds, &mutants);
     let careless = Bounds { open: OpenPolicy { rewrites: false, adopts: true }, ..bounds.clone() };
     let careless = Box::leak(Box::new(careless));
@@ -434,5 +438,6 @@ fn mutant_name(mutant: Mutant) -> &'static str {
         Mutant::RetryEveryDelete => "after a refusal every delete is asked for again",
         Mutant::RetryDeletesAtOnce => "a refused delete is asked for again at once",
         Mutant::ForgetFailedDelete => "a refused delete is not tried again",
+        Mutant::CountDataOnly => "a SCO is full of data only",
     }
 }
