@@ -159,7 +159,8 @@ impl Engine {
         for _ in 0..config.shards {
             mailboxes.push(Arc::new(Mailbox::new().map_err(failed)?));
         }
-        let (workers, threads) = Workers::start(&backend, &mailboxes).map_err(failed)?;
+        let lease = Arc::<Lease>::default();
+        let (workers, threads) = Workers::start(&backend, &mailboxes, &lease).map_err(failed)?;
         let mut threads = Threads { workers: threads, shards: Vec::new() };
         let places = Arc::new(Places::default());
         undo_leftovers(&config).map_err(|e| store_error(what, &e))?;
@@ -170,7 +171,6 @@ impl Engine {
         let (followers, thread) =
             Followers::start(config.cluster()?, backend.clone()).map_err(failed)?;
         threads.workers.extend(thread);
-        let lease = Arc::<Lease>::default();
         let mut dtl_address = None;
         let edge_tcp = config.edge_tcp()?;
         for number in 0..config.shards {

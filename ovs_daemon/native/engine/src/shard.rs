@@ -299,7 +299,7 @@ impl Shard {
         for job in self.hosted.out.jobs.drain(..) {
             let job: Job = job;
             *self.jobs.entry(job.volume).or_default() += 1;
-            self.setup.workers.give(self.setup.number, job);
+            self.setup.workers.give(self.setup.number, job, self.term);
         }
     }
 

@@ -10,12 +10,14 @@ use alba::Backend;
 use dtl::Task;
 use volume::{Job, JobDone};
 
+use crate::lease::Lease;
 use crate::mailbox::{Command, Mailbox};
 use crate::reach::{Next, Reach};
 
 /// What a thread does.
 enum Errand {
-    Job(Job),
+    /// Of a volume that was opened in this term of the lease.
+    Job(Job, u64),
     Dtl(Task),
 }
 
@@ -71,6 +73,7 @@ impl Workers {
     pub(crate) fn start(
         backend: &Arc<dyn Backend>,
         mailboxes: &[Arc<Mailbox>],
+        lease: &Arc<Lease>,
     ) -> std::io::Result<(Self, Vec<JoinHandle<()>>)> {
         let queue = || {
             let jobs = Mutex::new((VecDeque::new(), false));
@@ -78,7 +81,7 @@ impl Workers {
         };
         let workers =
             Self { urgent: queue(), background: queue(), remote: queue(), reach: queue() };
-        let reach: Arc<Mutex<Reach<(usize, Job)>>> = Arc::default();
+        let reach: Arc<Mutex<Reach<(usize, Job, u64)>>> = Arc::default();
         let mut threads = Vec::new();
         for (name, queue, count) in [
             ("vs-read", &workers.urgent, URGENT_THREADS),
@@ -88,7 +91,8 @@ impl Workers {
         ] {
             for _ in 0..count {
                 let (queue, backend, reach) = (queue.clone(), backend.clone(), reach.clone());
-                let thread = Thread { queue, backend, reach, mailboxes: mailboxes.to_vec() };
+                let (lease, mailboxes) = (lease.clone(), mailboxes.to_vec());
+                let thread = Thread { queue, backend, reach, mailboxes, lease };
                 let work = move || thread.work();
                 threads.push(std::thread::Builder::new().name(name.to_owned()).spawn(work)?);
             }
@@ -96,14 +100,15 @@ impl Workers {
         Ok((workers, threads))
     }
 
-    pub(crate) fn give(&self, shard: usize, job: Job) {
+    /// `term`: that of the lease in which the job's volume was opened.
+    pub(crate) fn give(&self, shard: usize, job: Job, term: u64) {
         let queue = match &job.work {
             work if work.is_urgent() => &self.urgent,
             work if work.is_remote() => &self.remote,
             work if work.reaches().is_some() => &self.reach,
             _ => &self.background,
         };
-        queue.push(shard, Errand::Job(job));
+        queue.push(shard, Errand::Job(job, term));
     }
 
     pub(crate) fn give_task(&self, shard: usize, task: Task) {
@@ -123,17 +128,18 @@ impl Workers {
 struct Thread {
     queue: Arc<Queue>,
     backend: Arc<dyn Backend>,
-    reach: Arc<Mutex<Reach<(usize, Job)>>>,
+    reach: Arc<Mutex<Reach<(usize, Job, u64)>>>,
     mailboxes: Vec<Arc<Mailbox>>,
+    lease: Arc<Lease>,
 }
 
 impl Thread {
     fn work(&self) {
         while let Some((shard, errand)) = self.queue.next() {
             match errand {
-                Errand::Job(job) => match job.work.reaches() {
-                    Some(address) => self.connect(address, shard, job),
-                    None => self.answer(shard, job.run(&*self.backend)),
+                Errand::Job(job, term) => match job.work.reaches() {
+                    Some(address) => self.connect(address, (shard, job, term)),
+                    None => self.answer(shard, self.run(job, term)),
                 },
                 Errand::Dtl(task) => {
                     self.mailboxes[shard].send(Command::DtlDone(task.run()));
@@ -146,15 +152,24 @@ impl Thread {
         self.mailboxes[shard].send(Command::JobDone(done));
     }
 
-    fn connect(&self, address: SocketAddr, shard: usize, job: Job) {
+    /// What waited here may come too late: the shard asked for it, but does not look at the clock
+    /// now.
+    fn run(&self, job: Job, term: u64) -> JobDone {
+        job.run_while(&*self.backend, &|| {
+            let lease = self.lease.granted();
+            lease.term == term && !lease.is_over()
+        })
+    }
+
+    fn connect(&self, address: SocketAddr, errand: (usize, Job, u64)) {
         let reach = || self.reach.lock().expect("no holder panics");
-        let next = reach().begin(address, (shard, job), Instant::now());
+        let next = reach().begin(address, errand, Instant::now());
         let freed = match next {
             Next::Parked => return,
-            Next::Away((shard, job)) => return self.let_down(shard, job),
-            Next::Connect((shard, job)) => {
+            Next::Away((shard, job, _)) => return self.let_down(shard, job),
+            Next::Connect((shard, job, term)) => {
                 let began = Instant::now();
-                let done = job.run(&*self.backend);
+                let done = self.run(job, term);
                 let now = Instant::now();
                 let answered = !done.outcome.is_away();
                 let freed = reach().ended(address, answered, now - began, now);
@@ -162,10 +177,10 @@ impl Thread {
                 freed
             }
         };
-        for (shard, job) in freed.again {
-            self.queue.push(shard, Errand::Job(job));
+        for (shard, job, term) in freed.again {
+            self.queue.push(shard, Errand::Job(job, term));
         }
-        for (shard, job) in freed.away {
+        for (shard, job, _) in freed.away {
             self.let_down(shard, job);
         }
     }

@@ -161,11 +161,16 @@ impl Writer<'_> {
     }
 }
 
-/// Stores a checkpoint and deletes those that nothing refers to any more.
+/// Stores a checkpoint and deletes those that nothing refers to any more, as long as the volume is
+/// `owned`: a clone that somebody else has made meanwhile may refer to them.
 ///
 /// # Errors
 /// See [`JobFailure`]; it may be stored or not.
-pub fn store(backend: &dyn Backend, new: &NewCheckpoint) -> Result<StoredCheckpoint, JobFailure> {
+pub fn store(
+    backend: &dyn Backend,
+    new: &NewCheckpoint,
+    owned: &dyn Fn() -> bool,
+) -> Result<StoredCheckpoint, JobFailure> {
     let mut outcome = None;
     let name = checkpoint_name(&new.log_text, new.number);
     let excess = new.existing.len().saturating_sub(OBJECTS_MAX);
@@ -196,7 +201,7 @@ pub fn store(backend: &dyn Backend, new: &NewCheckpoint) -> Result<StoredCheckpo
     let mut existing = new.existing.clone();
     existing.insert(new.number);
     if !new.pinned {
-        drop_unreferenced(backend, new, &metadata, &mut existing);
+        drop_unreferenced(backend, new, &metadata, owned, &mut existing);
     }
     let maps: Vec<&Map> =
         std::iter::once(&new.taken.map).chain(new.taken.snapshots.iter().map(|s| &s.map)).collect();
@@ -209,6 +214,7 @@ fn drop_unreferenced(
     backend: &dyn Backend,
     new: &NewCheckpoint,
     metadata: &Metadata,
+    owned: &dyn Fn() -> bool,
     existing: &mut BTreeSet<u64>,
 ) {
     let chunks = metadata.maps.iter().flat_map(|map| &map.chunks);
@@ -217,7 +223,7 @@ fn drop_unreferenced(
     wanted.insert(new.number);
     existing.retain(|number| {
         let name = checkpoint_name(&new.log_text, *number);
-        wanted.contains(number) || backend.delete(&name).is_err()
+        wanted.contains(number) || !owned() || backend.delete(&name).is_err()
     });
 }
 

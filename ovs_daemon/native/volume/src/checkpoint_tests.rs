@@ -67,7 +67,7 @@ fn volumes_that_share_chunks_store_checkpoints_that_open() {
     let volumes: [(&[Uuid], u64); 4] =
         [(&[parent, first], 1), (&[parent, second], 2), (&[parent], 3), (&[parent, second], 4)];
     for (uuids, number) in volumes {
-        store(&backend, &checkpoint(uuids, number, &shared)).expect("a checkpoint");
+        store(&backend, &checkpoint(uuids, number, &shared), &|| true).expect("a checkpoint");
     }
     for (uuids, number) in volumes {
         let loaded = load(&backend, &logs(uuids), number).expect("a checkpoint that opens");

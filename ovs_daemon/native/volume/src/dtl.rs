@@ -324,6 +324,7 @@ impl Volume {
     fn stop(&mut self, reason: Reason, out: &mut Outputs) {
         if self.stopped.is_none() {
             self.stopped = Some(reason);
+            self.standing.end();
             self.quiesce();
             out.events.push(DtlEvent { volume: self.number, what: DtlNews::Stopped(reason) });
         }

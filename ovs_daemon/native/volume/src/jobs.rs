@@ -18,6 +18,7 @@ use media::{Dir, Fd, File, Slice, StoreError};
 use crate::checkpoint::{NewCheckpoint, StoredCheckpoint, store};
 use crate::dtl::{connect, read_batches};
 use crate::feed;
+use crate::standing::Standing;
 
 /// Why a job failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,6 +98,8 @@ pub struct Job {
     pub volume: u32,
     /// What to do.
     pub work: Work,
+    /// How the volume stands by now.
+    pub standing: Arc<Standing>,
 }
 
 /// What to do.
@@ -136,6 +139,19 @@ impl Work {
     /// A guest waits for it: it must not queue behind uploads.
     pub fn is_urgent(&self) -> bool {
         matches!(self, Work::Fetch { .. } | Work::Open { .. })
+    }
+
+    /// It is for the backend, of the volume's owner alone, and nobody waits for it who asked the
+    /// volume for something: it is not to be done for a volume that is over.
+    pub fn is_background(&self) -> bool {
+        matches!(
+            self,
+            Work::Upload { .. }
+                | Work::Unlink { .. }
+                | Work::Checkpoint(_)
+                | Work::Delete { .. }
+                | Work::Index { .. }
+        )
     }
 
     /// It is for the DTL node, which waits for it.
@@ -215,21 +231,36 @@ impl Job {
 
     /// Does it. Blocks; for worker threads.
     pub fn run(self, backend: &dyn Backend) -> JobDone {
+        self.run_while(backend, &|| true)
+    }
+
+    /// Does it, as far as only the owner may do it only while `owned`: what a former owner deletes
+    /// the present one may need. Blocks; for worker threads.
+    pub fn run_while(self, backend: &dyn Backend, owned: &dyn Fn() -> bool) -> JobDone {
+        let standing = self.standing;
+        let may = || !standing.is_over() && owned();
+        let allowed = || match may() {
+            true => Ok(()),
+            false => Err(JobFailure::other("the volume is not this node's any more".to_owned())),
+        };
         let outcome = match self.work {
             Work::Open { dir, sco, need, reserve } => {
                 Outcome::Opened { sco, result: open_file(&dir, sco, need, reserve) }
             }
             Work::Upload { log, log_text, sco, file } => {
-                Outcome::Uploaded { sco, result: store_sco(backend, &log, &log_text, sco, &*file) }
+                let store = |()| store_sco(backend, &log, &log_text, sco, &*file);
+                Outcome::Uploaded { sco, result: allowed().and_then(store) }
             }
             Work::Unlink { dir, sco } => {
                 let removed = Dir::at(&dir).unlink(&file_name(sco));
                 Outcome::Unlinked { result: removed.map_err(JobFailure::from) }
             }
-            Work::Checkpoint(new) => Outcome::Checkpointed(store(backend, &new)),
+            Work::Checkpoint(new) => {
+                Outcome::Checkpointed(allowed().and_then(|()| store(backend, &new, &may)))
+            }
             Work::Delete { log_text, sco } => {
-                let deleted = backend.delete(&sco_name(&log_text, sco));
-                Outcome::Deleted { sco, result: deleted.map_err(JobFailure::from) }
+                let delete = |()| Ok(backend.delete(&sco_name(&log_text, sco))?);
+                Outcome::Deleted { sco, result: allowed().and_then(delete) }
             }
             Work::Fetch { part, log, log_text, sco, clusters, ordinal, into } => {
                 let name = sco_name(&log_text, sco);

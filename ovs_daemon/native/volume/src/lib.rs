@@ -20,6 +20,7 @@ mod remove;
 mod shared;
 mod shell;
 mod slab;
+mod standing;
 mod warm;
 
 pub use checkpoint::{
@@ -36,4 +37,5 @@ pub use open::{
 pub use remove::{parent_name, pin, pins_folder, remove};
 pub use shared::SharedScos;
 pub use shell::{Control, ControlDone, Finding, Outputs, Stats, Tuning, Volume};
+pub use standing::Standing;
 pub use warm::load_warm;

@@ -27,6 +27,7 @@ use crate::open::{Opened, Start};
 use crate::reads::Reads;
 use crate::shared::SharedScos;
 use crate::slab::Slab;
+use crate::standing::Standing;
 
 /// A request of the control plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,6 +174,7 @@ pub struct Volume {
     pub(crate) stopped: Option<Reason>,
     /// It is being let go of: nothing is begun any more.
     halted: bool,
+    pub(crate) standing: Arc<Standing>,
     pub(crate) saved: Saved,
     pub(crate) dtl: Option<Box<Dtl>>,
     pub(crate) feeds: Option<Box<Feeds>>,
@@ -236,6 +238,7 @@ impl Volume {
             quiesced: false,
             stopped: None,
             halted: false,
+            standing: Arc::default(),
             saved: opened.saved,
             dtl: None,
             feeds: None,
@@ -292,6 +295,7 @@ impl Volume {
     /// [`Volume::is_reading`].
     pub fn halt(&mut self) {
         self.halted = true;
+        self.standing.end();
         self.quiesce();
     }
 
@@ -739,7 +743,8 @@ impl Volume {
     }
 
     pub(crate) fn job(&self, work: Work, out: &mut Outputs) {
-        out.jobs.push(Job { volume: self.number, work });
+        let standing = self.standing.clone();
+        out.jobs.push(Job { volume: self.number, work, standing });
     }
 
     pub(crate) fn own(&self) -> (Uuid, String) {

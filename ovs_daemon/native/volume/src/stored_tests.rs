@@ -18,14 +18,17 @@ impl ScoSource for Empty {
         "an empty SCO".to_owned()
     }
 
+    fn span(&self, _ordinal: u32, count: u32) -> usize {
+        count as usize * PAGE
+    }
+
     fn read(
         &self,
         _ordinal: u32,
         count: u32,
-        into: &mut Vec<u8>,
+        into: &mut [u8],
     ) -> Result<Vec<(usize, usize)>, String> {
-        into.clear();
-        into.resize(count as usize * PAGE, 0);
+        into.fill(0);
         Ok(vec![(0, count as usize)])
     }
 }
