@@ -429,6 +429,7 @@ impl Shard {
                     v.leave_dtl(ring);
                     v.halt();
                 });
+                drop_jobs(&self.setup, &mut self.hosted, &mut self.jobs, volume);
                 // Nobody finds it any more, and nobody may open it before its last job has ended.
                 self.setup.places.stop_at(&uuid, self.setup.number, volume);
                 self.nbd.unexport(ring, volume);
@@ -451,6 +452,7 @@ impl Shard {
             Command::Quiesce { volume, reply } => {
                 self.nbd.unexport(ring, volume);
                 self.hosted.with(volume, |v, _| v.quiesce());
+                self.setup.workers.hasten();
                 let _ = reply.send(Ok(()));
             }
             Command::Map { volume, snapshot, reply } => {
@@ -509,6 +511,16 @@ impl Shard {
                 }
             }
         }
+    }
+}
+
+/// Forgets the background jobs of a volume that is let go of, as far as no thread has begun them:
+/// who waits for its last job would wait for what other volumes store.
+fn drop_jobs(setup: &Setup, hosted: &mut Hosted, jobs: &mut HashMap<u32, usize>, volume: VolumeId) {
+    hosted.out.jobs.retain(|job| job.volume != volume.0 || !job.work.is_background());
+    let dropped = setup.workers.drop_jobs(setup.number, volume.0);
+    if let Some(jobs) = jobs.get_mut(&volume.0) {
+        *jobs -= dropped;
     }
 }
 

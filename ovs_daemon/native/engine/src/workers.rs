@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -21,33 +21,79 @@ enum Errand {
     Dtl(Task),
 }
 
+impl Errand {
+    fn goes_first(&self) -> bool {
+        matches!(self, Errand::Job(job, _) if job.goes_first())
+    }
+
+    fn is_of(&self, volume: u32) -> bool {
+        matches!(self, Errand::Job(job, _) if job.volume == volume)
+    }
+}
+
+/// What waits for a thread, each with its shard.
+#[derive(Default)]
+struct Waiting {
+    /// Guests wait for these volumes to leave.
+    first: VecDeque<(usize, Errand)>,
+    rest: VecDeque<(usize, Errand)>,
+    /// There will be no more.
+    over: bool,
+}
+
+#[derive(Default)]
 struct Queue {
-    jobs: Mutex<(VecDeque<(usize, Errand)>, bool)>,
+    waiting: Mutex<Waiting>,
     ready: Condvar,
 }
 
 impl Queue {
-    fn push(&self, shard: usize, job: Errand) {
-        self.jobs.lock().expect("no holder panics").0.push_back((shard, job));
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().expect("no holder panics")
+    }
+
+    fn push(&self, shard: usize, errand: Errand) {
+        let mut waiting = self.waiting();
+        let queue = if errand.goes_first() { &mut waiting.first } else { &mut waiting.rest };
+        queue.push_back((shard, errand));
         self.ready.notify_one();
     }
 
-    /// The next job; `None` when there will be no more.
+    /// The next errand; `None` when there will be no more.
     fn next(&self) -> Option<(usize, Errand)> {
-        let mut jobs = self.jobs.lock().expect("no holder panics");
+        let mut waiting = self.waiting();
         loop {
-            if let Some(job) = jobs.0.pop_front() {
-                return Some(job);
+            let next = waiting.first.pop_front();
+            if let Some(errand) = next.or_else(|| waiting.rest.pop_front()) {
+                return Some(errand);
             }
-            if jobs.1 {
+            if waiting.over {
                 return None;
             }
-            jobs = self.ready.wait(jobs).expect("no holder panics");
+            waiting = self.ready.wait(waiting).expect("no holder panics");
         }
     }
 
+    /// Puts the jobs first that go first by now.
+    fn hasten(&self) {
+        let Waiting { first, rest, .. } = &mut *self.waiting();
+        let (hasty, others) = rest.drain(..).partition(|(_, errand)| errand.goes_first());
+        *rest = others;
+        first.append(&mut { hasty });
+    }
+
+    /// Forgets what waits of a volume; how much that was.
+    fn drop_jobs(&self, shard: usize, volume: u32) -> usize {
+        let Waiting { first, rest, .. } = &mut *self.waiting();
+        let before = first.len() + rest.len();
+        for queue in [&mut *first, &mut *rest] {
+            queue.retain(|(of, errand)| *of != shard || !errand.is_of(volume));
+        }
+        before - first.len() - rest.len()
+    }
+
     fn stop(&self) {
-        self.jobs.lock().expect("no holder panics").1 = true;
+        self.waiting().over = true;
         self.ready.notify_all();
     }
 }
@@ -75,10 +121,7 @@ impl Workers {
         mailboxes: &[Arc<Mailbox>],
         lease: &Arc<Lease>,
     ) -> std::io::Result<(Self, Vec<JoinHandle<()>>)> {
-        let queue = || {
-            let jobs = Mutex::new((VecDeque::new(), false));
-            Arc::new(Queue { jobs, ready: Condvar::new() })
-        };
+        let queue = Arc::<Queue>::default;
         let workers =
             Self { urgent: queue(), background: queue(), remote: queue(), reach: queue() };
         let reach: Arc<Mutex<Reach<(usize, Job, u64)>>> = Arc::default();
@@ -109,6 +152,16 @@ impl Workers {
             _ => &self.background,
         };
         queue.push(shard, Errand::Job(job, term));
+    }
+
+    /// Jobs of volumes that leave by now go first.
+    pub(crate) fn hasten(&self) {
+        self.background.hasten();
+    }
+
+    /// Forgets the jobs of a volume that is over, as far as nobody has begun them. How many.
+    pub(crate) fn drop_jobs(&self, shard: usize, volume: u32) -> usize {
+        self.background.drop_jobs(shard, volume)
     }
 
     pub(crate) fn give_task(&self, shard: usize, task: Task) {
@@ -192,3 +245,7 @@ impl Thread {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "workers_tests.rs"]
+mod tests;

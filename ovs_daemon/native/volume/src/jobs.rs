@@ -215,6 +215,12 @@ impl Outcome {
 }
 
 impl Job {
+    /// Guests wait for a volume that leaves, and it for this. What it deletes may stay: whoever
+    /// opens it next finds that nothing needs it.
+    pub fn goes_first(&self) -> bool {
+        self.standing.is_leaving() && !matches!(self.work, Work::Delete { .. })
+    }
+
     /// What comes of connecting to a node that is known not to answer; `None`: it connects to none.
     pub fn unanswered(self) -> Option<JobDone> {
         let address = self.work.reaches()?;

@@ -33,6 +33,8 @@ pub(crate) struct Moves {
     reading: Option<(Run, Slice)>,
     /// The last run was given to the log and has ended.
     ended: bool,
+    /// The volume is drained: what was not submitted yet is left for another time.
+    given_up: bool,
     /// The budget allows the next run from then on (nanoseconds).
     not_before: u64,
     pub(crate) drains: Vec<u64>,
@@ -46,6 +48,13 @@ pub(crate) struct Moves {
 impl Moves {
     pub(crate) fn start(&mut self, sco: u32) {
         self.sco = Some(sco);
+        self.given_up = false;
+    }
+
+    /// Guests wait: thousands of runs may be left, and each may wait for the backend.
+    pub(crate) fn give_up(&mut self) {
+        self.runs.clear();
+        self.given_up = true;
     }
 
     pub(crate) fn finished_one(&mut self) {
@@ -63,6 +72,7 @@ impl Volume {
         out: &mut Outputs,
     ) {
         match result {
+            Ok(_) if self.moves.given_up => {}
             Ok(index) => {
                 self.trouble.remove("compact");
                 self.list_live(sco, &index);
@@ -106,7 +116,11 @@ impl Volume {
         }
         let Some(run) = next else {
             self.moves.sco = None;
-            self.run(Message::Compacted { sco }, ring, out);
+            let message = match self.moves.given_up {
+                true => Message::CompactionStopped { sco },
+                false => Message::Compacted { sco },
+            };
+            self.run(message, ring, out);
             return;
         };
         let Ok(into) = Slice::zeroed(run.clusters as usize * PAGE) else {
@@ -131,7 +145,7 @@ impl Volume {
     /// The clusters of a run are there: give them to the log.
     pub(crate) fn move_is_read(&mut self, failed: Option<i32>) {
         let Some((run, data)) = self.moves.reading.take() else { return };
-        if failed.is_some() {
+        if failed.is_some() || self.moves.given_up {
             self.moves.ended = true;
             return;
         }

@@ -92,6 +92,10 @@ impl Volume {
                 let (_, log_text) = self.own();
                 self.job(Work::Delete { log_text, sco }, out);
             }
+            // It would only keep waiting who waits for its last job.
+            Action::Compact(sco) if self.quiesced => {
+                return Some(Message::CompactionStopped { sco });
+            }
             Action::Compact(sco) => {
                 let (log, log_text) = self.own();
                 self.moves.start(sco);

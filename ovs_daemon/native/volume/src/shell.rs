@@ -170,7 +170,7 @@ pub struct Volume {
     /// Tickets of pins; answered when no checkpoint from before is being stored.
     pub(crate) pins: Vec<u64>,
     pub(crate) storing_checkpoint: bool,
-    quiesced: bool,
+    pub(crate) quiesced: bool,
     pub(crate) stopped: Option<Reason>,
     /// It is being let go of: nothing is begun any more.
     halted: bool,
@@ -286,6 +286,7 @@ impl Volume {
     /// nevertheless are not answered; an Edge gives them to whoever serves the volume next.
     pub fn quiesce(&mut self) {
         self.quiesced = true;
+        self.standing.leave();
         let [reads, changes] = self.gate.clear();
         self.load.leave(Class::Read, reads);
         self.load.leave(Class::Change, changes);
@@ -620,6 +621,7 @@ impl Volume {
         }
         for ticket in std::mem::take(&mut self.drains) {
             self.moves.drains.push(ticket);
+            self.moves.give_up();
             self.run(Message::Drain, ring, out);
         }
     }

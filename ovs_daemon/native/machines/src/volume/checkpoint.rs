@@ -203,6 +203,13 @@ impl Volume {
         }
     }
 
+    /// Nothing is looked for before the next checkpoint: the volume may be about to be closed.
+    pub(super) fn compaction_stopped(&mut self, number: u32) {
+        if self.compacting == Some(number) {
+            self.compacting = None;
+        }
+    }
+
     pub(super) fn compacted(&mut self, number: u32) {
         if self.compacting == Some(number) {
             self.compacting = None;

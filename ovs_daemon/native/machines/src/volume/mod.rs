@@ -187,11 +187,17 @@ pub enum Message {
         /// Its number.
         sco: u32,
     },
+    /// It was given up, since the volume is drained: what is left there is moved another time.
+    CompactionStopped {
+        /// Its number.
+        sco: u32,
+    },
     /// Time to try again what failed, other than deletes.
     Retry,
     /// Time to try deletes again.
     RetryDeletes,
-    /// Close, upload and checkpoint everything (before the volume is closed).
+    /// Close, upload and checkpoint everything (before the volume is closed). Guests wait, so a
+    /// compaction that is under way ends with what is submitted already.
     Drain,
     /// Upload and checkpoint what there is now, while more may come (before it is drained).
     Settle,
@@ -439,6 +445,7 @@ impl Volume {
             Message::Deleted { sco } => self.deleted(sco),
             Message::DeleteFailed { sco } => self.delete_failed(sco, out),
             Message::Compacted { sco } => self.compacted(sco),
+            Message::CompactionStopped { sco } => self.compaction_stopped(sco),
             Message::Retry => self.retry(out),
             Message::RetryDeletes => self.retry_deletes(out),
             Message::Drain => {

@@ -133,6 +133,8 @@ struct Compaction {
     sco: u32,
     listed: VecDeque<Op>,
     waits_for: Option<OpId>,
+    /// The volume is drained.
+    given_up: bool,
 }
 
 /// The volume and everything around it.
@@ -489,7 +491,7 @@ impl VolumeWorld {
                 listed.push_back(Op { id, verb: Verb::Relocate { lba, clusters, from } });
             }
         });
-        self.compaction = Some(Compaction { sco, listed, waits_for: None });
+        self.compaction = Some(Compaction { sco, listed, waits_for: None, given_up: false });
         Ok(())
     }
 
@@ -528,7 +530,11 @@ impl VolumeWorld {
     fn finish_compaction(&mut self) -> Result<(), Violation> {
         let over = |other: &mut Compaction| other.listed.is_empty() && other.waits_for.is_none();
         while let Some(done) = self.compaction.take_if(over) {
-            self.step(Message::Compacted { sco: done.sco })?;
+            let sco = done.sco;
+            self.step(match done.given_up {
+                true => Message::CompactionStopped { sco },
+                false => Message::Compacted { sco },
+            })?;
         }
         Ok(())
     }
@@ -730,6 +736,10 @@ impl World for VolumeWorld {
             Move::PowerLoss(kept, back) => self.crash(Some((*kept, *back)))?,
             Move::Drain => {
                 self.budget.drains -= 1;
+                if let Some(compaction) = &mut self.compaction {
+                    compaction.listed.clear();
+                    compaction.given_up = true;
+                }
                 self.step(Message::Drain)?;
             }
             Move::Settle => {

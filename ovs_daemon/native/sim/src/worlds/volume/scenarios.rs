@@ -316,10 +316,16 @@ fn compaction(more: u8) -> Scenario {
     let bounds = Bounds {
         limits: Limits { compact_percent: 50, ..LIMITS },
         crashes: 1,
-        goals: vec![("a SCO is emptied and deleted", |w| {
-            let first = w.disk.objects.keys().next().copied().unwrap_or(0);
-            first > 1 && w.disk.checkpoint.as_ref().is_some_and(|c| c.taken.map.mapped() == 2)
-        })],
+        drain: true,
+        goals: vec![
+            ("a SCO is emptied and deleted", |w| {
+                let first = w.disk.objects.keys().next().copied().unwrap_or(0);
+                first > 1 && w.disk.checkpoint.as_ref().is_some_and(|c| c.taken.map.mapped() == 2)
+            }),
+            ("the volume is drained while a run is moved", |w| {
+                w.compaction.as_ref().is_some_and(|other| other.given_up)
+            }),
+        ],
         ..calm(3 + more, menu)
     };
     let mutants = [(Mutant::RelocateBlindly, KILL.0)];
