@@ -698,6 +698,7 @@ impl Volume {
         let at = (patch.offset % PAGE as u64) as usize;
         patch.data.copy_to(&patch.around.sub(at, patch.data.len()));
         let start = patch.offset - at as u64;
+        self.not_before += self.throttle_ns * (patch.around.len() / PAGE) as u64;
         self.submit_write(patch.owner, start, patch.around, patch.fua);
     }
 
