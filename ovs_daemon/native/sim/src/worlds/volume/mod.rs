@@ -11,10 +11,10 @@
 //! been promised.
 
 mod disk;
+mod moves;
 mod reference;
 mod scenarios;
 
-use std::collections::VecDeque;
 use std::hash::{Hash, Hasher};
 
 use machines::map::count_refs;
@@ -24,26 +24,16 @@ use machines::volume::{
 
 use crate::explore::{Goal, Violation, World};
 use disk::{Checkpoint, Disk, Identity, Record, Safety, uuid};
+use moves::{Compaction, RELOCATIONS};
 use reference::{Reference, Value};
 
 pub use disk::OpenPolicy;
+pub use moves::MovePolicy;
 pub use reference::Request;
 pub use scenarios::scenarios;
 
-/// Relocations get numbers from here on, apart from those of the clients.
-const RELOCATIONS: OpId = 1000;
-
 /// Tells whether a goal is reached.
 pub type Reached = fn(&VolumeWorld) -> bool;
-
-/// Where compaction reads a run that it has listed before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MovePolicy {
-    /// Where it was when it was listed.
-    AsListed,
-    /// Where the map has it by then.
-    ByMap,
-}
 
 /// How much may happen in a world.
 #[derive(Clone, Debug)]
@@ -125,16 +115,6 @@ struct Budget {
     failures: u8,
     drains: u8,
     settles: u8,
-}
-
-/// Moving live clusters out of a SCO: they are listed, and then read and submitted run by run.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Compaction {
-    sco: u32,
-    listed: VecDeque<Op>,
-    waits_for: Option<OpId>,
-    /// The volume is drained.
-    given_up: bool,
 }
 
 /// The volume and everything around it.
@@ -482,63 +462,6 @@ impl VolumeWorld {
         Ok(())
     }
 
-    fn compact(&mut self, sco: u32) -> Result<(), Violation> {
-        let mut listed = VecDeque::new();
-        self.volume.map().for_each_run(&mut |lba, clusters, from| {
-            if from.sco == sco {
-                let id = RELOCATIONS + listed.len() as OpId;
-                let clusters = clusters as u32;
-                listed.push_back(Op { id, verb: Verb::Relocate { lba, clusters, from } });
-            }
-        });
-        self.compaction = Some(Compaction { sco, listed, waits_for: None, given_up: false });
-        Ok(())
-    }
-
-    /// A run of a compaction is to be read.
-    fn has_listed(&self) -> bool {
-        let listed = |other: &Compaction| other.waits_for.is_none() && !other.listed.is_empty();
-        self.compaction.as_ref().is_some_and(listed)
-    }
-
-    fn read_listed(&mut self) -> Result<(), Violation> {
-        let next = self.compaction.as_mut().and_then(|other| other.listed.pop_front());
-        let Some(op @ Op { id, verb: Verb::Relocate { lba, clusters, from } }) = next else {
-            return Ok(());
-        };
-        let mut data = Vec::new();
-        for skip in 0..clusters {
-            let by_map = || self.volume.map().get(lba + u64::from(skip));
-            let loc = match self.bounds.0.moves {
-                MovePolicy::AsListed => Some(from.plus(skip)),
-                MovePolicy::ByMap => by_map(),
-            };
-            data.extend(loc.map_or(Some(0), |loc| self.disk.value(loc)));
-        }
-        if data.len() < clusters as usize {
-            // Its object was deleted, since nobody needs it any more.
-            return Ok(());
-        }
-        self.data.push((id, data));
-        if let Some(compaction) = &mut self.compaction {
-            compaction.waits_for = Some(id);
-        }
-        self.step(Message::Submit(op))
-    }
-
-    /// Tells the machine when the last relocation is through.
-    fn finish_compaction(&mut self) -> Result<(), Violation> {
-        let over = |other: &mut Compaction| other.listed.is_empty() && other.waits_for.is_none();
-        while let Some(done) = self.compaction.take_if(over) {
-            let sco = done.sco;
-            self.step(match done.given_up {
-                true => Message::CompactionStopped { sco },
-                false => Message::Compacted { sco },
-            })?;
-        }
-        Ok(())
-    }
-
     fn crash(&mut self, power: Option<(u32, bool)>) -> Result<(), Violation> {
         self.budget.crashes -= 1;
         if let Some((kept, back)) = power {
@@ -736,10 +659,7 @@ impl World for VolumeWorld {
             Move::PowerLoss(kept, back) => self.crash(Some((*kept, *back)))?,
             Move::Drain => {
                 self.budget.drains -= 1;
-                if let Some(compaction) = &mut self.compaction {
-                    compaction.listed.clear();
-                    compaction.given_up = true;
-                }
+                self.give_up_compaction();
                 self.step(Message::Drain)?;
             }
             Move::Settle => {
