@@ -19,7 +19,7 @@ fn work(address: SocketAddr) -> [Work; 2] {
 fn a_node_where_nobody_listens_is_away_and_one_that_hangs_up_is_not() {
     let root = std::env::temp_dir().join(format!("ovs-jobs-{}", std::process::id()));
     let backend = alba::Directory::open(&root).unwrap();
-    let run = |work: Work| Job { volume: 1, work }.run(&backend).outcome;
+    let run = |work: Work| Job { volume: 1, work, standing: Arc::default() }.run(&backend).outcome;
 
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();

@@ -2,12 +2,14 @@
 #![allow(clippy::disallowed_methods)]
 
 use std::net::TcpListener;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
 
-use alba::{Backend, Directory};
+use alba::{Backend, Directory, Put, Sink};
 use edge::target::{Outcome, Request, RequestId, Verb};
 use format::log::PAGE;
+use machines::map::Map;
 use machines::volume::{Limits, Stage};
 use media::{Event, Ring, Slice, Wait};
 use volume::{
@@ -16,6 +18,9 @@ use volume::{
 };
 
 const LOG: [u8; 16] = [7; 16];
+const SIZE: u64 = 20 * CHUNK as u64;
+/// Bytes that a chunk of the map is about.
+const CHUNK: usize = 256 << 20;
 
 struct Bench {
     root: PathBuf,
@@ -31,9 +36,26 @@ struct Bench {
     refuses: bool,
     refused: u64,
     deletes_max: usize,
+    /// `Some`: what `is_slow` takes its time, these have not ended.
+    slow: Option<Vec<Job>>,
+    is_slow: fn(&Work) -> bool,
 }
 
-fn opened(root: &std::path::Path, backend: &Directory, epoch: u64) -> Volume {
+fn is_fetch(work: &Work) -> bool {
+    matches!(work, Work::Fetch { .. })
+}
+
+fn opened(root: &Path, backend: &Directory, epoch: u64) -> Volume {
+    opened_on(root, backend, epoch, vec![LOG], None)
+}
+
+fn opened_on(
+    root: &Path,
+    backend: &Directory,
+    epoch: u64,
+    ancestors: Vec<[u8; 16]>,
+    base: Option<Map>,
+) -> Volume {
     let limits = Limits {
         sco_clusters: 24,
         buffer_scos: 8,
@@ -45,11 +67,11 @@ fn opened(root: &std::path::Path, backend: &Directory, epoch: u64) -> Volume {
         deletes: 2,
     };
     let buffer_dir = root.join("buffer");
-    let spec = OpenSpec { ancestors: vec![LOG], epoch, base: None, buffer_dir, limits, warm: None };
+    let spec = OpenSpec { ancestors, epoch, base, buffer_dir, limits, warm: None };
     let shared: Arc<SharedScos> = Arc::default();
     let found = open(spec, backend, &shared).unwrap();
     let tuning = Tuning { buffer_reserve: 0, compaction_bytes_per_s: 1 << 30 };
-    Volume::new(found, 0, 9, 300 * PAGE as u64, false, shared, tuning).unwrap()
+    Volume::new(found, 0, 9, SIZE, false, shared, tuning).unwrap()
 }
 
 fn refusal() -> JobFailure {
@@ -78,6 +100,8 @@ impl Bench {
             refuses,
             refused,
             deletes_max,
+            slow: None,
+            is_slow: is_fetch,
         }
     }
 
@@ -107,6 +131,10 @@ impl Bench {
         let deletes = jobs.iter().filter(|job| matches!(job.work, Work::Delete { .. })).count();
         self.deletes_max = self.deletes_max.max(deletes);
         for job in jobs {
+            if let Some(slow) = self.slow.as_mut().filter(|_| (self.is_slow)(&job.work)) {
+                slow.push(job);
+                continue;
+            }
             let outcome = match job.work {
                 Work::Delete { sco, .. } if self.refuses => {
                     self.refused += 1;
@@ -140,6 +168,46 @@ impl Bench {
             }
             self.turn();
         }
+    }
+
+    /// The backend answers the reads that it has; more of them will take their time again.
+    fn answer_slow(&mut self) {
+        let jobs = self.slow.replace(Vec::new()).unwrap_or_default();
+        assert!(!jobs.is_empty(), "nothing is read from the backend");
+        for job in jobs {
+            let done = job.run(&self.backend);
+            self.volume.on_job(done.outcome, &mut self.ring, &mut self.out);
+        }
+        self.run_until_idle();
+    }
+
+    /// The first bytes of some clusters.
+    fn content(&mut self, clusters: std::ops::Range<usize>) -> Vec<u8> {
+        let into = Slice::zeroed(clusters.len() * PAGE).unwrap();
+        let id = self.submit((clusters.start * PAGE) as u64, Verb::Read(into.clone()));
+        self.run_until_idle();
+        assert_eq!(self.answered(id), Some(&Outcome::Done));
+        into.to_vec().chunks(PAGE).map(|cluster| cluster[0]).collect()
+    }
+
+    /// A volume that the backend alone has, four clusters of whose first SCO are still live: two
+    /// runs, of two each. Compaction waits for the backend with the first.
+    fn compacting(name: &str) -> Self {
+        let mut bench = Self::new(name);
+        for at in 0..3 {
+            bench.write(at * 8 * PAGE, 8 * PAGE, 1);
+        }
+        bench.volume.control(1, Control::Drain);
+        bench.run_until_idle();
+        assert!(bench.drained(1));
+        std::fs::remove_dir_all(bench.root.join("buffer")).unwrap();
+        bench.reopen();
+        bench.slow = Some(Vec::new());
+        for (at, clusters) in [(2, 2), (6, 8), (14, 8), (22, 2), (30, 4)] {
+            bench.write(at * PAGE, clusters * PAGE, 2);
+        }
+        bench.run_until_idle();
+        bench
     }
 
     fn answered(&self, id: u64) -> Option<&Outcome> {
@@ -390,4 +458,186 @@ fn refused_deletes_never_pile_up_before_uploads_and_none_is_forgotten() {
     assert_eq!(dead(&bench), 0);
     let objects = bench.backend.list(&format!("{}/sco", uuid_text(&LOG))).unwrap();
     assert_eq!(objects.len(), 1, "{objects:?}");
+}
+
+#[test]
+fn what_is_moved_is_what_was_listed_whatever_the_guest_wrote_meanwhile() {
+    const SNAPSHOT: [u8; 16] = [5; 16];
+    let mut bench = Bench::compacting("moved");
+    bench.volume.control(2, Control::Snapshot(SNAPSHOT));
+    bench.run_until_idle();
+    bench.write(4 * PAGE, PAGE, 9);
+    bench.run_until_idle();
+    // The second run: the page cache has what is new, the backend what was there before.
+    bench.answer_slow();
+    bench.volume.control(3, Control::Revert(SNAPSHOT));
+    bench.run_until_idle();
+    assert!(bench.drained(3));
+    bench.answer_slow();
+    bench.slow = None;
+    assert!(bench.volume.stats().moved_clusters == 4, "{:?}", bench.volume.stats());
+    assert_eq!(bench.content(0..8), [1, 1, 2, 2, 1, 1, 2, 2]);
+    bench.reopen();
+    assert_eq!(bench.content(0..8), [1, 1, 2, 2, 1, 1, 2, 2]);
+}
+
+#[test]
+fn a_guest_that_only_trims_fills_scos_and_the_volume_opens_again() {
+    let mut bench = Bench::new("trims");
+    for at in 0..4 {
+        bench.write(at * 8 * PAGE, 8 * PAGE, 1);
+    }
+    for at in 0..200 {
+        let len = PAGE as u64;
+        bench.submit((at % 30 * PAGE) as u64, Verb::Trim { len, fua: false });
+        bench.run_until_idle();
+    }
+    let scos = bench.volume.machine().scos();
+    let (last, _) = scos.last_key_value().unwrap();
+    assert!(*last > 200 / 24, "{scos:?}");
+    assert!(bench.volume.buffer_bytes() < 8 * 24 * PAGE as u64, "{scos:?}");
+    // Nothing was drained: what was uploaded is read, and the write buffer's rest.
+    bench.reopen();
+    assert_eq!(bench.content(29..32), [0, 1, 1]);
+}
+
+/// A backend whose puts begin, and then take their time.
+struct Paused<'a> {
+    backend: &'a Directory,
+    begun: SyncSender<()>,
+    go_on: Mutex<Receiver<()>>,
+}
+
+impl Backend for Paused<'_> {
+    fn put(
+        &self,
+        name: &str,
+        fill: &mut dyn FnMut(&mut dyn Sink) -> alba::Result<()>,
+    ) -> alba::Result<Put> {
+        self.begun.send(()).unwrap();
+        self.go_on.lock().unwrap().recv().unwrap();
+        self.backend.put(name, fill)
+    }
+
+    fn read(&self, name: &str, offset: u64, into: &mut [u8]) -> alba::Result<()> {
+        self.backend.read(name, offset, into)
+    }
+
+    fn len(&self, name: &str) -> alba::Result<Option<u64>> {
+        self.backend.len(name)
+    }
+
+    fn list(&self, folder: &str) -> alba::Result<Vec<String>> {
+        self.backend.list(folder)
+    }
+
+    fn delete(&self, name: &str) -> alba::Result<()> {
+        self.backend.delete(name)
+    }
+
+    fn delete_folder(&self, folder: &str) -> alba::Result<()> {
+        self.backend.delete_folder(folder)
+    }
+
+    fn sweep(&self, folder: &str) -> alba::Result<()> {
+        self.backend.sweep(folder)
+    }
+}
+
+/// As many checkpoints as there are before old chunks are written anew.
+fn with_many_checkpoints(name: &str) -> Bench {
+    let mut bench = Bench::new(name);
+    bench.is_slow = |work| matches!(work, Work::Checkpoint(_));
+    for chunk in 0..18 {
+        if chunk == 17 {
+            bench.slow = Some(Vec::new());
+        }
+        for at in 0..3 {
+            bench.write(chunk * CHUNK + at * 8 * PAGE, 8 * PAGE, chunk as u8 + 1);
+        }
+        bench.run_until_idle();
+    }
+    bench
+}
+
+#[test]
+fn a_checkpoint_that_ends_after_the_lease_takes_nothing_away_from_a_clone() {
+    const CLONE: [u8; 16] = [8; 16];
+    let mut bench = with_many_checkpoints("late-checkpoint");
+    let job = bench.slow.take().and_then(|mut jobs| jobs.pop()).expect("a checkpoint is stored");
+    let folders = ["elsewhere", "clone"].map(|name| bench.root.join(name));
+    let (begun, hear) = sync_channel(1);
+    let (resume, go_on) = sync_channel(1);
+    let paused = Paused { backend: &bench.backend, begun, go_on: Mutex::new(go_on) };
+    std::thread::scope(|scope| {
+        let late = scope.spawn(|| job.run(&paused).outcome);
+        hear.recv().unwrap();
+        bench.volume.expire(&mut bench.ring, &mut bench.out);
+        // Its next owner has stored no checkpoint when it is cloned.
+        let owner = opened(&folders[0], &bench.backend, 2);
+        let base = Some(owner.machine().map().clone());
+        bench.volume = opened_on(&folders[1], &bench.backend, 1, vec![LOG, CLONE], base);
+        resume.send(()).unwrap();
+        assert!(matches!(late.join().unwrap(), JobOutcome::Checkpointed(Ok(_))));
+    });
+    bench.out = Outputs::default();
+    bench.write(19 * CHUNK, PAGE, 9);
+    bench.volume.control(1, Control::Drain);
+    bench.run_until_idle();
+    assert!(bench.drained(1));
+    bench.volume = opened_on(&folders[1], &bench.backend, 2, vec![LOG, CLONE], None);
+    let found = [0, 1, 17, 19]
+        .map(|chunk| bench.content(chunk * CHUNK / PAGE..chunk * CHUNK / PAGE + 1)[0]);
+    assert_eq!(found, [1, 2, 18, 9]);
+}
+
+#[test]
+fn jobs_of_a_volume_that_is_over_change_nothing_on_the_backend() {
+    let mut bench = with_many_checkpoints("over");
+    let folder = volume::checkpoint_folder(&volume::uuid_text(&LOG));
+    let before = bench.backend.list(&folder).unwrap();
+    let jobs = bench.slow.take().unwrap();
+    bench.volume.halt();
+    for job in jobs {
+        assert!(matches!(job.run(&bench.backend).outcome, JobOutcome::Checkpointed(Err(_))));
+    }
+    assert_eq!(bench.backend.list(&folder).unwrap(), before);
+}
+
+#[test]
+fn a_volume_is_drained_while_its_compaction_waits_for_the_backend() {
+    let mut bench = Bench::compacting("drain-moves");
+    bench.volume.quiesce();
+    bench.volume.control(2, Control::Drain);
+    bench.run_until_idle();
+    assert!(bench.drained(2), "guests wait for a run to be read");
+    bench.answer_slow();
+    assert_eq!(bench.volume.stats().moved_clusters, 0);
+    assert!(bench.slow.as_ref().is_some_and(Vec::is_empty), "the next run is read");
+    // Whoever opens it next goes on where it was left.
+    bench.slow = None;
+    bench.reopen();
+    bench.volume.control(3, Control::Settle);
+    bench.write(40 * PAGE, PAGE, 5);
+    bench.run_until_idle();
+    assert_eq!(bench.content(0..8), [1, 1, 2, 2, 1, 1, 2, 2]);
+}
+
+#[test]
+fn parts_of_clusters_are_held_back_like_whole_ones_while_the_buffer_is_full() {
+    let mut bench = Bench::new("held-back");
+    bench.is_slow = |work| matches!(work, Work::Upload { .. });
+    bench.slow = Some(Vec::new());
+    for at in 0..7 * 3 {
+        bench.write(at * 8 * PAGE, 8 * PAGE, 1);
+        bench.run_until_idle();
+    }
+    let mut held = false;
+    for at in 0..24 {
+        bench.write(at * PAGE + 100, 10, 2);
+        bench.turn();
+        held |= bench.volume.wakes_at().is_some_and(|moment| moment > bench.now);
+        bench.run_until_idle();
+    }
+    assert!(held, "all of them passed at once");
 }
