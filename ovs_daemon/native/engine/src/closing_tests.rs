@@ -96,7 +96,8 @@ fn added_late(folder: &Folder, engine: &Engine, term: u64) {
     });
     let following = Following { cluster: id, base: None, followers: Vec::new() };
     let (uuid, epoch, pair) = (id, 1, None);
-    let added = |reply| Command::Add { uuid, epoch, term, make, pair, following, reply };
+    let added =
+        |reply| Command::Add { uuid, epoch, term, generation: 0, make, pair, following, reply };
     engine.ask(0, added).unwrap();
 }
 

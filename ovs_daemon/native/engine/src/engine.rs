@@ -123,7 +123,7 @@ impl<T> Asked<T> {
     }
 
     /// The same; `None`: it takes longer.
-    fn wait_at_most(&self, patience: Duration) -> Option<Result<T>> {
+    pub(crate) fn wait_at_most(&self, patience: Duration) -> Option<Result<T>> {
         match self.0.recv_timeout(patience) {
             Err(RecvTimeoutError::Timeout) => None,
             Ok(answer) => Some(answer),
@@ -385,6 +385,7 @@ impl Engine {
             uuid: id,
             epoch,
             term,
+            generation: spec.generation,
             make,
             pair,
             following,

@@ -20,6 +20,8 @@ const NUMBERS: u32 = 1 << 16;
 pub(crate) struct Entry {
     pub(crate) uuid: Uuid,
     pub(crate) volume: Volume,
+    /// Of its attachments: earlier ones are shut out.
+    generation: u64,
     active: bool,
 }
 
@@ -70,7 +72,7 @@ impl Hosted {
         if index >= self.entries.len() {
             self.entries.resize_with(index + 1, || None);
         }
-        self.entries[index] = Some(Box::new(Entry { uuid, volume, active: false }));
+        self.entries[index] = Some(Box::new(Entry { uuid, volume, generation: 0, active: false }));
         self.activate(number);
     }
 
@@ -86,6 +88,13 @@ impl Hosted {
 
     pub(crate) fn get(&self, number: VolumeId) -> Option<&Volume> {
         Some(&self.entries.get(number.0 as usize)?.as_ref()?.volume)
+    }
+
+    /// Earlier generations of a volume's attachments are shut out. False: they were already.
+    pub(crate) fn raise_generation(&mut self, number: VolumeId, generation: u64) -> bool {
+        let entry = self.entries.get_mut(number.0 as usize).and_then(Option::as_mut);
+        let raised = entry.filter(|entry| entry.generation < generation);
+        raised.map(|entry| entry.generation = generation).is_some()
     }
 
     /// Whether a volume answers nobody any more: fenced, or the lease was over.

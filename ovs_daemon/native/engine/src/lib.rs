@@ -25,6 +25,7 @@ mod rebalance;
 mod replication;
 mod roll;
 mod shard;
+mod shut_out;
 mod spec;
 mod status;
 mod upkeep;

@@ -32,6 +32,8 @@ pub(crate) enum Command {
         epoch: u64,
         /// Of the lease, when its opening began.
         term: u64,
+        /// Of its attachments: earlier ones are shut out.
+        generation: u64,
         make: MakeVolume,
         pair: Option<Pair>,
         following: Following,
@@ -110,6 +112,12 @@ pub(crate) enum Command {
     },
     Unexport {
         volume: VolumeId,
+        reply: Reply<()>,
+    },
+    /// Answered when nothing of earlier generations can happen any more.
+    ShutOut {
+        volume: VolumeId,
+        generation: u64,
         reply: Reply<()>,
     },
     Status {

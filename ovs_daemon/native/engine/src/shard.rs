@@ -83,6 +83,8 @@ struct Shard {
     removals: Vec<(u32, Uuid, Reply<()>)>,
     /// Volumes whose sessions are not over yet.
     partings: Partings,
+    /// Who waits until earlier generations of a volume's attachments are shut out.
+    shut_outs: Vec<(VolumeId, Reply<()>)>,
     stopping: bool,
 }
 
@@ -134,6 +136,7 @@ impl Shard {
         }
         let hosted = Hosted::new(setup.number, setup.places.clone());
         let (jobs, removals, partings) = (HashMap::new(), Vec::new(), Partings::default());
+        let shut_outs = Vec::new();
         let (expired, term, stopping) = (None, setup.lease.granted().term, false);
         let shard = Self {
             setup,
@@ -147,6 +150,7 @@ impl Shard {
             jobs,
             removals,
             partings,
+            shut_outs,
             stopping,
         };
         Ok((shard, dtl_address))
@@ -183,6 +187,7 @@ impl Shard {
             }
             self.part();
             self.edge.end_turn(&mut self.ring);
+            self.answer_shut_outs();
             self.hand_over();
             self.serve_dtl();
             self.say();
@@ -334,6 +339,21 @@ impl Shard {
         self.answer_removals();
     }
 
+    /// Guests of this process have no generation: what they were served was of an earlier one.
+    fn answer_shut_outs(&mut self) {
+        for volume in self.edge.take_raised() {
+            self.nbd.unexport(&mut self.ring, volume);
+        }
+        let (edge, nbd) = (&self.edge, &self.nbd);
+        self.shut_outs.retain(|(volume, reply)| {
+            let settled = edge.has_shut_out(*volume) && nbd.is_quiet(*volume);
+            if settled {
+                let _ = reply.send(Ok(()));
+            }
+            !settled
+        });
+    }
+
     fn answer_removals(&mut self) {
         let (jobs, setup) = (&mut self.jobs, &self.setup);
         self.removals.retain(|(number, uuid, reply)| {
@@ -391,7 +411,7 @@ impl Shard {
             }
             Command::Lease => {}
             Command::Adopt(adopted) => self.edge.adopt(*adopted, ring, &mut self.hosted),
-            Command::Add { uuid, epoch, term, make, pair, following, reply } => {
+            Command::Add { uuid, epoch, term, generation, make, pair, following, reply } => {
                 let Some(number) = self.hosted.free_number() else {
                     let what = "cannot host the volume";
                     let fix = "configure more shards";
@@ -405,6 +425,8 @@ impl Shard {
                 let added = make(number).map(|volume| {
                     self.hosted.put(number, uuid, volume);
                     let volume = VolumeId(number);
+                    self.hosted.raise_generation(volume, generation);
+                    self.edge.shut_out(volume, generation);
                     let (shard, stopped) = (self.setup.number, false);
                     self.setup.places.put(uuid, Place { shard, volume, epoch, stopped });
                     self.hosted.with(volume, |v, out| {
@@ -495,6 +517,16 @@ impl Shard {
             Command::Unexport { volume, reply } => {
                 self.nbd.unexport(ring, volume);
                 let _ = reply.send(Ok(()));
+            }
+            // Who asks for a volume that answers nobody any more hears that it was closed.
+            Command::ShutOut { volume, .. }
+                if self.hosted.get(volume).is_none() || self.hosted.is_stopped(volume) => {}
+            Command::ShutOut { volume, generation, reply } => {
+                if self.hosted.raise_generation(volume, generation) {
+                    self.nbd.unexport(ring, volume);
+                }
+                self.edge.shut_out(volume, generation);
+                self.shut_outs.push((volume, reply));
             }
             Command::Status { reply } => {
                 let now = monotonic_ns();

@@ -32,6 +32,9 @@ pub(crate) struct OpenVolume {
     /// Of the lease, when its record was read; without it: the present one.
     #[serde(default)]
     pub(crate) term: Option<u64>,
+    /// Of its attachments: earlier ones are shut out.
+    #[serde(default)]
+    pub(crate) generation: u64,
     #[serde(default)]
     pub(crate) read_only: bool,
     #[serde(default)]

@@ -506,11 +506,12 @@ fn the_edge_protocol() {
         ("body crc", u32(format::crc32c(b"body"))),
     ];
     compare("Edge frame header", &header, &fields);
-    let token = Token { may_write: true, expires: 77, mac: [9; 32] }.encode();
+    let token = Token { may_write: true, expires: 77, generation: 3, mac: [9; 32] }.encode();
     let fields = [
-        ("version", vec![1]),
+        ("version", vec![2]),
         ("may write", vec![1]),
         ("expires", u64(77)),
+        ("generation", u64(3)),
         ("signature", [9; 32].to_vec()),
     ];
     compare("Edge attach token", &token, &fields);

@@ -105,6 +105,10 @@ impl Engine {
         self.perform(py, |engine| engine.unexport_nbd(uuid))
     }
 
+    fn shut_out(&self, py: Python<'_>, uuid: &str, generation: u64) -> PyResult<()> {
+        self.perform(py, |engine| engine.shut_out(uuid, generation))
+    }
+
     #[staticmethod]
     fn describe_preset(preset_json: &str) -> PyResult<String> {
         alba::preset::describe_json(preset_json).map_err(refuse_preset)

@@ -272,6 +272,12 @@ impl NbdServer {
         }
     }
 
+    /// The volume has no request of a connection that was closed, or is open: nothing of it can
+    /// happen any more once it was withdrawn.
+    pub fn is_quiet(&self, volume: VolumeId) -> bool {
+        !self.connections.iter().any(|(_, one)| one.volume == volume && one.slots > 0)
+    }
+
     /// Closes the connections of a volume whose size has changed; NBD clients learn the new one
     /// when they connect again. Requests that were received are still performed.
     pub fn drop_connections(&mut self, volume: VolumeId) {

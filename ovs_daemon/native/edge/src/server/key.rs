@@ -26,16 +26,29 @@ impl ClusterKey {
 
     /// A token for this volume and host, until `expires` (seconds since 1970).
     pub fn sign(&self, volume: &[u8; 16], host: &str, may_write: bool, expires: u64) -> Token {
-        let mut token = Token { may_write, expires, mac: [0; 32] };
+        self.sign_of(0, volume, host, may_write, expires)
+    }
+
+    /// The same of a generation of the volume's attachments.
+    pub fn sign_of(
+        &self,
+        generation: u64,
+        volume: &[u8; 16],
+        host: &str,
+        may_write: bool,
+        expires: u64,
+    ) -> Token {
+        let mut token = Token { may_write, expires, generation, mac: [0; 32] };
         token.mac = self.key.sign(&token.signed(volume, host));
         token
     }
 
-    /// Whether the hello's token opens the session that it asks for, at `now` (seconds since 1970).
+    /// Whether the hello's token opens the session that it asks for, at `now` (seconds since 1970);
+    /// its generation.
     ///
     /// # Errors
     /// Why it does not.
-    pub fn check(&self, hello: &Hello, now: u64) -> Result<(), Refusal> {
+    pub fn check(&self, hello: &Hello, now: u64) -> Result<u64, Refusal> {
         let refusal = |why: &str, fix: &str| Refusal {
             code: "bad_token".into(),
             what: format!("attach volume {} from host {:?}", uuid(&hello.volume), hello.host),
@@ -62,8 +75,14 @@ impl ClusterKey {
         if !token.may_write && !hello.read_only {
             return Err(refusal("the token allows reading only", again));
         }
-        Ok(())
+        Ok(token.generation)
     }
+}
+
+/// The generation of an Edge of this host, to which the socket's mode gives the leave to attach: its
+/// daemon says in a token of which generation it is, and need not have a key for that.
+pub(super) fn generation_here(hello: &Hello) -> u64 {
+    Token::decode(&hello.token).ok().flatten().map_or(0, |token| token.generation)
 }
 
 #[cfg(test)]
@@ -89,7 +108,7 @@ mod tests {
     fn a_token_opens_what_it_was_made_for_and_nothing_else() {
         let key = ClusterKey::new(&[b'k'; 32]).unwrap();
         let token = key.sign(&[7; 16], "host-a", true, 100).encode();
-        assert_eq!(key.check(&hello(token), 99), Ok(()));
+        assert_eq!(key.check(&hello(token), 99), Ok(0));
         let refused = |hello: &Hello, now| key.check(hello, now).unwrap_err().why;
         assert!(refused(&hello(token), 100).contains("expired 0 s ago"));
         let others = [
@@ -106,11 +125,16 @@ mod tests {
         assert!(refused(&hello([9; 64]), 0).contains("token version"));
         let reading = key.sign(&[7; 16], "host-a", false, 100).encode();
         assert!(refused(&hello(reading), 0).contains("reading only"));
-        assert_eq!(key.check(&Hello { read_only: true, ..hello(reading) }, 0), Ok(()));
-        for bit in 0..512 {
-            let mut wrong = token;
-            wrong[bit / 8] ^= 1 << (bit % 8);
-            assert!(key.check(&hello(wrong), 0).is_err(), "bit {bit}");
+        assert_eq!(key.check(&Hello { read_only: true, ..hello(reading) }, 0), Ok(0));
+        let later = key.sign_of(3, &[7; 16], "host-a", true, 100).encode();
+        assert_eq!(key.check(&hello(later), 99), Ok(3));
+        assert_eq!(generation_here(&hello(later)), 3);
+        for token in [token, later] {
+            for bit in 0..512 {
+                let mut wrong = token;
+                wrong[bit / 8] ^= 1 << (bit % 8);
+                assert!(key.check(&hello(wrong), 0).is_err(), "bit {bit}");
+            }
         }
     }
 
@@ -123,6 +147,11 @@ mod tests {
         let fields = "010100000000000000d2496b00000000";
         let mac = "ce5dcdc8c5837292baaac31cf4b0d7ecba882dbad24ea72cd6a7df091a8c78f9";
         assert_eq!(hex, format!("{fields}{:032}{mac}", 0));
+        let later = key.sign_of(258, &[0x11; 16], "host-a", true, 1_800_000_000).encode();
+        let hex: String = later.iter().map(|byte| format!("{byte:02x}")).collect();
+        let fields = "020100000000000000d2496b00000000";
+        let mac = "58163529b4ee02bb6b5a787f6c2ad6e6221b01a6ae98fd383b8fd556c64465fb";
+        assert_eq!(hex, format!("{fields}02010000000000000000000000000000{mac}"));
         assert_eq!(ClusterKey::new(b"too short").map(|_| ()), None);
     }
 }

@@ -16,12 +16,13 @@
 //! [`adopt`] here) when it is on another shard.
 //!
 //! Edges on this host come over a unix socket and share memory (`session`), others over TCP, with a
-//! token (`stream`, `key`). Which connection of an Edge may work is decided at the volume's door
-//! (`machines::edge::Door`).
+//! token (`stream`, `key`). Which connection of an Edge may work, and that of a host which the volume
+//! was taken away from none may, is decided at the volume's door (`machines::edge::Door`, `doors`).
 //!
 //! [`take_handovers`]: EdgeServer::take_handovers
 //! [`adopt`]: EdgeServer::adopt
 
+mod doors;
 mod greeting;
 mod key;
 mod refusals;
@@ -32,13 +33,13 @@ mod stream_tests;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Weak};
 
-use format::edge::{Frame, Hello, Refusal};
-use machines::edge::{Door, Guest, Verdict};
+use format::edge::{Frame, Refusal};
+use machines::edge::Door;
 use media::{Arena, Event, Fd, Ring};
 use net::clock::unix_ms;
 use net::{Acceptor, UnixSocket};
@@ -50,10 +51,11 @@ use crate::token::Token;
 use crate::flow::pool::Pool;
 pub use greeting::Adopted;
 use greeting::{Carrier, Greeting};
+use key::generation_here;
 pub use key::{ClusterKey, KEY_BYTES_MIN};
-use refusals::{malformed, too_late, unknown};
+use refusals::{malformed, unknown};
 pub use refusals::{parse_uuid, uuid};
-use session::{End, Identity, Session};
+use session::{Identity, Session};
 use stream::Streaming;
 
 const KIND_ACCEPT: u8 = 0;
@@ -104,6 +106,8 @@ struct Visitor {
     adopted: Adopted,
     volume: VolumeId,
     epoch: u64,
+    /// Of the volume's attachments, as its token says.
+    generation: u64,
 }
 
 struct Connection {
@@ -128,6 +132,10 @@ pub struct EdgeServer {
     touched: Vec<u32>,
     arenas: Vec<((u64, u64), Weak<Arena>)>,
     doors: BTreeMap<VolumeId, Door>,
+    /// Volumes of which a connection has shown a later generation.
+    raised: Vec<VolumeId>,
+    /// Edges that were told in the log to be shut out; they try again all the time.
+    turned_away: BTreeSet<(VolumeId, [u8; 16])>,
     /// Connections that may enter now.
     admitted: Vec<u32>,
     /// Memory of sessions over TCP, once there is one.
@@ -157,6 +165,8 @@ impl EdgeServer {
             touched: Vec::new(),
             arenas: Vec::new(),
             doors: BTreeMap::new(),
+            raised: Vec::new(),
+            turned_away: BTreeSet::new(),
             admitted: Vec::new(),
             pool: None,
             stalled: Vec::new(),
@@ -395,27 +405,17 @@ impl EdgeServer {
         let Found::Here { volume, epoch } = host.find(&adopted.hello.volume) else {
             return self.refuse(&adopted, &unknown(&adopted.hello));
         };
-        if let Carrier::Tcp = adopted.carrier {
-            let checked = match &self.key {
-                Some(key) => key.check(&adopted.hello, unix_ms() / 1000),
-                None => Err(unknown(&adopted.hello)),
-            };
-            if let Err(refusal) = checked {
-                return self.refuse(&adopted, &refusal);
+        let leave = match (&adopted.carrier, &self.key) {
+            (Carrier::Shm(_), _) => Ok(generation_here(&adopted.hello)),
+            (Carrier::Tcp, Some(key)) => key.check(&adopted.hello, unix_ms() / 1000),
+            (Carrier::Tcp, None) => Err(unknown(&adopted.hello)),
+        };
+        match leave {
+            Ok(generation) => {
+                let visitor = Visitor { adopted, volume, epoch, generation };
+                self.knock(visitor, ring, host);
             }
-        }
-        let Hello { edge, connection, .. } = adopted.hello;
-        let visitor = Visitor { adopted, volume, epoch };
-        let index = self.insert(Place::Waiting(Box::new(visitor)));
-        let door = self.doors.entry(volume).or_default();
-        match door.knock(index, Guest { edge, connection }) {
-            Verdict::Enter => self.enter(index, host, ring),
-            Verdict::Wait { end } => end.into_iter().for_each(|index| self.replace(index)),
-            Verdict::TooLate => {
-                if let Some(Place::Waiting(visitor)) = self.remove(index) {
-                    self.refuse(&visitor.adopted, &too_late(&visitor.adopted.hello));
-                }
-            }
+            Err(refusal) => self.refuse(&adopted, &refusal),
         }
     }
 
@@ -430,7 +430,7 @@ impl EdgeServer {
         let place = &mut self.connections[index as usize].place;
         let waiting = place.take_if(|place| matches!(place, Place::Waiting(_)));
         let Some(Place::Waiting(visitor)) = waiting else { return };
-        let Visitor { adopted, volume, epoch } = *visitor;
+        let Visitor { adopted, volume, epoch, .. } = *visitor;
         let opened = match targets.info(volume) {
             Some(info) => self.open(index, &adopted, volume, info, epoch),
             None => Err(unknown(&adopted.hello)),
@@ -478,33 +478,6 @@ impl EdgeServer {
         }
         let session = Streaming::open(adopted, volume, info, epoch, index)?;
         Ok(Place::Stream(Box::new(session)))
-    }
-
-    /// A connection must make room for a later one of its Edge.
-    fn replace(&mut self, index: u32) {
-        match self.connections[index as usize].place.as_mut() {
-            Some(Place::Open(session)) => session.end_with(End::Replaced),
-            Some(Place::Stream(stream)) => stream.end_with(End::Replaced),
-            Some(Place::Waiting(_)) => {
-                if let Some(Place::Waiting(visitor)) = self.remove(index) {
-                    self.refuse(&visitor.adopted, &too_late(&visitor.adopted.hello));
-                    self.leave_door(visitor.volume, index);
-                }
-                return;
-            }
-            _ => return,
-        }
-        self.touched.push(index);
-    }
-
-    /// Nothing of a connection can happen any more.
-    fn leave_door(&mut self, volume: VolumeId, index: u32) {
-        if let Some(door) = self.doors.get_mut(&volume) {
-            self.admitted.extend(door.gone(index));
-            if door.is_empty() {
-                self.doors.remove(&volume);
-            }
-        }
     }
 
     fn wake(&mut self, index: u32) {
@@ -677,8 +650,9 @@ impl EdgeServer {
     /// Edges hear `farewell`. Requests that were not completed are answered by whoever serves the
     /// volume next, or fail when it was deleted. [`EdgeServer::let_go`] must follow.
     pub fn part_with(&mut self, volume: VolumeId, farewell: &Frame) {
-        // Nobody enters any more, so nothing of it waits for the others to go.
-        self.doors.remove(&volume);
+        // Nobody enters any more, so nothing of it waits for the others to go. Whoever opens it
+        // again says which generation is let in.
+        self.forget_door(volume);
         for at in 0..self.connections.len() as u32 {
             match self.connections[at as usize].place.as_mut() {
                 Some(Place::Open(session)) if session.volume() == volume => {

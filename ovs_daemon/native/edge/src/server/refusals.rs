@@ -20,6 +20,22 @@ pub(super) fn too_late(hello: &Hello) -> Refusal {
     }
 }
 
+/// Why connections of an earlier generation are ended and refused.
+pub(super) fn taken_away(hello: &Hello, generation: u64, present: u64) -> Refusal {
+    Refusal {
+        code: "preempted".into(),
+        what: format!("attach volume {} from host {:?}", uuid(&hello.volume), hello.host),
+        why: format!(
+            "the volume was taken away from this host's users: what it may attach is generation \
+             {generation} of the volume's attachments, and only {present} is let in"
+        ),
+        fix:
+            "'vstorage volume show' says who has it now; to have it here again, attach it through \
+              the daemon of this host"
+                .into(),
+    }
+}
+
 pub(super) fn malformed(why: &str) -> Refusal {
     Refusal {
         code: "malformed_hello".into(),

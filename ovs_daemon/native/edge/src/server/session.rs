@@ -77,6 +77,8 @@ pub(super) enum End {
     Replaced,
     /// The volume is not served here any more.
     Parted,
+    /// The volume was taken away from its host; why, for the Edge.
+    ShutOut(String),
     /// The Edge broke the protocol.
     Breach(String),
 }
@@ -400,6 +402,10 @@ impl Session {
             None | Some(End::Parted) => format!("volume {}: closed its Edge session", self.name),
             Some(End::Left) => format!("volume {}: the Edge has left", self.name),
             Some(End::Replaced) => format!("volume {}: its Edge has connected again", self.name),
+            Some(End::ShutOut(detail)) => {
+                say(&self.socket, &Frame::Closed { reason: CloseReason::Fenced, detail });
+                format!("volume {}: closed an Edge session of an earlier generation", self.name)
+            }
             Some(End::Breach(why)) => {
                 let detail = why.clone();
                 say(&self.socket, &Frame::Closed { reason: CloseReason::Protocol, detail });

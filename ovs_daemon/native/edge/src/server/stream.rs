@@ -405,18 +405,24 @@ impl Streaming {
             None | Some(End::Parted) => format!("volume {}: closed its Edge session", self.name),
             Some(End::Left) => format!("volume {}: the Edge has left", self.name),
             Some(End::Replaced) => format!("volume {}: its Edge has connected again", self.name),
+            Some(End::ShutOut(_)) => {
+                format!("volume {}: closed an Edge session of an earlier generation", self.name)
+            }
             Some(End::Breach(why)) => {
                 format!("volume {}: closed its Edge session, which broke: {why}", self.name)
             }
         };
-        let broke = match self.end.take() {
+        let why = match self.end.take() {
             Some(End::Breach(detail)) => {
                 Some(Frame::Closed { reason: CloseReason::Protocol, detail })
+            }
+            Some(End::ShutOut(detail)) => {
+                Some(Frame::Closed { reason: CloseReason::Fenced, detail })
             }
             _ => None,
         };
         // In the middle of another send it would make no sense, and the end says enough.
-        if let Some(frame) = last.or(broke.as_ref())
+        if let Some(frame) = last.or(why.as_ref())
             && !self.output.is_sending()
         {
             say(&self.socket, frame);

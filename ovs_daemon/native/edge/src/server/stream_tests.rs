@@ -64,6 +64,13 @@ impl Engine {
         }
     }
 
+    /// From another host, by a token of this generation.
+    fn hello_of(&self, generation: u64, connection: u64) -> Hello {
+        let expires = unix_ms() / 1000 + 60;
+        let token = self.key.sign_of(generation, &UUID, "host-b", true, expires).encode();
+        Hello { token, edge: [4; 16], host: "host-b".into(), ..self.hello(connection) }
+    }
+
     fn hello(&self, connection: u64) -> Hello {
         let expires = unix_ms() / 1000 + 60;
         Hello {
@@ -366,6 +373,66 @@ fn a_later_connection_waits_until_nothing_of_the_earlier_one_can_happen() {
     assert!(seen[..512].iter().all(|b| *b == 1) && seen[512..].iter().all(|b| *b == 0));
     drop(second);
     engine.until(|e| e.server.sessions(VOLUME) == 0 && e.holds_nothing());
+    assert!(engine.server.doors.is_empty());
+}
+
+#[test]
+fn a_host_that_lost_the_volume_writes_no_more() {
+    let mut engine = Engine::new();
+    let mut first = Raw::open(&mut engine, 1);
+    engine.volumes.stall(true);
+    let mut bytes = submit(&[command(1, Verb::Write, 0, 512), command(2, Verb::Write, 512, 512)]);
+    bytes.extend([1; 512]);
+    first.say(&bytes);
+    engine.until(|e| e.volumes.stalled_count() == 1);
+    engine.server.shut_out(VOLUME, 1);
+    let mut second = Raw::new(&engine);
+    second.say(&Frame::Hello(engine.hello_of(1, 1)).encode());
+    first.say(&[2; 512]);
+    for _ in 0..50 {
+        engine.turn();
+        second.pull();
+    }
+    assert!(second.bytes.is_empty(), "the first one's write may still happen");
+    assert_eq!(engine.volumes.stalled_count(), 1, "and no further one");
+    assert!(!engine.server.has_shut_out(VOLUME));
+    let again = engine.hello(2);
+    let refused = Raw::new(&engine).refusal(&mut engine, &again);
+    assert_eq!(refused.code, "preempted");
+    assert!(refused.why.contains("generation 0 of the volume's attachments, and only 1"));
+    engine.volumes.stall(false);
+    assert!(matches!(second.frame(&mut engine), Frame::Attached(_)));
+    assert!(engine.server.has_shut_out(VOLUME));
+    let Frame::Closed { reason, detail } = first.frame(&mut engine) else { panic!("not closed") };
+    assert_eq!(reason, CloseReason::Fenced);
+    assert!(detail.contains("taken away"), "{detail}");
+    first.until_end(&mut engine);
+    drop(second);
+    engine.until(|e| e.server.sessions(VOLUME) == 0);
+    let refused = Raw::new(&engine).refusal(&mut engine, &again);
+    assert_eq!(refused.code, "preempted", "also when nobody is there");
+    let told = |line: &&String| line.contains("refused") && line.contains("taken away");
+    assert_eq!(engine.log.iter().filter(told).count(), 1, "the log hears of it once");
+    let mut anew = Raw::new(&engine);
+    anew.say(&Frame::Hello(engine.hello_of(1, 2)).encode());
+    assert!(matches!(anew.frame(&mut engine), Frame::Attached(_)));
+    works(&mut anew, &mut engine);
+}
+
+#[test]
+fn a_token_of_a_later_generation_shuts_out_earlier_ones_by_itself() {
+    let mut engine = Engine::new();
+    let mut first = Raw::open(&mut engine, 1);
+    let mut second = Raw::new(&engine);
+    second.say(&Frame::Hello(engine.hello_of(2, 1)).encode());
+    let closed = first.frame(&mut engine);
+    assert!(matches!(closed, Frame::Closed { reason: CloseReason::Fenced, .. }), "{closed:?}");
+    assert!(matches!(second.frame(&mut engine), Frame::Attached(_)));
+    assert_eq!(engine.server.take_raised(), [VOLUME]);
+    works(&mut second, &mut engine);
+    // The generation is the volume's: of the next one under this number nothing is known.
+    engine.server.leave(VOLUME, &Frame::Resized { size: 1 });
+    second.until_end(&mut engine);
     assert!(engine.server.doors.is_empty());
 }
 

@@ -35,11 +35,23 @@ pub enum Mutant {
     /// The engine lets go of a volume and closes its connections while it still fills memory for
     /// them (planted by the world: it is the shard that waits).
     CloseWhileReading,
+    /// A connection whose token is of an earlier generation is let in.
+    EarlierGeneration,
+    /// A later generation is let in beside connections of earlier ones.
+    NoShutOut,
+    /// What is asked for by a generation that is shut out is not waited for.
+    ShutOutWithoutWait,
+    /// The next owner does not know the generation (planted by the world: it is whoever opens the
+    /// volume that says it).
+    ForgetGeneration,
+    /// A host that lost its attachment makes tokens of the present generation (planted by the world:
+    /// it is the daemon that looks at the record).
+    TokenWithoutAttachment,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 15] = [
+    pub const ALL: [Mutant; 20] = [
         Mutant::NoGate,
         Mutant::BelieveOldGenerations,
         Mutant::SameGeneration,
@@ -55,5 +67,10 @@ impl Mutant {
         Mutant::DoorWithoutWait,
         Mutant::AnyConnection,
         Mutant::CloseWhileReading,
+        Mutant::EarlierGeneration,
+        Mutant::NoShutOut,
+        Mutant::ShutOutWithoutWait,
+        Mutant::ForgetGeneration,
+        Mutant::TokenWithoutAttachment,
     ];
 }

@@ -70,7 +70,7 @@ impl Cluster<'_> {
                     }
                 }
             }
-            Verdict::TooLate => {
+            Verdict::TooLate | Verdict::ShutOut { .. } => {
                 self.send(conn, 1, Packet::TurnedAway);
                 self.close(conn, 1);
             }
@@ -104,7 +104,7 @@ impl Cluster<'_> {
         owner.sessions.remove(&conn);
         let next = owner.door.gone(conn);
         self.close(conn, 1);
-        if let Some(next) = next {
+        for next in next {
             self.enter(node, next);
         }
     }

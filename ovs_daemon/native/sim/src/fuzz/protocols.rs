@@ -317,8 +317,9 @@ fn edge_batch(bytes: &[u8]) -> bool {
 }
 
 fn edge_tokens() -> Vec<Vec<u8>> {
-    let token = Token { may_write: true, expires: 1_800_000_000, mac: [7; 32] };
-    vec![token.encode().to_vec(), [0; TOKEN_LEN].to_vec()]
+    let token = Token { may_write: true, expires: 1_800_000_000, generation: 0, mac: [7; 32] };
+    let later = Token { generation: 6, ..token };
+    vec![token.encode().to_vec(), later.encode().to_vec(), [0; TOKEN_LEN].to_vec()]
 }
 
 /// A token is refused, or has the bytes that it was read from.

@@ -333,10 +333,12 @@ impl FollowWorld {
             self.links[at].close(Some(Said::Refused));
             return Ok(());
         }
-        let guest = Guest { edge: [1; 16], connection: u64::from(generation) };
+        let guest = Guest { edge: [1; 16], connection: u64::from(generation), generation: 0 };
         match self.doors[host as usize].knock(generation, guest) {
             Verdict::Enter => self.enter(generation),
-            Verdict::TooLate => self.links[at].close(Some(Said::Refused)),
+            Verdict::TooLate | Verdict::ShutOut { .. } => {
+                self.links[at].close(Some(Said::Refused));
+            }
             Verdict::Wait { end } => {
                 self.links[at].stage = Stage::Waiting;
                 self.waited = true;
@@ -370,7 +372,7 @@ impl FollowWorld {
     }
 
     fn forget(&mut self, host: u32, key: u32) {
-        if let Some(next) = self.doors[host as usize].gone(key) {
+        for next in self.doors[host as usize].gone(key) {
             self.enter(next);
         }
     }
@@ -443,7 +445,7 @@ impl FollowWorld {
     }
 }
 
-fn fresh_door(mutant: Option<Mutant>) -> Door {
+pub(super) fn fresh_door(mutant: Option<Mutant>) -> Door {
     #[cfg_attr(not(feature = "mutants"), allow(unused_mut))]
     let mut door = Door::default();
     #[cfg(feature = "mutants")]

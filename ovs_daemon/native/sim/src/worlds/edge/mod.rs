@@ -7,11 +7,13 @@
 //! epoch or, a ghost, with an older one and old data, and may answer a request twice. Answers that
 //! were published before the end of a connection may be taken after it.
 //!
-//! Sessions over a network, whose volume moves between hosts, have a world of their own ([`follow`]).
+//! Sessions over a network, whose volume moves between hosts, have a world of their own ([`follow`]), and
+//! so has a volume that is taken away from a host ([`preempt`]).
 //!
 //! Values of writes are the numbers of their requests; what a guest may see is in [`register`].
 
 mod follow;
+mod preempt;
 mod register;
 mod scenarios;
 

@@ -3,6 +3,7 @@
 use machines::edge::{Ending, Mutant, Phase};
 
 use super::follow::{self, DOOR, FollowWorld, ROUND};
+use super::preempt::{self, ALONE, PreemptWorld, TAKEN};
 use super::{Bounds, EPOCH, EdgeWorld, Faults, LINEAR, ONCE, OWNER, PROGRESS, Request};
 use crate::scenario::Scenario;
 
@@ -38,6 +39,11 @@ fn name_of(mutant: Mutant) -> &'static str {
         Mutant::DoorWithoutWait => "what an earlier connection had sent is not waited for",
         Mutant::AnyConnection => "an earlier connection ends a later one",
         Mutant::CloseWhileReading => "an engine closes what it still reads for",
+        Mutant::EarlierGeneration => "a token of an earlier generation is let in",
+        Mutant::NoShutOut => "a later generation is let in beside an earlier one",
+        Mutant::ShutOutWithoutWait => "what an earlier generation had sent is not waited for",
+        Mutant::ForgetGeneration => "the next owner forgets the generation",
+        Mutant::TokenWithoutAttachment => "a host that lost the volume gets a new token",
     }
 }
 
@@ -259,8 +265,81 @@ fn owners(more: u8) -> Scenario {
     follow_scenario("edge-owners", &[DISK, EPOCHS, FORGOTTEN, rounds], bounds, &mutants)
 }
 
+fn preempt_scenario(
+    name: &'static str,
+    invariants: &[(&'static str, &'static str)],
+    bounds: preempt::Bounds,
+    mutants: &[(Mutant, &'static str)],
+) -> Scenario {
+    let bounds: &'static preempt::Bounds = Box::leak(Box::new(bounds));
+    let preempt::Bounds { preempts, connections, writes, owners, heard } = bounds;
+    let told = if *heard { "" } else { ", which hear nothing of it" };
+    let text = format!(
+        "two hosts, taken away {preempts} times, {connections} connections each, {writes} writes, \
+         {owners} further owners{told}"
+    );
+    let start = PreemptWorld::new(bounds, None);
+    let mut made = Scenario::new(name, "machines::edge", text, invariants, start);
+    for (mutant, caught_by) in mutants {
+        if cfg!(feature = "mutants") {
+            let start = PreemptWorld::new(bounds, Some(*mutant));
+            made = made.mutant(name_of(*mutant), caught_by, start);
+        }
+    }
+    made
+}
+
+/// A volume is taken away, and the owner hears of it.
+fn preempts(more: u8) -> Scenario {
+    let bounds = preempt::Bounds {
+        preempts: 1 + more.min(1),
+        connections: 2,
+        writes: 3,
+        owners: 1,
+        heard: true,
+    };
+    let taken = (
+        TAKEN,
+        "once it is acknowledged that a volume was taken away from a host, no write of that host is \
+         executed",
+    );
+    let mutants = [
+        (Mutant::EarlierGeneration, TAKEN),
+        (Mutant::ShutOutWithoutWait, TAKEN),
+        (Mutant::ForgetGeneration, TAKEN),
+        (Mutant::TokenWithoutAttachment, TAKEN),
+    ];
+    preempt_scenario("edge-preempts", &[taken], bounds, &mutants)
+}
+
+/// The owner's daemon hears nothing: tokens are all that tells of it.
+fn tokens(more: u8) -> Scenario {
+    let bounds = preempt::Bounds {
+        preempts: 2,
+        connections: 2,
+        writes: 3 + more.min(1),
+        owners: 1,
+        heard: false,
+    };
+    let alone = (
+        ALONE,
+        "no write of a host that lost the volume is executed after one of a host that was given it",
+    );
+    let mutants = [(Mutant::NoShutOut, ALONE), (Mutant::ShutOutWithoutWait, ALONE)];
+    preempt_scenario("edge-tokens", &[alone], bounds, &mutants)
+}
+
 /// All worlds of the session; higher levels allow more.
 pub fn scenarios(level: u32) -> Vec<Scenario> {
     let more = level.min(3) as u8;
-    vec![replay(more), engines(more), answers(more), endings(more), cuts(more), owners(more)]
+    vec![
+        replay(more),
+        engines(more),
+        answers(more),
+        endings(more),
+        cuts(more),
+        owners(more),
+        preempts(more),
+        tokens(more),
+    ]
 }

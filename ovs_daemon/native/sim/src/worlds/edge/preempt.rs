@@ -1,0 +1,350 @@
+//! The world of a volume that is taken away from a host: two hosts with an Edge each, two engines
+//! that may own the volume one after the other, and the record that says who has it.
+//!
+//! What hosts may do: look at the record, sooner or later, and make a token of what they saw there;
+//! connect with whatever token they have, at any time (a host whose daemon is dead has an old one); ask
+//! for writes, which the engine takes and executes later. What the owner may do: hear of the record's
+//! generation, sooner or later; say in the record that it has shut out earlier ones; hand the volume
+//! over, or die: the next one reads the record, and then opens the volume.
+//!
+//! The engine's door is the production machine; what is around it repeats `edge::server::doors` and,
+//! of the daemon, `control/fencing.py` and `control/opening.py`. Requests of a former owner end with
+//! it: that is the epoch's promise.
+
+use machines::edge::{Door, Guest, Mutant, Verdict};
+
+use super::{Fixed, follow::fresh_door};
+use crate::explore::{Goal, Violation, World};
+
+pub(super) const TAKEN: &str = "who lost the volume writes no more";
+pub(super) const ALONE: &str = "hosts do not write beside each other";
+const HOSTS: usize = 2;
+
+/// How much may happen in a world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Bounds {
+    /// The volume is taken from the host that has it, and given to the other one.
+    pub(super) preempts: u8,
+    /// Connections of each Edge.
+    pub(super) connections: u8,
+    /// Writes that are asked for.
+    pub(super) writes: u8,
+    /// The volume gets another owner.
+    pub(super) owners: u8,
+    /// The owner's daemon sees the record.
+    pub(super) heard: bool,
+}
+
+/// One thing that happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Move {
+    /// The volume is given to the other host.
+    Preempt,
+    /// A host's daemon reads the record.
+    Look(usize),
+    /// It makes a token of what it has read.
+    Renew(usize),
+    /// Its Edge connects with its token.
+    Connect(usize),
+    /// An engine hears a hello (connection).
+    Knock(usize),
+    /// The engine takes a write (connection).
+    Ask(usize),
+    /// It is executed (connection).
+    Execute(usize),
+    /// Nothing of a connection that ends can happen any more.
+    Gone(usize),
+    /// The owner's engine is told the generation.
+    Tell,
+    /// The record is told that it has shut out earlier ones.
+    Confirm,
+    /// The owner is another one, whose daemon has read the record.
+    ChangeOwner,
+    /// That opens the volume.
+    Open,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Stage {
+    Knocking,
+    Waiting,
+    Entered,
+    /// It takes no more requests.
+    Ending,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Link {
+    key: u32,
+    host: usize,
+    generation: u64,
+    stage: Stage,
+    /// Taken and not executed.
+    taken: u8,
+}
+
+/// What a host knows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+struct Known {
+    /// The record's generation when it was read, if the volume was attached there.
+    seen: Option<u64>,
+    /// Of its Edge's token.
+    token: Option<u64>,
+    connections: u8,
+}
+
+/// A volume, its record, two hosts.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct PreemptWorld {
+    bounds: Fixed<Bounds>,
+    mutant: Option<Mutant>,
+    left: Bounds,
+    /// The record: who has the volume, and the generation.
+    attached: usize,
+    generation: u64,
+    /// Earlier generations are shut out, says the record; then a preempt is acknowledged.
+    confirmed: u64,
+    /// What the owner's engine was told.
+    told: u64,
+    /// `None`: it is opened by a daemon that has read this generation.
+    door: Result<Door, u64>,
+    hosts: [Known; HOSTS],
+    links: Vec<Link>,
+    next_key: u32,
+    /// The latest generation of which a write was executed, and who did.
+    executed: Option<(u64, usize)>,
+    reopened: bool,
+    turned_away: bool,
+}
+
+impl PreemptWorld {
+    /// Host 0 has the volume, and has made its token.
+    pub(super) fn new(bounds: &'static Bounds, mutant: Option<Mutant>) -> Self {
+        let mut hosts = [Known::default(); HOSTS];
+        hosts[0] = Known { seen: Some(0), token: Some(0), connections: 0 };
+        Self {
+            bounds: Fixed(bounds),
+            mutant,
+            left: *bounds,
+            attached: 0,
+            generation: 0,
+            confirmed: 0,
+            told: 0,
+            door: Ok(fresh_door(mutant)),
+            hosts,
+            links: Vec::new(),
+            next_key: 0,
+            executed: None,
+            reopened: false,
+            turned_away: false,
+        }
+    }
+
+    fn is(&self, mutant: Mutant) -> bool {
+        self.mutant == Some(mutant)
+    }
+
+    fn look(&mut self, host: usize) {
+        let has = self.attached == host || self.is(Mutant::TokenWithoutAttachment);
+        self.hosts[host].seen = has.then_some(self.generation);
+    }
+
+    fn knock(&mut self, at: usize) {
+        let Link { key, host, generation, .. } = self.links[at];
+        let Ok(door) = &mut self.door else {
+            self.links.remove(at);
+            return;
+        };
+        let guest = Guest { edge: [host as u8; 16], connection: u64::from(key), generation };
+        match door.knock(key, guest) {
+            Verdict::Enter => self.links[at].stage = Stage::Entered,
+            Verdict::Wait { end } => {
+                self.links[at].stage = Stage::Waiting;
+                self.end(&end);
+            }
+            Verdict::TooLate => drop(self.links.remove(at)),
+            Verdict::ShutOut { .. } => {
+                self.turned_away |= self.reopened;
+                self.links.remove(at);
+            }
+        }
+    }
+
+    fn end(&mut self, keys: &[u32]) {
+        for link in self.links.iter_mut().filter(|link| keys.contains(&link.key)) {
+            link.stage = Stage::Ending;
+        }
+    }
+
+    fn gone(&mut self, at: usize) {
+        let key = self.links.remove(at).key;
+        let Ok(door) = &mut self.door else { return };
+        for entering in door.gone(key) {
+            for link in self.links.iter_mut().filter(|link| link.key == entering) {
+                link.stage = Stage::Entered;
+            }
+        }
+    }
+
+    fn execute(&mut self, at: usize) -> Result<(), Violation> {
+        let link = &mut self.links[at];
+        link.taken -= 1;
+        let (generation, host) = (link.generation, link.host);
+        if generation < self.confirmed {
+            let text = format!(
+                "a write of generation {generation} is executed after {} was acknowledged",
+                self.confirmed
+            );
+            return Err(Violation::new(TAKEN, text));
+        }
+        if let Some((latest, by)) = self.executed
+            && latest > generation
+        {
+            let text = format!("host {host} of generation {generation} after {by} of {latest}");
+            return Err(Violation::new(ALONE, text));
+        }
+        self.executed = Some((generation, host));
+        Ok(())
+    }
+
+    fn open(&mut self, read: u64) {
+        let mut door = fresh_door(self.mutant);
+        if !self.is(Mutant::ForgetGeneration) {
+            door.raise(read);
+        }
+        self.told = read;
+        self.door = Ok(door);
+        self.reopened = true;
+    }
+
+    /// The one that has the volume has written, and everybody was shut out who had lost it.
+    pub(super) fn is_done(&self) -> bool {
+        let written = self.executed == Some((self.generation, self.attached));
+        let told = !self.bounds.0.heard || self.confirmed == self.generation;
+        self.left.preempts == 0 && written && told
+    }
+
+    /// A host that lost the volume is turned away by another owner than the one that it lost it at.
+    pub(super) fn turns_away_elsewhere(&self) -> bool {
+        self.turned_away
+    }
+
+    /// A connection of a later generation waits for one of an earlier one.
+    pub(super) fn waits(&self) -> bool {
+        let waiting = self.links.iter().find(|link| link.stage == Stage::Waiting);
+        waiting.is_some_and(|waiting| {
+            let earlier = |link: &&Link| link.generation < waiting.generation;
+            self.links.iter().filter(earlier).any(|link| link.taken > 0)
+        })
+    }
+}
+
+impl World for PreemptWorld {
+    type Move = Move;
+
+    fn moves(&self, out: &mut Vec<Move>) {
+        if self.left.preempts > 0 {
+            out.push(Move::Preempt);
+        }
+        for (host, known) in self.hosts.iter().enumerate() {
+            out.push(Move::Look(host));
+            if known.seen.is_some() && known.seen != known.token {
+                out.push(Move::Renew(host));
+            }
+            if known.token.is_some() && known.connections < self.bounds.0.connections {
+                out.push(Move::Connect(host));
+            }
+        }
+        for (at, link) in self.links.iter().enumerate() {
+            match link.stage {
+                Stage::Knocking => out.push(Move::Knock(at)),
+                Stage::Entered if self.left.writes > 0 => out.push(Move::Ask(at)),
+                Stage::Ending if link.taken == 0 => out.push(Move::Gone(at)),
+                _ => {}
+            }
+            if link.taken > 0 {
+                out.push(Move::Execute(at));
+            }
+        }
+        match &self.door {
+            Ok(door) if self.bounds.0.heard => {
+                if self.told < self.generation {
+                    out.push(Move::Tell);
+                }
+                if self.confirmed < self.told && door.is_settled() {
+                    out.push(Move::Confirm);
+                }
+            }
+            Ok(_) => {}
+            Err(_) => out.push(Move::Open),
+        }
+        if self.left.owners > 0 {
+            out.push(Move::ChangeOwner);
+        }
+    }
+
+    fn apply(&mut self, step: &Move) -> Result<(), Violation> {
+        match *step {
+            Move::Preempt => {
+                self.left.preempts -= 1;
+                self.attached = 1 - self.attached;
+                self.generation += 1;
+            }
+            Move::Look(host) => self.look(host),
+            Move::Renew(host) => self.hosts[host].token = self.hosts[host].seen,
+            Move::Connect(host) => {
+                let known = &mut self.hosts[host];
+                known.connections += 1;
+                let generation = known.token.unwrap_or_default();
+                let (key, stage) = (self.next_key, Stage::Knocking);
+                self.next_key += 1;
+                self.links.push(Link { key, host, generation, stage, taken: 0 });
+            }
+            Move::Knock(at) => self.knock(at),
+            Move::Ask(at) => {
+                self.left.writes -= 1;
+                self.links[at].taken += 1;
+            }
+            Move::Execute(at) => self.execute(at)?,
+            Move::Gone(at) => self.gone(at),
+            Move::Tell => {
+                self.told = self.generation;
+                if let Ok(door) = &mut self.door {
+                    let earlier = door.raise(self.told);
+                    self.end(&earlier);
+                }
+            }
+            Move::Confirm => self.confirmed = self.told,
+            Move::ChangeOwner => {
+                self.left.owners -= 1;
+                self.door = Err(self.generation);
+                self.links.retain(|link| link.stage == Stage::Knocking);
+            }
+            Move::Open => {
+                if let Err(read) = self.door {
+                    self.open(read);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), Violation> {
+        Ok(())
+    }
+
+    fn goals(&self) -> Vec<Goal<Self>> {
+        let mut goals: Vec<Goal<Self>> = vec![
+            Goal {
+                name: "the host that was given the volume last has written",
+                holds: Self::is_done,
+            },
+            Goal { name: "a later generation waits for an earlier one", holds: Self::waits },
+        ];
+        if self.left.owners > 0 {
+            let name = "the next owner turns away who lost the volume";
+            goals.push(Goal { name, holds: Self::turns_away_elsewhere });
+        }
+        goals
+    }
+}
