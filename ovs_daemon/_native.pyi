@@ -44,7 +44,8 @@ class Engine:
         "dtl": {"mode": "sync"|"async"|"none", "node", "address", "state"} | null,
         "preset": object | null (the backend's own),
         "qos": an object as `set_qos` takes it | null, "followers": [{"node", "address"}],
-        "term": of the lease, for which it is opened, else refused (LEASE) | null}
+        "term": of the lease, for which it is opened, else refused (LEASE) | null,
+        "generation": of its attachments, as for `shut_out`; 0 without}
         -> {"size", "recovered": {"replayed_scos", "cut_bytes",
         "map": "loaded"|"warm"|"warm_refused"}}.
 
@@ -209,6 +210,13 @@ class Engine:
         """Serve the volume in this process on <run_dir>/direct/<uuid>.sock; returns that path."""
 
     def unexport_nbd(self, uuid: str) -> None: ...
+    def shut_out(self, uuid: str, generation: int) -> None:
+        """Edge sessions whose tokens are of an earlier generation of the volume's attachments end,
+        and are let in no more; what this process serves over NBD ends, if this generation is new.
+
+        Returns when nothing of them can happen any more; BUSY when that takes longer than 5 s.
+        """
+
     def set_qos(self, uuid: str, limits_json: str) -> None:
         """{"read_iops", "write_iops", "total_iops", "read_bytes_s", "write_bytes_s",
         "total_bytes_s", "burst_s"}: what is missing is unlimited.

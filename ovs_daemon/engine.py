@@ -33,6 +33,7 @@ class Engine(Protocol):
     def revert_volume(self, uuid: str, snapshot_uuid: str, /) -> None: ...
     def export_nbd(self, uuid: str, name: str, /) -> str: ...
     def unexport_nbd(self, uuid: str, /) -> None: ...
+    def shut_out(self, uuid: str, generation: int, /) -> None: ...
     def set_qos(self, uuid: str, limits_json: str, /) -> None: ...
     def snapshot_group(self, members_json: str, /) -> None: ...
     def diff_snapshots(self, uuid: str, from_uuid: str | None, to_uuid: str, /) -> str: ...
@@ -160,7 +161,8 @@ class OpenSpec:
     ``snapshots`` those snapshots of it that exist. A snapshot that is not listed is forgotten.
     ``qos`` limits it from its first request on. ``preset`` is the one by which its objects are put;
     None for the backend's own. ``term`` is that of the lease when the registry was read: the engine
-    opens nothing for another one. None where no lease is needed.
+    opens nothing for another one. None where no lease is needed. Of its attachments earlier
+    generations than ``generation`` are shut out.
     """
 
     uuid: str
@@ -176,6 +178,7 @@ class OpenSpec:
     preset: Mapping[str, Any] | None = None
     followers: tuple[FollowerAt, ...] = ()
     term: int | None = None
+    generation: int = 0
 
 
 class EngineClient:
@@ -235,6 +238,11 @@ class EngineClient:
     def unexport_nbd(self, uuid: str) -> None:
         """Stop serving an open volume in this process."""
         self._call(lambda: self._engine.unexport_nbd(uuid))
+
+    def shut_out(self, uuid: str, generation: int) -> None:
+        """Shut out earlier generations of an open volume's attachments; returns when nothing of
+        them can happen any more."""
+        self._call(lambda: self._engine.shut_out(uuid, generation))
 
     def set_qos(self, uuid: str, limits: Mapping[str, float]) -> None:
         """Limit an open volume; what ``limits`` does not name is unlimited."""

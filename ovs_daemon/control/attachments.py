@@ -9,6 +9,9 @@ multi-attach, or when the caller says that it knows (`shared`: OpenStack, whose 
 who may attach, and whose live migration attaches at both ends), or that the others shall lose it
 (`preempt`). What the Edge serves is the sum of the attachments: one NBD socket while any holder
 uses it, one file while any holder uses that.
+
+Who loses a volume that another node serves is shut out by the volume's owner, before the verb that
+takes it away returns (`fencing.py`): the Edge there may never hear of it.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import re
 from dataclasses import dataclass, replace
 
 from ovs_daemon.control.checks import describe_holders, require_available
+from ovs_daemon.control.fencing import raised, shut_out
 from ovs_daemon.control.host import Host
 from ovs_daemon.control.records import LOCAL, Attachment, Mode, Volume
 from ovs_daemon.control.remote import is_foreign, require_reachable, served_here, where
@@ -53,7 +57,8 @@ def attach(host: Host, reference: str, wish: Wish) -> Volume:
 
     :raises VStorageError: ``unknown_volume``, ``bad_request`` for a holder that is no name,
         ``read_only`` for a template to be written, ``in_use`` when somebody else has it, or the
-        holder has it in another way, ``edge_unavailable`` or an engine code
+        holder has it in another way, ``busy`` when those who lost it cannot be shut out,
+        ``edge_unavailable`` or an engine code
     """
     what = f"attach volume {reference!r}"
     _check_holder(what, wish.holder)
@@ -61,12 +66,35 @@ def attach(host: Host, reference: str, wish: Wish) -> Volume:
     with host.locks.holding(found.uuid):
         # Opening may take long, and guests of other volumes may be waiting for the Edge to be told.
         _reachable(host, what, host.again(what, found), wish.mode)
-        with host.edge_lock:
-            # Another node may attach it at the same time: whether both may is to be asked again.
-            return retry(what, lambda: _attach(host, what, found, wish))
+        # Another node may attach it at the same time: whether both may is to be asked again.
+        return retry(what, lambda: _attach(host, what, found, wish))
 
 
 def _attach(host: Host, what: str, found: Volume, wish: Wish) -> Volume:
+    with host.edge_lock:
+        held, intended = _intend(host, what, found, wish)
+        if held is not None and held.mode is Mode.DIRECT:
+            return intended
+    try:
+        # The owner may take its time, and guests of other volumes wait for the Edge to be told.
+        settled = shut_out(host, what, intended)
+        with host.edge_lock:
+            if settled.held_by(wish.holder) is None:
+                fix = f"'vstorage volume show {settled.name}' says who has it"
+                raise VStorageError(Code.IN_USE, what, "it was taken away meanwhile", fix)
+            if held is not None or is_foreign(host, settled):
+                return serve(host, settled)
+            return serve(host, host.open(settled))
+    except (VStorageError, Conflict):
+        # A failure leaves it attached to who had it: its guest may only be waiting for the Edge.
+        if held is None:
+            with host.edge_lock:
+                _withdraw(host, intended, wish.holder)
+        raise
+
+
+def _intend(host: Host, what: str, found: Volume, wish: Wish) -> tuple[Attachment | None, Volume]:
+    """Record that a volume is attached; what its holder had before, and the record."""
     volume = _reachable(host, what, host.again(what, found), wish.mode)
     if volume.template and not wish.read_only:
         raise VStorageError(
@@ -82,18 +110,9 @@ def _attach(host: Host, what: str, found: Volume, wish: Wish) -> Volume:
         volume = replace(volume, attachments=())
     held = volume.held_by(wish.holder)
     _refuse_to_share(what, volume, wish, host.settings.node)
-    wanted = _wanted(host, volume, wish)
-    if held is not None:
-        # A failure leaves it attached: its guest may only be waiting for the Edge.
-        if held.mode is not Mode.DIRECT:
-            return serve(host, _store(host, before, _with(volume, wanted)))
-        return volume
-    intended = _store(host, before, _with(volume, wanted))
-    try:
-        return serve(host, intended if is_foreign(host, intended) else host.open(intended))
-    except (VStorageError, Conflict):
-        _withdraw(host, intended, wish.holder)
-        raise
+    if held is not None and held.mode is Mode.DIRECT:
+        return held, volume
+    return held, _store(host, before, _with(volume, _wanted(host, volume, wish)))
 
 
 def detach(
@@ -105,7 +124,8 @@ def detach(
         which others have attached
     :param everybody: take it from all holders, whoever they are
     :raises VStorageError: ``unknown_volume``, ``in_use``, ``edge_unavailable``, ``not_here`` for
-        one that its owner serves directly, or an engine code; it then still counts as attached
+        one that its owner serves directly, or an engine code; it then still counts as attached.
+        ``busy`` when it does not any more, but those who lost it cannot be shut out
     """
     what = f"detach volume {reference!r}"
     found = host.require(what, reference)
@@ -125,8 +145,10 @@ def detach(
         # One that was open read-only for its guest is to be writable again.
         return host.open(released) if host.is_open(volume.uuid) else released
 
-    with host.locks.holding(found.uuid), host.edge_lock:
-        return retry(what, attempt)
+    with host.locks.holding(found.uuid):
+        with host.edge_lock:
+            detached = retry(what, attempt)
+        return shut_out(host, what, detached)
 
 
 def reconnect(host: Host, reference: str) -> Volume:
@@ -322,7 +344,10 @@ def _store(host: Host, volume: Volume, attachments: tuple[Attachment, ...]) -> V
     """:raises Conflict: somebody else attached or detached it meanwhile"""
     if volume.attachments == attachments:
         return volume
-    return host.swap(volume, attachments=attachments)
+    generation = raised(host, volume, attachments)
+    if generation == volume.generation:
+        return host.swap(volume, attachments=attachments)
+    return host.swap(volume, attachments=attachments, generation=generation)
 
 
 def _path(host: Host, volume: Volume, mode: Mode) -> str:

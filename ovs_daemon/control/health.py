@@ -103,9 +103,8 @@ def _silent_guests(view: View) -> list[dict[str, Any]]:
             "warning",
             f"volume {volume.name}",
             f"node {one.node}, whose Edge serves it to {one.holder}, gives no sign of life",
-            f"start {one.node} again; once it is certain that its guest is gone, and vstorage-edge "
-            f"does not run there, 'vstorage volume attach --preempt {volume.name}' gives it to "
-            "another one",
+            f"start {one.node} again; once it is certain that its guest is gone, "
+            f"'vstorage volume attach --preempt {volume.name}' gives it to another one",
         )
         for volume in view.volumes
         for one in volume.attachments

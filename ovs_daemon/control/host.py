@@ -9,6 +9,7 @@ need it open answer with that error, and `vstorage status` lists it.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import logging
 import threading
@@ -28,7 +29,7 @@ from ovs_daemon.engine import EngineClient
 from ovs_daemon.errors import Code, VStorageError, unknown_volume
 from ovs_daemon.policy.model import DtlMode, Role
 from ovs_daemon.policy.ownership import Home
-from ovs_daemon.registry import Conflict
+from ovs_daemon.registry import Conflict, Lapsed
 
 LOG = logging.getLogger(__name__)
 
@@ -113,6 +114,8 @@ class Host:
         self.locks = Locks()
         # Attaching, detaching and telling a restarted Edge what it should serve take turns.
         self.edge_lock = threading.RLock()
+        #: returns when something may have changed in the registry after a revision, or in seconds
+        self.await_change: Callable[[int, float], None] = self._await_change
         self._guard = threading.Lock()
         self._open: dict[str, bool] = {}
         self._failures: dict[str, VStorageError] = {}
@@ -138,6 +141,11 @@ class Host:
         if found is None or found.state is State.HIDDEN:
             raise unknown_volume(what, volume.name)
         return found
+
+    def _await_change(self, revision: int, timeout_s: float) -> None:
+        # One that has lost count says as well that there is something to look at.
+        with contextlib.suppress(Lapsed):
+            self.store.registry.watch(revision, timeout_s)
 
     @property
     def opener(self) -> Opener:

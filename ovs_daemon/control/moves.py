@@ -141,7 +141,7 @@ def _prepare_edge(host: Host, family: Sequence[Volume], target: str) -> None:
             if not mine:
                 continue
             writes = not all(attachment.read_only for attachment in mine)
-            token = issue(key, one.uuid, me, writes, time.time())
+            token = issue(key, one.uuid, me, writes, time.time(), one.generation)
             try:
                 host.edge.retarget(one.uuid, Where(targets, token, me, one.epoch))
             except VStorageError as failure:

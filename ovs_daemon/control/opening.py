@@ -339,6 +339,7 @@ class Opener:
             preset=self._preset(volume),
             followers=self.followers(volume),
             term=term,
+            generation=volume.generation,
         )
 
     def _preset(self, volume: Volume) -> Mapping[str, Any] | None:

@@ -116,6 +116,9 @@ class Volume:
     :param forced: what may have been lost when somebody had it taken over all the same
     :param backend: identity of the backend that has its objects; "" in older records
     :param preset: name of the preset by which its objects are kept; None for its node's
+    :param generation: of its attachments: raised when one is taken away that another node serves;
+        see `fencing.py`
+    :param enforced: earlier generations than this one are shut out, as the owner has said
     :param version: of its registry record; 0 when it was never stored
     :param rest: what a later release has in its record
     """
@@ -144,6 +147,8 @@ class Volume:
     forced: dict[str, str] | None = None
     backend: str = ""
     preset: str | None = None
+    generation: int = 0
+    enforced: int = 0
     version: int = 0
     rest: dict[str, Any] = field(default_factory=dict, hash=False)
 
@@ -175,7 +180,12 @@ class Volume:
 
     def body(self) -> dict[str, Any]:
         """The registry record."""
-        return body_of(self)
+        body = body_of(self)
+        # Daemons of earlier releases read no record that has them.
+        for name in ("generation", "enforced"):
+            if body[name] == 0:
+                del body[name]
+        return body
 
     @classmethod
     def from_body(cls, body: Mapping[str, Any], version: int) -> Volume:

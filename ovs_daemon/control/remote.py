@@ -99,27 +99,36 @@ def attaching_node(host: Host, reference: str, candidates: Sequence[str]) -> str
 
 
 def where(host: Host, volume: Volume, read_only: bool, now_s: float | None = None) -> Where:
-    """Where this node's Edge finds a volume; nothing to say of one that this node owns.
+    """Where this node's Edge finds a volume; nothing to say of one that this node owns, unless
+    somebody was shut out of it.
 
     Behind the owner come the nodes that are the likeliest to own it next: an Edge that loses the
     owner finds them by itself, before anybody tells it.
+
+    :param volume: the record in which this node has it attached
     """
     me, key = host.settings.node, host.settings.cluster_key
+    moment = time.time() if now_s is None else now_s
+    engine = ("shm", str(host.settings.run_dir / "engine.sock"))
+    may_write, generation = not read_only, volume.generation
     if not is_foreign(host, volume):
-        return Where()
+        if generation == 0:
+            return Where()
+        # The engine asks Edges of its own host for the generation, not for the signature.
+        token = issue(key or b"", volume.uuid, me, may_write, moment, generation)
+        return Where((engine,), token, me)
     nodes = dict.fromkeys(
         name for name in (volume.node, volume.dtl.node, volume.served) if name is not None
     )
     targets: list[tuple[str, str]] = []
     for name in nodes:
         if name == me:
-            targets.append(("shm", str(host.settings.run_dir / "engine.sock")))
+            targets.append(engine)
         elif (address := edge_address(host, name)) is not None:
             targets.append(("tcp", address))
     token = None
     if key is not None:
-        moment = time.time() if now_s is None else now_s
-        token = issue(key, volume.uuid, me, not read_only, moment)
+        token = issue(key, volume.uuid, me, may_write, moment, generation)
     return Where(tuple(targets), token, me, volume.epoch)
 
 

@@ -4,6 +4,7 @@
   fenced them;
 * registers this node's OSDs, and tells the engine of all;
 * opens what is this node's and not open: handed over, given back, or let go of;
+* shuts out those from whom its volumes were taken away;
 * takes over volumes of dead nodes with which the policy has this node go on, and finishes what such
   nodes have begun;
 * gives volumes to the owners of their relatives, where a family is found apart;
@@ -38,6 +39,7 @@ from ovs_daemon.control.family import (
     open_taken,
     reasons,
 )
+from ovs_daemon.control.fencing import enforce
 from ovs_daemon.control.followers import Followers
 from ovs_daemon.control.host import Host
 from ovs_daemon.control.leftovers import finish, left_to
@@ -116,7 +118,9 @@ class Steward:
         # Something in the last pass failed that nothing else waited for, or was late.
         self._unfinished = False
         self._crew = Crew(at_once, patience_s, self._look_again)
-        # Of its own: what waits for the backend for long must not be all that there is.
+        # Of their own: whoever takes a volume away waits for them, and what waits for the backend
+        # for long must not be all that there is.
+        self._guards = Crew(2, patience_s, self._look_again)
         self._drainer = Crew(1, patience_s, self._look_again)
         self._asker = Crew(1, patience_s, self._look_again)
         self._sweeper = Crew(2, patience_s, self._look_again)
@@ -132,6 +136,7 @@ class Steward:
         self._stopping.set()
         self._thread.join()
         self._crew.stop()
+        self._guards.stop()
         self._drainer.stop()
         self._sweeper.stop()
         self._asker.stop()
@@ -157,6 +162,7 @@ class Steward:
             self._asker.work({"asking for OSDs": self._osds.ask})
             self._beside(self._osds.tell)
         view = View.of(self._host.store)
+        self._shut_out(view)
         if self._upkeep is not None:
             self._beside(partial(self._upkeep.tend, view))
         self._forget_failures(view)
@@ -241,6 +247,27 @@ class Steward:
             LOG.warning("stopped volume %s is let go of in a moment: %s", uuid, failure)
             return
         LOG.warning("let go of volume %s, which the engine has stopped", uuid)
+
+    def _shut_out(self, view: View) -> None:
+        """Somebody waits for it: before what may take long."""
+        me = self._host.settings.node
+        self._guards.work(
+            {
+                one.uuid: partial(self._shut_out_of, one.uuid)
+                for one in view.volumes
+                if one.node == me and one.enforced < one.generation
+            }
+        )
+
+    def _shut_out_of(self, uuid: str) -> None:
+        try:
+            with self._host.locks.holding(uuid):
+                current = self._host.store.volume(uuid)
+                if current is not None and current.node == self._host.settings.node:
+                    enforce(self._host, f"shut out former users of {current.name!r}", current)
+        except VStorageError as failure:
+            LOG.warning("it is tried again in a moment: %s", failure)
+            self._unfinished = True
 
     def _forget_failures(self, view: View) -> None:
         """When a node is back: what failed may have waited for it, and is tried at once."""

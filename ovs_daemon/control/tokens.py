@@ -3,6 +3,10 @@
 The bytes are drawn in ``native/format/src/edge/token.rs``; the engine that owns the volume checks
 them. A token is good for half a day to a day, and the same within half a day, so that a daemon that
 asks every second has something new for the Edge only twice a day.
+
+It carries the generation of the volume's attachments (`fencing.py`), and is worth nothing once that
+was raised. It must come from the same reading of the record that says that the host has the volume.
+Generation 0 is signed as it was before there were any.
 """
 
 from __future__ import annotations
@@ -18,28 +22,38 @@ from pathlib import Path
 
 from ovs_daemon.errors import Code, VStorageError
 
-_VERSION = 1
-_PURPOSE = b"vstorage attach 1"
+_VERSION, _VERSION_GENERATION = 1, 2
+_PURPOSE, _PURPOSE_GENERATION = b"vstorage attach 1", b"vstorage attach 2"
 _HALF_LIFE_S = 12 * 3600
 _KEY_BYTES_MIN = 32
 
 
-def issue(key: bytes, volume: str, host: str, may_write: bool, now_s: float) -> str:
+def issue(
+    key: bytes, volume: str, host: str, may_write: bool, now_s: float, generation: int = 0
+) -> str:
     """A token as hexadecimal digits.
 
     :param volume: UUID
     :param host: the one whose Edge attaches
     :param now_s: seconds since 1970, UTC
+    :param generation: of the record in which the host has the volume
     """
     expires = (int(now_s) // _HALF_LIFE_S + 2) * _HALF_LIFE_S
-    return _token(key, volume, host, may_write, expires).hex()
+    return _token(key, volume, host, may_write, expires, generation).hex()
 
 
-def _token(key: bytes, volume: str, host: str, may_write: bool, expires: int) -> bytes:
+def _token(
+    key: bytes, volume: str, host: str, may_write: bool, expires: int, generation: int = 0
+) -> bytes:
+    version, purpose, later = _VERSION, _PURPOSE, b""
+    if generation:
+        version, purpose = _VERSION_GENERATION, _PURPOSE_GENERATION
+        later = struct.pack("<Q", generation)
     fields = struct.pack("<B6xQ", may_write, expires)
-    signed = uuid_module.UUID(volume).bytes + fields[:1] + fields[7:] + host.encode()
-    signature = hmac.new(key, _PURPOSE + signed, hashlib.sha256).digest()
-    return struct.pack("<B", _VERSION) + fields + bytes(16) + signature
+    of_volume = uuid_module.UUID(volume).bytes
+    signed = purpose + of_volume + fields[:1] + fields[7:] + later + host.encode()
+    signature = hmac.new(key, signed, hashlib.sha256).digest()
+    return struct.pack("<B", version) + fields + later.ljust(16, b"\0") + signature
 
 
 def load_key(path: Path, may_make: bool) -> bytes | None:

@@ -79,6 +79,7 @@ class OpenVolume:
     export: str | None = None
     limits: dict[str, float] = field(default_factory=dict)
     preset: dict[str, Any] | None = None
+    generation: int = 0
 
 
 class FakeEngine:
@@ -177,6 +178,7 @@ class FakeEngine:
         volume.snapshots = {uuid: volume.snapshots[uuid] for uuid in spec["snapshots"]}
         limits = dict(spec["qos"] or {})
         opened = OpenVolume(spec["size"], spec["read_only"], limits=limits, preset=spec["preset"])
+        opened.generation = spec["generation"]
         self.open[spec["uuid"]] = opened
         return json.dumps({"size": spec["size"], "recovered": {}})
 
@@ -255,6 +257,12 @@ class FakeEngine:
     def set_qos(self, uuid: str, limits_json: str, /) -> None:
         self._maybe_fail("set_qos")
         self._opened("set_qos", uuid).limits = json.loads(limits_json)
+
+    def shut_out(self, uuid: str, generation: int, /) -> None:
+        self._maybe_fail("shut_out")
+        opened = self._opened("shut_out", uuid)
+        if generation > opened.generation:
+            opened.generation, opened.export = generation, None
 
     def export_nbd(self, uuid: str, name: str, /) -> str:
         self._maybe_fail("export_nbd")

@@ -71,6 +71,7 @@ class Inhabitant:
         self.liveness = Liveness(self.host.store, me, TTL_S, renewed, clock=lambda: town.time_s)
         self.liveness.begin()
         self.host.guard = self.liveness
+        self.host.await_change = lambda _revision, _seconds: town.tend(but=self)
         town.keepers.up.add(f"{self.name}:1")
         self.up = True
         recover(self.host)
@@ -133,11 +134,14 @@ class Town:
                 if node.up:
                     node.liveness.beat()
 
-    def tend(self) -> None:
-        """Every living steward makes a pass, and another one for what the first ones changed."""
+    def tend(self, but: Inhabitant | None = None) -> None:
+        """Every living steward makes a pass, and another one for what the first ones changed.
+
+        :param but: one that is busy
+        """
         for _ in range(2):
             for node in self.nodes.values():
-                if node.up:
+                if node.up and node is not but:
                     node.steward.tend()
 
     def in_sync(self, volume: Volume) -> Volume:

@@ -1,0 +1,145 @@
+"""A volume is taken away from a host whose daemon is dead, while its Edge and its guest live."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import libnbd
+from tests.support.nbdwire import Disconnected
+from tests.support.node import CLI_SECONDS_MAX, Node, parse_nbd_uri
+from tests.support.rooms import Guest, Rooms, rooms
+from tests.support.sockets import ask
+from tests.support.waiting import wait_until
+
+nbd = libnbd.load()
+SIZE = 16 << 20
+ANSWERS = 400
+PIECE = 1 << 20
+
+
+@pytest.fixture
+def cloud(tmp_path: Path) -> Iterator[Rooms]:
+    """An owner with an Edge of its own and a keeper in two Domains; two hosts that serve guests."""
+    with rooms(tmp_path) as made:
+        first = made.start("a1", "room1", edge=True)
+        for domain in ("room2", "room3"):
+            first.cli("domain", "create", domain)
+        made.start("b1", "room2", "room1")
+        first.cli("node", "set", "a1", "--recovery-domain", "room2")
+        for host in ("h1", "h2"):
+            made.start(host, "room3", owns=False, edge=True)
+        first.cli("volume", "create", "web1", str(SIZE))
+        assert made.until_in_sync("web1", "a1") == "b1"
+        yield made
+
+
+def preempt(node: Node) -> Any:
+    return node.cli("volume", "attach", "web1", "--preempt")
+
+
+def detach_and_attach(node: Node) -> Any:
+    node.cli("volume", "detach", "web1", "--everybody")
+    return node.cli("volume", "attach", "web1")
+
+
+def open_disk(attached: Any) -> Any:
+    """A guest of who was given the volume."""
+    path, export = parse_nbd_uri(attached["uri"])
+    client = nbd.NBD()
+    client.set_export_name(export)
+    client.connect_unix(str(path))
+    return client
+
+
+def fill(disk: Any, byte: int) -> None:
+    for offset in range(0, SIZE, PIECE):
+        disk.pwrite(bytes([byte]) * PIECE, offset)
+
+
+def holds(disk: Any, byte: int) -> None:
+    """Every byte of the volume is this one."""
+    for offset in range(0, SIZE, PIECE):
+        assert disk.pread(PIECE, offset) == bytes([byte]) * PIECE, f"from {offset} on"
+
+
+def told(node: Node) -> str:
+    """Why the Edge of a node does not serve its one volume."""
+    (volume,) = ask(node.run_dir / "edge.sock", {"op": "list"}, CLI_SECONDS_MAX)["volumes"]
+    return f"{volume['state']}: {volume['why']}"
+
+
+def until_refused(node: Node) -> None:
+    """Wait until an Edge has come back with what it asks for, and was turned away."""
+    wait_until(
+        lambda: "refused it: the volume was taken away from this host's users" in told(node),
+        "refusal of an earlier generation",
+        lambda: told(node),
+    )
+
+
+@pytest.mark.parametrize("take", [preempt, detach_and_attach])
+def test_the_edge_of_a_dead_daemon_writes_no_more(
+    cloud: Rooms, take: Callable[[Node], Any]
+) -> None:
+    with Guest(cloud["h1"], "web1", SIZE) as guest:
+        guest.wait_for_more(ANSWERS)
+        cloud["h1"].kill9_daemon()
+        # Nothing of it has noticed: its guest writes, and never stops to.
+        guest.wait_for_more(ANSWERS)
+        given = take(cloud["h2"])
+        assert [one["node"] for one in given["attachments"]] == ["h2"]
+        disk = open_disk(given)
+        fill(disk, 1)
+        until_refused(cloud["h1"])
+        holds(disk, 1)
+        # The next owner has never heard of it but from the record.
+        cloud.until_in_sync("web1", "a1")
+        cloud["a1"].kill9_daemon()
+        fill(disk, 2)
+        assert cloud.volume("web1", "h2")["node"] == "b1"
+        until_refused(cloud["h1"])
+        holds(disk, 2)
+        # Nor does the daemon make another token for it when it comes back.
+        cloud["h1"].start_daemon()
+        with pytest.raises((Disconnected, OSError)):
+            guest.wait_for_more(1)
+        holds(disk, 2)
+        disk.shutdown()
+
+
+def test_the_owners_own_edge_writes_no_more(cloud: Rooms) -> None:
+    """It shares memory with the engine, and shows no token; and its daemon need not look at it."""
+    with Guest(cloud["a1"], "web1", SIZE) as guest:
+        guest.wait_for_more(ANSWERS)
+        disk = open_disk(preempt(cloud["h2"]))
+        fill(disk, 1)
+        with pytest.raises((Disconnected, OSError)):
+            guest.wait_for_more(1)
+        holds(disk, 1)
+        disk.shutdown()
+    # It may have it again, and then the other one not.
+    again = open_disk(preempt(cloud["a1"]))
+    fill(again, 3)
+    holds(again, 3)
+    again.shutdown()
+
+
+def test_others_who_share_the_volume_go_on(cloud: Rooms) -> None:
+    """Their tokens are worth nothing either, and their daemons have new ones for them."""
+    disks = {}
+    for name in ("a1", "h1", "h2"):
+        held = ("--holder", f"nova@{name}", "--shared")
+        disks[name] = open_disk(cloud[name].cli("volume", "attach", "web1", *held))
+    cloud["h2"].kill9_daemon()
+    fill(disks["h2"], 1)
+    cloud["a1"].cli("volume", "detach", "web1", "--holder", "nova@h2")
+    for byte, name in enumerate(("a1", "h1"), start=2):
+        fill(disks[name], byte)
+        holds(disks[name], byte)
+    until_refused(cloud["h2"])
+    for name in ("a1", "h1"):
+        disks[name].shutdown()

@@ -1,0 +1,221 @@
+"""Volumes that are taken away from hosts which hear nothing of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from ovs_daemon.control import attachments, fencing, moves, volumes
+from ovs_daemon.control.attachments import Wish
+from ovs_daemon.control.records import Mode, Volume
+from ovs_daemon.control.remote import Follower, where
+from ovs_daemon.control.store import put
+from ovs_daemon.errors import Code, VStorageError
+from tests.support.fake_edge import FakeEdge
+from tests.support.town import MIB, Inhabitant, Town
+
+PREEMPT = Wish(Mode.EDGE, preempt=True)
+
+
+@pytest.fixture
+def town() -> Town:
+    """Three hosts; the first one owns web1, and the second one's Edge serves it."""
+    made = Town(dict.fromkeys(("one", "two", "three"), ("rack1", None)))
+    volumes.create_volume(made["one"].host, "web1", 64 * MIB, None)
+    attachments.attach(made["two"].host, "web1", Wish(Mode.EDGE))
+    return made
+
+
+def record(town: Town) -> Volume:
+    found = town["one"].host.store.find_volume("web1")
+    assert found is not None
+    return found
+
+
+def let_in(owner: Inhabitant, volume: Volume) -> int:
+    """The generation that an engine lets in."""
+    return owner.engine.open[volume.uuid].generation
+
+
+def generation_of(token: str) -> int:
+    """What a token carries."""
+    return int.from_bytes(bytes.fromhex(token)[16:24], "little")
+
+
+def token_at(node: Inhabitant, volume: Volume) -> str:
+    """What the Edge there attaches with."""
+    edge = node.host.edge
+    assert isinstance(edge, FakeEdge)
+    return str(edge.served[volume.uuid]["token"])
+
+
+def test_an_attachment_of_nobody_else_costs_nothing(town: Town) -> None:
+    assert (record(town).generation, record(town).enforced) == (0, 0)
+    attachments.detach(town["two"].host, "web1")
+    attachments.attach(town["one"].host, "web1", Wish(Mode.EDGE))
+    attachments.detach(town["one"].host, "web1")
+    volume = record(town)
+    assert volume.generation == 0
+    assert not {"generation", "enforced"} & volume.body().keys(), "as earlier releases know it"
+
+
+def test_who_loses_it_is_shut_out_before_the_other_one_has_it(town: Town) -> None:
+    town["two"].kill()
+    seen: list[tuple[int, int]] = []
+    edge = town["three"].host.edge
+    serve = edge.attach
+
+    def note(*arguments: object) -> None:
+        seen.append((let_in(town["one"], record(town)), record(town).enforced))
+        serve(*arguments)  # type: ignore[arg-type]
+
+    edge.attach = note  # type: ignore[method-assign]
+    attachments.attach(town["three"].host, "web1", PREEMPT)
+    assert seen == [(1, 1)], "before its own Edge is told to serve"
+    assert generation_of(token_at(town["three"], record(town))) == 1
+    assert generation_of(token_at(town["two"], record(town))) == 0
+
+
+def test_the_owner_shuts_out_by_itself_who_it_takes_it_from(town: Town) -> None:
+    attachments.attach(town["one"].host, "web1", PREEMPT)
+    volume = record(town)
+    assert (volume.generation, volume.enforced, let_in(town["one"], volume)) == (1, 1, 1)
+    token = token_at(town["one"], volume)
+    assert generation_of(token) == 1, "its own Edge is told as well"
+
+
+def test_a_detach_from_afar_shuts_out_too(town: Town) -> None:
+    attachments.detach(town["one"].host, "web1", everybody=True)
+    assert let_in(town["one"], record(town)) == 1
+    attachments.attach(town["two"].host, "web1", Wish(Mode.EDGE))
+    assert generation_of(token_at(town["two"], record(town))) == 1
+    attachments.detach(town["three"].host, "web1", everybody=True)
+    assert (record(town).enforced, let_in(town["one"], record(town))) == (2, 2)
+
+
+def test_others_of_a_shared_volume_get_new_tokens(town: Town) -> None:
+    attachments.attach(town["three"].host, "web1", Wish(Mode.EDGE, holder="nova", shared=True))
+    follower = Follower(town["three"].host)
+    follower.look()
+    attachments.detach(town["one"].host, "web1", holder="local")
+    follower.look()
+    edge = town["three"].host.edge
+    assert isinstance(edge, FakeEdge)
+    assert generation_of(edge.retargeted[-1]["token"]) == 1
+
+
+def test_a_daemon_that_comes_back_makes_no_token_for_what_it_lost(town: Town) -> None:
+    stale = record(town)
+    attachments.attach(town["three"].host, "web1", PREEMPT)
+    # It had read the record before; what it makes of that is worth nothing.
+    old = where(town["two"].host, stale, read_only=False).token
+    assert old is not None
+    assert generation_of(old) == 0
+    Follower(town["two"].host).look()
+    edge = town["two"].host.edge
+    assert isinstance(edge, FakeEdge)
+    assert edge.served == {}
+    attachments.reconcile_edge(town["two"].host)
+    assert edge.served == {}
+
+
+def test_the_next_owner_reads_the_generation(town: Town) -> None:
+    attachments.attach(town["three"].host, "web1", PREEMPT)
+    moves.move_volume(town["one"].host, "web1", "two")
+    town.tend()
+    assert let_in(town["two"], record(town)) == 1
+    before = record(town)
+    current = town.in_sync(before) if before.dtl.node else before
+    assert current.node == "two"
+    town["two"].kill()
+    town.pass_time()
+    town.tend()
+    after = record(town)
+    assert after.node in ("one", "three")
+    assert (after.generation, let_in(town[after.node], after)) == (1, 1)
+
+
+def killed(host_call: Callable[[], object]) -> Callable[..., object]:
+    def die(*_: object, **__: object) -> object:
+        host_call()
+        raise KeyboardInterrupt
+
+    return die
+
+
+def test_killed_between_the_record_and_the_engine(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody was told that it is done; the owner does it when it sees the record."""
+    monkeypatch.setattr(attachments, "shut_out", killed(lambda: None))
+    with pytest.raises(KeyboardInterrupt):
+        attachments.attach(town["three"].host, "web1", PREEMPT)
+    volume = record(town)
+    assert [one.node for one in volume.attachments] == ["three"]
+    assert (volume.generation, volume.enforced, let_in(town["one"], volume)) == (1, 0, 0)
+    town["one"].steward.tend()
+    assert (record(town).enforced, let_in(town["one"], record(town))) == (1, 1)
+
+
+def test_an_owner_that_is_killed_before_it_heard(town: Town) -> None:
+    town["one"].engine.fail.add("shut_out")
+    waited: list[int] = []
+
+    def wait(_revision: int, _seconds: float) -> None:
+        waited.append(1)
+        town["one"].steward.tend()
+        if len(waited) == 3:
+            town["one"].kill()
+            town.pass_time()
+
+    town["three"].host.await_change = wait
+    # Its lease is over: it serves nobody, whoever opens it next reads the record.
+    attachments.attach(town["three"].host, "web1", PREEMPT)
+    assert (record(town).generation, record(town).enforced) == (1, 0)
+    town["one"].start()
+    town["one"].steward.tend()
+    assert (record(town).enforced, let_in(town["one"], record(town))) == (1, 1)
+
+
+def test_an_owner_that_says_nothing_is_no_success(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fencing, "_PATIENCE_S", -1.0)
+    town["three"].host.await_change = lambda _revision, _seconds: None
+    with pytest.raises(VStorageError, match="they may still write") as caught:
+        attachments.attach(town["three"].host, "web1", PREEMPT)
+    assert caught.value.code == Code.BUSY
+    assert "'one'" in caught.value.why
+    volume = record(town)
+    assert (volume.attachments, volume.generation, volume.enforced) == ((), 1, 0)
+    edge = town["three"].host.edge
+    assert isinstance(edge, FakeEdge)
+    assert edge.served == {}
+    # Whoever attaches it next waits for that as well.
+    with pytest.raises(VStorageError, match="they may still write"):
+        attachments.attach(town["three"].host, "web1", Wish(Mode.EDGE))
+    town["one"].steward.tend()
+    attachments.attach(town["three"].host, "web1", Wish(Mode.EDGE))
+
+
+def test_an_owner_that_may_serve_without_a_lease_is_not_believed_dead(town: Town) -> None:
+    store = town["three"].host.store
+    node = store.node("one")
+    assert node is not None
+    store.commit(put(replace(node, addresses={"edge_tcp": node.addresses["edge_tcp"]})))
+    town["one"].kill()
+    town.pass_time()
+    with pytest.raises(VStorageError, match="is not alive, as far as the registry knows"):
+        attachments.attach(town["three"].host, "web1", PREEMPT)
+
+
+def test_what_the_owner_serves_itself_ends_as_well(town: Town) -> None:
+    attachments.detach(town["two"].host, "web1")
+    attachments.attach(town["one"].host, "web1", Wish(Mode.DIRECT))
+    uuid = record(town).uuid
+    assert town["one"].engine.open[uuid].export == "web1"
+    attachments.attach(town["three"].host, "web1", PREEMPT)
+    assert town["one"].engine.open[uuid].export is None
+    assert record(town).enforced == 1
