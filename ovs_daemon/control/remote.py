@@ -115,8 +115,8 @@ def where(host: Host, volume: Volume, read_only: bool, now_s: float | None = Non
         if generation == 0:
             return Where()
         # The engine asks Edges of its own host for the generation, not for the signature.
-        token = issue(key or b"", volume.uuid, me, may_write, moment, generation)
-        return Where((engine,), token, me)
+        shown = issue(key or b"", volume.uuid, me, may_write, moment, generation)
+        return Where((engine,), shown, me)
     nodes = dict.fromkeys(
         name for name in (volume.node, volume.dtl.node, volume.served) if name is not None
     )

@@ -12,6 +12,7 @@ from ovs_daemon.control.attachments import Wish
 from ovs_daemon.control.records import Mode, Volume
 from ovs_daemon.control.remote import Follower, where
 from ovs_daemon.control.store import put
+from ovs_daemon.edge import Serving
 from ovs_daemon.errors import Code, VStorageError
 from tests.support.fake_edge import FakeEdge
 from tests.support.town import MIB, Inhabitant, Town
@@ -67,9 +68,9 @@ def test_who_loses_it_is_shut_out_before_the_other_one_has_it(town: Town) -> Non
     edge = town["three"].host.edge
     serve = edge.attach
 
-    def note(*arguments: object) -> None:
+    def note(serving: Serving) -> None:
         seen.append((let_in(town["one"], record(town)), record(town).enforced))
-        serve(*arguments)  # type: ignore[arg-type]
+        serve(serving)
 
     edge.attach = note  # type: ignore[method-assign]
     attachments.attach(town["three"].host, "web1", PREEMPT)

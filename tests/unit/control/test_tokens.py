@@ -23,6 +23,12 @@ def test_bytes_are_those_that_the_engine_expects() -> None:
         + "00" * 16
         + "ce5dcdc8c5837292baaac31cf4b0d7ecba882dbad24ea72cd6a7df091a8c78f9"
     )
+    later = _token(KEY, VOLUME, "host-a", True, 1_800_000_000, 258)
+    assert later.hex() == (
+        "020100000000000000d2496b00000000"
+        "02010000000000000000000000000000"
+        "58163529b4ee02bb6b5a787f6c2ad6e6221b01a6ae98fd383b8fd556c64465fb"
+    )
 
 
 def test_a_token_lasts_half_a_day_at_least_and_changes_twice_a_day() -> None:
@@ -40,8 +46,10 @@ def test_everything_in_it_counts() -> None:
         issue(KEY, VOLUME.replace("1", "2"), "host-a", True, 0),
         issue(KEY, VOLUME, "host-b", True, 0),
         issue(KEY, VOLUME, "host-a", False, 0),
+        issue(KEY, VOLUME, "host-a", True, 0, generation=1),
+        issue(KEY, VOLUME, "host-a", True, 0, generation=2),
     ]
-    assert len({first, *others}) == 5
+    assert len({first, *others}) == 7
 
 
 def test_a_key_is_made_once_and_for_the_daemon_alone(tmp_path: Path) -> None:

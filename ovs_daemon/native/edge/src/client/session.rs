@@ -64,6 +64,8 @@ pub(super) struct Session {
     timer_ns: Option<u64>,
     why: String,
     told_waiting: bool,
+    /// The engine has said why it ends the present connection: its end says less.
+    explained: bool,
     refusal: Option<Refusal>,
     over: bool,
     touched: bool,
@@ -99,6 +101,7 @@ impl Session {
             timer_ns: None,
             why: String::new(),
             told_waiting: false,
+            explained: false,
             refusal: None,
             over: false,
             touched: false,
@@ -219,7 +222,9 @@ impl Session {
     /// Asks the ring for what the connection waits for, or notes that it is over.
     pub(super) fn arm(&mut self, shared: &mut Shared, ring: &mut Ring) {
         while let Some(connection) = self.connection.take_if(|c| c.has_ended()) {
-            self.wait_because(&connection.why(), shared);
+            if !self.explained {
+                self.wait_because(&connection.why(), shared);
+            }
             let generation = connection.generation();
             self.step(Message::Lost { generation }, shared, Some(&mut *ring));
         }
@@ -357,6 +362,7 @@ impl Session {
             }
             Action::Opened { first } => {
                 self.told_waiting = false;
+                self.refusal = None;
                 self.why.clear();
                 shared.notices.push(Notice::Opened { volume, first });
             }
@@ -403,6 +409,7 @@ impl Session {
 
     fn connect(&mut self, generation: u32, shared: &Shared, ring: &mut Ring) -> io::Result<()> {
         self.connection = None;
+        self.explained = false;
         let target = self.targets.get(self.machine.target() as usize);
         self.connected_to = target.unwrap_or(&self.targets[0]).clone();
         let purpose = Purpose {
@@ -455,12 +462,18 @@ impl Session {
         match frame {
             Frame::Attached(attached) => Message::Attached { generation, attached },
             Frame::Refused(refusal) => {
+                let known = self.refusal.as_ref().map(|known| &known.code);
+                if known != Some(&refusal.code) {
+                    self.told_waiting = false;
+                }
+                self.explained = true;
                 self.wait_because(&format!("the engine refused it: {}", refusal.why), shared);
                 self.refusal = Some(refusal);
                 Message::Refused { generation }
             }
             Frame::Resized { size } => Message::Resized { generation, size },
             Frame::Closed { reason, detail } => {
+                self.explained = true;
                 self.wait_because(&format!("the engine closed it: {detail}"), shared);
                 Message::Closed { generation, reason }
             }

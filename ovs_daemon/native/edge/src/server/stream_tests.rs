@@ -7,7 +7,7 @@ use std::net::TcpStream;
 
 use format::edge::stream::{BATCH_MAX, put_commands};
 use format::edge::{
-    CloseReason, Command, Done, FRAME_HEADER_LEN, FrameHeader, FrameKind, VERSION, Verb,
+    CloseReason, Command, Done, FRAME_HEADER_LEN, FrameHeader, FrameKind, Hello, VERSION, Verb,
 };
 use media::Wait;
 

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 use format::edge::{
-    Attached, CloseReason, Command, Done, EXTENT_LEN, FLAG_OWN, Layout, VERSION, Verb,
+    Attached, CloseReason, Command, Done, EXTENT_LEN, FLAG_OWN, Hello, Layout, VERSION, Verb,
     decode_extent,
 };
 use media::Wait;
