@@ -3,8 +3,8 @@
 * lets go of volumes that the engine has stopped, because the lease was over or another owner has
   fenced them;
 * registers this node's OSDs, and tells the engine of all;
-* opens what is this node's and not open: handed over, given back, or let go of;
 * shuts out those from whom its volumes were taken away;
+* opens what is this node's and not open: handed over, given back, or let go of;
 * takes over volumes of dead nodes with which the policy has this node go on, and finishes what such
   nodes have begun;
 * gives volumes to the owners of their relatives, where a family is found apart;
