@@ -20,7 +20,7 @@ def describe_safety(figures: dict[str, Any]) -> list[str]:
     """How safe the objects are, least safe first."""
     by_safety = sorted((int(losses), count) for losses, count in figures["by_safety"].items())
     lines = [
-        f"{count} objects can bear the loss of {losses} more fragments, whichever they are"
+        f"{count} objects can bear the loss of {losses} more disks, whichever they are"
         for losses, count in by_safety
     ]
     if figures["missing"]:

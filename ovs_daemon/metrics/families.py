@@ -237,7 +237,7 @@ def _upkeep(page: Page, upkeep: dict[str, Any] | None) -> None:
         return
     page.row(UPKEEP, upkeep)
     for losses, count in sorted(upkeep["by_safety"].items(), key=lambda one: int(one[0])):
-        page.put("alba_objects_by_safety", "Objects by how many more fragments they can lose.",
+        page.put("alba_objects_by_safety", "Objects by how many more disks they can lose.",
                  count, losses=str(losses))  # fmt: skip
     page.state("alba_doing", "What this node does for upkeep.", _UPKEEP, upkeep["doing"])
     for work, done, runs in _WORKS:

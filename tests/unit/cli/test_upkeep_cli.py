@@ -15,10 +15,10 @@ def test_the_safety_of_objects_is_shown(run: Run, house: House) -> None:
     assert answer(run, "alba", "status") == {"node": "node1", **house.engine.figures}
     status, out, _ = run("alba", "status")
     assert status == 0
-    assert "2 objects can bear the loss of 1 more fragments" in out
+    assert "2 objects can bear the loss of 1 more disks" in out
     assert "5 fragments of 2 objects are missing" in out
     status, out, _ = run("status")
-    assert "8 objects can bear the loss of 3 more fragments" in out
+    assert "8 objects can bear the loss of 3 more disks" in out
     assert "2 of 10 objects lack fragments (5 in all)" in out
 
 

@@ -4,11 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use alba::cluster::{DOUBLE_AGE, Doubles, MOVE_REST, Mended, Moving, Terms};
+use alba::cluster::{DOUBLE_AGE, Doubles, MOVE_REST, Mended, Moving, Terms, walk_order};
 use machines::alba::{Balance, Fill, band, excess, gives, spread};
 use serde_json::{Value, json};
 
-use crate::upkeep::{Budget, Orders, Worker, figures, order};
+use crate::upkeep::{Budget, Orders, Worker, figures};
 
 /// Fragments that are copied before the old copies of all of them are deleted.
 const BATCH_MAX: usize = 64;
@@ -198,14 +198,13 @@ impl Worker<'_> {
         };
         let (cluster, shared) = (self.cluster, self.shared.clone());
         let behind = house.last.take().filter(|(disk, _)| *disk == from.id);
-        let behind = behind.map(|(_, object)| order(&object));
+        let behind = behind.map(|(_, object)| walk_order(&object)).unwrap_or_default();
         let mut budget = Budget::new(&shared, rate);
         let mut moving: Vec<Moving> = Vec::new();
-        let (began, mut last) = (Instant::now(), None);
-        let walked = cluster.walk_on(from.id, &mut |name| {
-            if behind.as_ref().is_some_and(|behind| order(name) <= *behind) {
-                return true;
-            }
+        // The way to the first object is not the batch's.
+        let (mut first, mut last) = (None, None);
+        let walked = cluster.walk_on(from.id, &behind, &mut |name| {
+            let began = *first.get_or_insert_with(Instant::now);
             last = Some((from.id, name.to_owned()));
             let looked = Instant::now();
             let given =

@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use alba::cluster::{Mended, PARTIAL_AGE, Survey, Terms};
+use alba::cluster::{Mended, PARTIAL_AGE, Survey, Terms, walk_order};
 use alba::osd::Exchanged;
 use alba::{Cluster, Sealed};
 use machines::alba::Standing;
@@ -173,11 +173,6 @@ pub(crate) struct Worker<'a> {
     settled: BTreeMap<[u8; 16], Standing>,
     heard: BTreeMap<String, u64>,
     scrubbed: Instant,
-}
-
-/// Where an object comes in a walk over all: by its folders, one after the other.
-pub(crate) fn order(object: &str) -> Vec<String> {
-    format!("{object}{}", alba::osd::OBJECT).split('/').map(str::to_owned).collect()
 }
 
 impl<'a> Worker<'a> {
@@ -426,7 +421,7 @@ impl<'a> Worker<'a> {
         let objects = shared.lock().survey.objects;
         self.begin("scrubbing", objects);
         shared.lock().done = scrub.done;
-        let behind = scrub.last.as_deref().map(order);
+        let behind = scrub.last.as_deref().map(walk_order);
         let least = orders.repair_bytes_per_s;
         // One that is asked for is done even where it is not done by itself.
         let mut budget = Budget::new(&shared, move |orders| match orders.scrub_bytes_per_s {
@@ -434,7 +429,7 @@ impl<'a> Worker<'a> {
             some => some,
         });
         let walked = cluster.walk(&mut |name| {
-            if behind.as_ref().is_some_and(|behind| order(name) <= *behind) {
+            if behind.as_ref().is_some_and(|behind| walk_order(name) <= *behind) {
                 return true;
             }
             let scrubbed = cluster.scrub(name, terms, &mut |bytes| budget.spend(bytes));

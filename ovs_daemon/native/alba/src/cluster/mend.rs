@@ -6,7 +6,9 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use format::fragment::crc32;
-use machines::alba::{Mending, Next, Policy, Set, Standing, Verdict, due, refill, safety};
+use machines::alba::{
+    Copy, Disk, Mending, Next, Policy, Set, Standing, Verdict, apart, crowded, due, homes, safety,
+};
 
 use crate::osd::{Answer, OBJECT, Request, fragment_path};
 use crate::pieces::{Fragment, Label};
@@ -15,6 +17,7 @@ use crate::{BackendError, Cause, Put, Result};
 use super::find::Found;
 use super::leftovers::Moment;
 use super::read::Range;
+use super::rebalance::piece_of;
 use super::{Cluster, failed};
 
 /// Bytes of a fragment that are read at a time, so that what guests read meanwhile does not wait long
@@ -135,11 +138,18 @@ impl Cluster {
         spend: Spend<'_>,
     ) -> Result<(Mended, bool)> {
         let mut done = Mended::default();
-        let (lost, moving) = self.wanted(found, piece, terms);
+        let (lost, mut moving) = self.wanted(found, piece, terms);
+        let targets = if lost | moving == 0 {
+            let together = self.together(name, found, piece);
+            moving = together.iter().fold(0, |set: Set, one| set | 1 << one.fragment);
+            Some(self.targets_apart(name, found, piece, terms, &together))
+        } else {
+            self.targets(name, found, piece, terms, lost | moving)
+        };
         if lost | moving == 0 {
             return Ok((done, true));
         }
-        let Some(targets) = self.targets(found, piece, terms, lost | moving) else {
+        let Some(targets) = targets else {
             done.unplaced = u64::from((lost | moving).count_ones());
             return Ok((done, true));
         };
@@ -227,9 +237,53 @@ impl Cluster {
         (0..layout.fragments()).filter(|one| rest & 1 << one != 0).filter(mine).count() as u64
     }
 
+    /// The fragments of a piece that share a disk with another one, and are to go elsewhere.
+    fn together(&self, name: &str, found: &Found, piece: u32) -> Vec<Copy> {
+        let sighting = self.sighting_of(found, piece);
+        crowded(&self.copies(&sighting, piece, found.seen.generation), piece_of(name, piece))
+    }
+
+    /// The OSDs to which they go, as far as there are any.
+    fn targets_apart(
+        &self,
+        name: &str,
+        found: &Found,
+        piece: u32,
+        terms: &Terms,
+        together: &[Copy],
+    ) -> Vec<(usize, usize)> {
+        if together.is_empty() {
+            return Vec::new();
+        }
+        let candidates = self.takers(found, terms);
+        let disks = self.disks(&candidates);
+        let sighting = self.sighting_of(found, piece);
+        let mut copies = self.copies(&sighting, piece, found.seen.generation);
+        let mut targets = Vec::new();
+        for one in together {
+            let Some(to) = apart(&disks, &copies, one, piece_of(name, piece)) else { continue };
+            copies.push(Copy { disk: to.id, node: to.node, ..*one });
+            let at = disks.iter().position(|disk| disk.id == to.id);
+            targets.extend(at.map(|at| (one.fragment, candidates[at])));
+        }
+        targets
+    }
+
+    /// The OSDs that take one more fragment of an object.
+    fn takers(&self, found: &Found, terms: &Terms) -> Vec<usize> {
+        let up: Vec<usize> = self.reach().up().to_vec();
+        let takes = |osd: &usize| {
+            let leaves = terms.leaving.contains(&self.osd(*osd).id());
+            !leaves && self.standing(*osd) == Standing::Member
+        };
+        let all = self.roomy(&up, 2 * found.cut.fragment_len());
+        all.into_iter().filter(takes).collect()
+    }
+
     /// The OSD to which each of the fragments goes; `None`: no policy is like the object's.
     fn targets(
         &self,
+        name: &str,
         found: &Found,
         piece: u32,
         terms: &Terms,
@@ -242,27 +296,22 @@ impl Cluster {
         let node_max = known.map_or(most, |policy| policy.node_max() as u8);
         let policy = Policy::new(layout, found.acknowledge(), node_max).ok()?;
         let up: Vec<usize> = self.reach().up().to_vec();
-        let with_room = self.roomy(&up, 2 * found.cut.fragment_len());
+        let takers = self.takers(found, terms);
         let stays = |osd: &usize| !terms.leaving.contains(&self.osd(*osd).id());
-        let holds =
-            |osd: &usize| (0..layout.fragments()).any(|one| found.osds(piece, one).contains(osd));
-        let takes = |osd: &usize| self.standing(*osd) == Standing::Member;
-        let mut candidates: Vec<usize> = up
-            .into_iter()
-            .filter(stays)
-            .filter(|osd| holds(osd) || with_room.contains(osd) && takes(osd))
-            .collect();
-        let kept = |one: usize| {
-            let osds = found.osds(piece, one);
-            candidates.iter().copied().find(|osd| wanted & 1 << one == 0 && osds.contains(osd))
-        };
-        let kept: Vec<Option<usize>> = (0..layout.fragments()).map(kept).collect();
-        // Where a fragment has another copy no other one goes: either copy may be the last one, and
-        // with that disk two would be lost.
-        candidates.retain(|osd| !holds(osd) || kept.contains(&Some(*osd)));
-        let place = |osd: usize| candidates.iter().position(|other| *other == osd);
-        let placed: Vec<Option<usize>> = kept.into_iter().map(|osd| osd.and_then(place)).collect();
-        let targets = refill(&policy, &self.disks(&candidates), &placed, u64::from(piece));
+        let all = 0..layout.fragments();
+        let held = all.flat_map(|one| found.osds(piece, one).iter().map(move |osd| (one, *osd)));
+        let held: Vec<(usize, usize)> =
+            held.filter(|(_, osd)| up.contains(osd) && stays(osd)).collect();
+        let holds = |osd: &usize| held.iter().any(|(_, other)| other == osd);
+        let candidates: Vec<usize> =
+            up.into_iter().filter(|osd| holds(osd) || takers.contains(osd)).collect();
+        let disks = self.disks(&candidates);
+        let copies: Vec<Copy> =
+            held.iter().map(|(one, osd)| self.copy(&found.name(piece, *one), *osd)).collect();
+        let takers: BTreeSet<u64> = takers.iter().map(|osd| self.osd(*osd).id()).collect();
+        let takes = |disk: &Disk| takers.contains(&disk.id);
+        let numbers = (u64::from(piece), piece_of(name, piece));
+        let targets = homes(&policy, (&disks, &takes), &copies, wanted, numbers);
         Some(targets.into_iter().map(|(one, disk)| (one, candidates[disk])).collect())
     }
 
@@ -304,6 +353,10 @@ impl Cluster {
         let path = |one: usize| fragment_path(name, &found.name(piece, one));
         let mut mending = Mending::new(&found.layout, payloads.keys().copied().collect());
         let (mut stored, began) = (0, Moment::now());
+        if !self.tell_of(&found.layout, found.acknowledge(), targets.values()) {
+            done.unplaced += payloads.len() as u64;
+            return;
+        }
         loop {
             match mending.next() {
                 Next::Store(batch) => {

@@ -1,6 +1,7 @@
 //! Mending while objects are deleted, and what cut-off puts leave.
 
 use std::fs;
+use std::path::PathBuf;
 
 use format::crc32c;
 use format::fragment::{crc32, payload_crcs};
@@ -8,7 +9,7 @@ use format::osd::Claim;
 use machines::alba::{Layout, Policy};
 
 use super::tests::{Lab, content, get, put};
-use super::{Terms, random_id};
+use super::{Cluster, Survey, Terms, random_id};
 use crate::Backend;
 use crate::folder::{FolderOsd, read_claim};
 use crate::pieces::Fragment;
@@ -80,35 +81,117 @@ fn fragments_of_puts_that_were_cut_off_go_when_they_are_old() {
     assert_eq!(get(&cluster, "x/sco/2").unwrap(), content(2, 1000));
 }
 
-/// A disk came back after what it has was computed again elsewhere, and another one is lost.
-#[test]
-fn no_fragment_goes_beside_the_second_copy_of_another() {
-    let lab = Lab::sized("beside", 1, 5);
-    let policy = Policy::new(Layout::new(2, 1, 1, 0).unwrap(), 3, 1).unwrap();
-    let cluster = lab.open_with(vec![policy]);
-    put(&cluster, "a", &content(1, 10_000)).unwrap();
-    let found = cluster.find("a").unwrap().unwrap();
-    let has = |disk: usize| {
-        fs::read_dir(lab.disk(0, disk).join("a.obj")).map_or(0, |files| files.flatten().count())
-    };
-    let mut free = (0..5).filter(|disk| has(*disk) == 0);
-    let (second, last) = (free.next().unwrap(), free.next().unwrap());
-    lab.take_away(&lab.disk(0, last));
-    let file = format!("a.obj/{}", found.name(0, 0));
-    let first = lab.disk(0, found.osd(0, 0).unwrap());
-    fs::create_dir_all(lab.disk(0, second).join("a.obj")).unwrap();
-    fs::copy(first.join(&file), lab.disk(0, second).join(&file)).unwrap();
-    lab.take_away(&lab.disk(0, found.osd(0, 2).unwrap()));
+/// A Domain of some disks, and a put on three of them.
+struct House {
+    lab: Lab,
+    disks: usize,
+    cluster: Cluster,
+}
 
-    let mend = || cluster.mend("a", &Terms::default(), &mut |_| true).unwrap();
-    let done = mend();
-    assert_eq!((done.fragments, done.unplaced), (0, 1));
-    assert_eq!(has(second), 1);
+impl House {
+    fn new(name: &str, disks: usize) -> Self {
+        let lab = Lab::sized(name, 1, disks);
+        let policy = Policy::new(Layout::new(2, 1, 1, 0).unwrap(), 3, 1).unwrap();
+        let cluster = lab.open_with(vec![policy]);
+        put(&cluster, "a", &content(1, 10_000)).unwrap();
+        Self { lab, disks, cluster }
+    }
+
+    /// How many fragments a disk has.
+    fn has(&self, disk: usize) -> usize {
+        let folder = self.lab.disk(0, disk).join("a.obj");
+        fs::read_dir(folder).map_or(0, |files| files.flatten().count())
+    }
+
+    /// Copies a fragment from one disk to another, and where it is then.
+    fn copy(&self, fragment: usize, to: usize) -> [PathBuf; 2] {
+        let found = self.cluster.find("a").unwrap().unwrap();
+        let file = format!("a.obj/{}", found.name(0, fragment));
+        let on = |disk: usize| self.lab.disk(0, disk).join(&file);
+        let both = [on(found.osd(0, fragment).unwrap()), on(to)];
+        fs::create_dir_all(both[1].parent().unwrap()).unwrap();
+        fs::copy(&both[0], &both[1]).unwrap();
+        self.cluster.distrust("a");
+        both
+    }
+
+    fn mend(&self) -> (u64, u64) {
+        let done = self.cluster.mend("a", &Terms::default(), &mut |_| true).unwrap();
+        (done.fragments, done.unplaced)
+    }
+
+    /// Clears up what is there twice, as after ten minutes.
+    fn trim(&self) -> u64 {
+        let doubles = self.cluster.doubles("a");
+        self.cluster.trim("a", &Terms::default(), &doubles, &mut |_| true).unwrap()
+    }
+
+    fn survey(&self) -> Survey {
+        self.cluster.survey(&Terms::default(), &mut |_| true).unwrap()
+    }
+}
+
+/// A disk came back after what it has was computed again elsewhere, or a mover was killed; another
+/// one is lost.
+#[test]
+fn a_fragment_goes_beside_the_copy_of_another_that_goes_if_no_other_disk_is_left() {
+    let five = House::new("beside", 5);
+    let found = five.cluster.find("a").unwrap().unwrap();
+    let mut free = (0..5).filter(|disk| five.has(*disk) == 0);
+    let (second, last) = (free.next().unwrap(), free.next().unwrap());
+    let first = found.osd(0, 0).unwrap();
+    five.copy(0, second);
+    let lost = five.lab.disk(0, found.osd(0, 2).unwrap());
+    five.lab.take_away(&lost);
     // On a disk that has nothing of it there is a place.
-    lab.bring_back(&lab.disk(0, last));
-    let done = mend();
-    assert_eq!((done.fragments, done.unplaced), (1, 0));
-    assert_eq!((has(second), has(last)), (1, 1));
+    assert_eq!(five.mend(), (1, 0));
+    assert_eq!((five.has(first), five.has(second), five.has(last)), (1, 1, 1));
+    five.lab.take_away(&five.lab.disk(0, last));
+    five.cluster.distrust("a");
+    assert_eq!(five.mend(), (1, 0), "it does not wait until the copies are cleared up");
+    assert_eq!(five.has(first) + five.has(second), 3);
+    assert_eq!(five.survey().by_safety, [(1, 1)].into());
+    assert_eq!(five.trim(), 1);
+    assert_eq!((five.has(first), five.has(second)), (1, 1));
+    let survey = five.survey();
+    assert_eq!((survey.by_safety, survey.to_mend), ([(1, 1)].into(), 0));
+    assert_eq!(get(&five.cluster, "a").unwrap(), content(1, 10_000));
+}
+
+/// As releases left it that mended fragments beside copies of others.
+#[test]
+fn fragments_that_share_a_disk_count_as_unsafe_and_are_taken_apart() {
+    let five = House::new("together", 5);
+    assert_eq!((five.survey().by_safety, five.mend()), ([(1, 1)].into(), (0, 0)));
+    let found = five.cluster.find("a").unwrap().unwrap();
+    let shared = found.osd(0, 0).unwrap();
+    let [old, _] = five.copy(1, shared);
+    fs::remove_file(old).unwrap();
+    five.cluster.distrust("a");
+    let survey = five.survey();
+    assert_eq!((survey.by_safety, survey.missing), ([(0, 1)].into(), 0));
+    assert_eq!((survey.to_mend, survey.todo), (1, vec![(0, "a".to_owned())]));
+
+    assert_eq!(five.mend(), (1, 0));
+    let survey = five.survey();
+    assert_eq!((survey.by_safety, survey.to_mend), ([(1, 1)].into(), 0));
+    assert_eq!((five.has(shared), survey.doubled.len()), (2, 1));
+    assert_eq!(five.mend(), (0, 0), "nothing is left to be mended");
+    // The copy on the shared disk goes where the other one comes later in its order.
+    let trimmed = five.trim();
+    assert_eq!(five.has(shared), 2 - trimmed as usize);
+    assert_eq!(get(&five.cluster, "a").unwrap(), content(1, 10_000));
+
+    // No disk is left: they stay, and that is told.
+    let three = House::new("no-place", 3);
+    let found = three.cluster.find("a").unwrap().unwrap();
+    let [old, _] = three.copy(1, found.osd(0, 0).unwrap());
+    fs::remove_file(old).unwrap();
+    let empty = (0..three.disks).find(|disk| three.has(*disk) == 0).unwrap();
+    three.lab.take_away(&three.lab.disk(0, empty));
+    three.cluster.distrust("a");
+    assert_eq!(three.mend(), (0, 1));
+    assert_eq!(three.survey().to_mend, 1);
 }
 
 /// A fragment that was computed wrongly, say by a host with bad memory: its checksums are right.

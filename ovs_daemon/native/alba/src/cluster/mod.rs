@@ -52,7 +52,7 @@ pub use leftovers::PARTIAL_AGE;
 pub use mend::{Mended, Spend, Terms};
 pub use places::{OsdAddress, OsdPlace, Place};
 use places::{Remotes, open_folders};
-pub use rebalance::{DOUBLE_AGE, Doubles, MOVE_REST, Moving};
+pub use rebalance::{DOUBLE_AGE, Doubles, MOVE_REST, Moving, walk_order};
 pub use repair::Repaired;
 pub use stored::Stored;
 pub use survey::Survey;
@@ -76,6 +76,8 @@ pub struct Cluster {
     /// Those that this process has told all of their disks of: one that was only read may have been
     /// told to one disk by somebody who died then.
     told: Mutex<BTreeSet<Use>>,
+    /// Uses of what is mended or moved, and the OSDs that this process has told of them.
+    told_of: Mutex<BTreeMap<Use, BTreeSet<u64>>>,
     /// The OSDs (by number) whose records of use are known.
     read: Mutex<BTreeSet<usize>>,
     /// How OSDs stand, by their numbers for placement; of others nothing is known but that they are
@@ -153,6 +155,7 @@ impl Cluster {
             found: Mutex::default(),
             uses: Mutex::default(),
             told: Mutex::default(),
+            told_of: Mutex::default(),
             read: Mutex::default(),
             standings: Mutex::default(),
             missing,

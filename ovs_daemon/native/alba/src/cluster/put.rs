@@ -254,18 +254,6 @@ impl Cluster {
         both.filter_map(|(osd, answer)| room(answer).then_some(*osd)).collect()
     }
 
-    /// Tells OSDs of a new use, and of all earlier ones, since some may be new themselves; those that
-    /// cannot be told are left out.
-    fn tell_uses(&self, up: &mut Vec<usize>, new: &Use) {
-        let mut all: Vec<Use> = lock(&self.uses).iter().cloned().collect();
-        all.push(new.clone());
-        for one in &all {
-            let answers = self.ask_all(up.iter().map(|osd| (*osd, one.put())).collect());
-            let mut told = answers.into_iter().map(|answer| answer.is_ok());
-            up.retain(|_| told.next().unwrap_or(false));
-        }
-    }
-
     fn store(
         &self,
         label: &Label,

@@ -2,6 +2,7 @@
 //! one: because a move was cut off, or an OSD came back after what it has was computed again (see
 //! `machines::alba::rebalance`).
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use super::leftovers::Moment;
 use super::mend::{Mended, Spend, Terms, UNDO_MAX, object_of};
 use super::put::number_of;
 use super::{Cluster, failed};
-use crate::osd::{Request, USES, fragment_path, is_mark_name};
+use crate::osd::{OBJECT, Request, USES, fragment_path, is_mark_name};
 use crate::{BackendError, Cause, Result};
 
 /// For how long a copy is there before the old one is deleted: whoever has begun to look before, and
@@ -40,8 +41,26 @@ pub struct Moving {
 pub type Doubles = BTreeMap<FragmentName, BTreeSet<usize>>;
 
 /// A number of a piece and its object, for the orders of its fragments.
-fn piece_of(object: &str, piece: u32) -> u64 {
+pub(super) fn piece_of(object: &str, piece: u32) -> u64 {
     mix(number_of(object, piece))
+}
+
+/// Where an object comes in a walk over all: by its folders, one after the other.
+pub fn walk_order(object: &str) -> Vec<String> {
+    format!("{object}{OBJECT}").split('/').map(str::to_owned).collect()
+}
+
+/// What of a folder's entry comes behind a place in the walk: what is below it and behind this place
+/// there (nothing: all of it). `None`: nothing of it.
+fn rest_of<'a>(behind: &'a [String], name: &str) -> Option<&'a [String]> {
+    let Some((first, rest)) = behind.split_first() else { return Some(&[]) };
+    match name.cmp(first) {
+        Ordering::Less => None,
+        // The object itself.
+        Ordering::Equal if rest.is_empty() => None,
+        Ordering::Equal => Some(rest),
+        Ordering::Greater => Some(&[]),
+    }
 }
 
 impl Cluster {
@@ -64,28 +83,37 @@ impl Cluster {
         self.disks(&here).into_iter().zip(rooms).map(fill).collect()
     }
 
-    /// Calls `each` with every object of which an OSD (by its number for placement) has something;
-    /// false ends it, and is what is returned then.
-    pub fn walk_on(&self, disk: u64, each: &mut dyn FnMut(&str) -> bool) -> Result<bool> {
+    /// Calls `each` with every object of which an OSD (by its number for placement) has something and
+    /// that comes behind another one in the walk (see [`walk_order`]; nothing: with all); false ends it,
+    /// and is what is returned then.
+    pub fn walk_on(
+        &self,
+        disk: u64,
+        behind: &[String],
+        each: &mut dyn FnMut(&str) -> bool,
+    ) -> Result<bool> {
         let osd = self.osds().iter().position(|osd| osd.id() == disk);
         let osd = osd.ok_or_else(|| failed("find", "an OSD", "it is not known here"))?;
-        self.walk_folder(osd, "", each)
+        self.walk_folder(osd, ("", behind), each)
     }
 
     fn walk_folder(
         &self,
         osd: usize,
-        folder: &str,
+        (folder, behind): (&str, &[String]),
         each: &mut dyn FnMut(&str) -> bool,
     ) -> Result<bool> {
-        for name in self.osd(osd).names(folder)? {
+        let mut names = self.osd(osd).names(folder)?;
+        names.sort_unstable();
+        for name in names {
+            let Some(rest) = rest_of(behind, &name) else { continue };
             let path = if folder.is_empty() { name.clone() } else { format!("{folder}/{name}") };
             if path == USES || is_mark_name(&name) {
                 continue;
             }
             let on = match object_of(&path) {
                 Some(object) => each(object),
-                None => self.walk_folder(osd, &path, each)?,
+                None => self.walk_folder(osd, (&path, rest), each)?,
             };
             if !on {
                 return Ok(false);
@@ -94,14 +122,19 @@ impl Cluster {
         Ok(true)
     }
 
-    fn copy(&self, file: &FragmentName, osd: usize) -> Copy {
+    pub(super) fn copy(&self, file: &FragmentName, osd: usize) -> Copy {
         let disk = self.disks(&[osd])[0];
         let fragment = file.fragment.into();
         Copy { fragment, domain: disk.domain, node: disk.node, disk: disk.id }
     }
 
     /// All copies of a piece that are seen on members.
-    fn copies(&self, sighting: &[(FragmentName, usize)], piece: u32, generation: u64) -> Vec<Copy> {
+    pub(super) fn copies(
+        &self,
+        sighting: &[(FragmentName, usize)],
+        piece: u32,
+        generation: u64,
+    ) -> Vec<Copy> {
         let mine = sighting.iter().filter(|(one, osd)| {
             let member = self.standing(*osd) == Standing::Member;
             one.piece == piece && one.generation == generation && member
@@ -188,7 +221,7 @@ impl Cluster {
         Ok(disturbed)
     }
 
-    fn sighting_of(&self, found: &Found, piece: u32) -> Vec<(FragmentName, usize)> {
+    pub(super) fn sighting_of(&self, found: &Found, piece: u32) -> Vec<(FragmentName, usize)> {
         let all = 0..found.layout.fragments();
         let each = |one| found.osds(piece, one).iter().map(move |osd| (one, *osd));
         all.flat_map(each).map(|(one, osd)| (found.name(piece, one), osd)).collect()

@@ -2,11 +2,11 @@
 
 use std::fs;
 
-use machines::alba::Fill;
+use machines::alba::{Fill, Layout, Policy};
 
 use super::read::Range;
 use super::tests::{Lab, content, get, put};
-use super::{Cluster, Moving, Terms};
+use super::{Cluster, Moving, Terms, walk_order};
 use crate::Backend;
 
 /// With four disks in each Domain, for three fragments.
@@ -169,4 +169,82 @@ fn nothing_is_left_of_what_was_deleted_or_lost_while_it_was_moved() {
         let given = cluster.give(name, (disk.id, &mut fills), 1, &mut |_| true).unwrap();
         assert!(given.0.is_empty());
     }
+}
+
+#[test]
+fn a_walk_goes_on_behind_a_place_without_a_look_at_what_comes_before() {
+    let lab = Lab::sized("walk", 1, 3);
+    let policy = Policy::new(Layout::new(2, 1, 1, 0).unwrap(), 3, 1).unwrap();
+    let cluster = lab.open_with(vec![policy]);
+    // In the order of the walk, which is not that of the names.
+    let names = ["a/sco/1", "b/ckpt/7", "b/sco/1", "b/sco/2", "b/sco/3", "b.c/sco/1", "c"];
+    for name in names {
+        put(&cluster, name, b"some").unwrap();
+    }
+    let disk = cluster.osd(0).id();
+    let walk = |behind: &[String]| {
+        let mut seen = Vec::new();
+        let all = cluster.walk_on(disk, behind, &mut |name| {
+            seen.push(name.to_owned());
+            true
+        });
+        assert_eq!(all, Ok(true));
+        seen
+    };
+    let order = walk(&[]);
+    assert_eq!(order.len(), names.len());
+    for (at, name) in order.iter().enumerate() {
+        assert_eq!(walk(&walk_order(name)), order[at + 1..], "behind {name}");
+    }
+    // Of one that was deleted meanwhile the place is the same.
+    assert_eq!(walk(&walk_order("b/sco/1a")), walk(&walk_order("b/sco/1")));
+    // Where it is not to look it cannot.
+    for folder in ["a", "b/ckpt"] {
+        let folder = lab.disk(0, 0).join(folder);
+        fs::remove_dir_all(&folder).unwrap();
+        fs::write(&folder, "no folder").unwrap();
+    }
+    assert_eq!(
+        walk(&walk_order("b/sco/2")),
+        order[order.iter().position(|n| n == "b/sco/2").unwrap() + 1..]
+    );
+    let broken = cluster.walk_on(disk, &[], &mut |_| true);
+    assert!(broken.is_err(), "the test breaks what a walk from the start needs");
+}
+
+/// A disk that no record of use names gets fragments, and is away with all others that have the rest.
+#[test]
+fn what_was_moved_to_a_new_disk_is_not_taken_for_absent_when_it_is_away() {
+    let lab = Lab::sized("new-disk", 1, 8);
+    // All fragments are needed for an acknowledgement.
+    let policy = Policy::new(Layout::new(2, 2, 1, 0).unwrap(), 4, 1).unwrap();
+    let all = lab.open_with(vec![policy]);
+    let new = lab.disk(0, 7);
+    lab.take_away(&new);
+    let names: Vec<String> = (0..16).map(|number| format!("x/sco/{number}")).collect();
+    for name in &names {
+        put(&all, name, &content(1, 10_000)).unwrap();
+    }
+    lab.bring_back(&new);
+    drop(all);
+    let cluster = lab.open_with(vec![policy]);
+    let to = cluster.osd(7).id();
+    let give = |name: &String| {
+        let from = cluster.find(name).unwrap().unwrap().osd(0, 0).unwrap();
+        let id = cluster.osd(from).id();
+        let mut fills = fills(&cluster, id, "dc0");
+        fills.retain(|fill| fill.id == id || fill.id == to);
+        let given = cluster.give(name, (id, &mut fills), 1, &mut |_| true).unwrap();
+        given.0.into_iter().next()
+    };
+    let moving = names.iter().find_map(give).expect("the new disk comes later for one of them");
+    assert!(cluster.end_move(&moving).unwrap());
+    let found = cluster.find(&moving.object).unwrap().unwrap();
+    drop(cluster);
+    for one in 0..4 {
+        lab.take_away(&lab.disk(0, found.osd(0, one).unwrap()));
+    }
+    let other = lab.open_with(vec![policy]);
+    let error = other.find(&moving.object).unwrap_err().to_string();
+    assert!(error.contains("out of reach"), "{error}");
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use format::fragment::LOG_MARK;
-use machines::alba::{Seen, Set, Verdict, safety};
+use machines::alba::{Copy, Seen, Set, Verdict, crowded, safety_of_disks};
 
 use crate::Result;
 use crate::osd::{Request, USES, names_of};
@@ -11,6 +11,7 @@ use crate::osd::{Request, USES, names_of};
 use super::Cluster;
 use super::find::Sighting;
 use super::mend::{Terms, object_of};
+use super::rebalance::piece_of;
 
 /// Objects to be mended that are remembered: the others wait for the next look.
 const MEND_MAX: usize = 100_000;
@@ -20,7 +21,7 @@ const MEND_MAX: usize = 100_000;
 pub struct Survey {
     /// Objects that are stored.
     pub objects: u64,
-    /// How many of them can bear the loss of so many more fragments, whichever they are.
+    /// How many of them can bear the loss of so many more disks, whichever they are.
     pub by_safety: BTreeMap<usize, u64>,
     /// Of how many it cannot be told whether they are stored.
     pub unknown: u64,
@@ -124,6 +125,20 @@ impl Cluster {
         deleted
     }
 
+    /// On which disks the fragments of each piece of a put are; of their places nothing else is told.
+    fn copies_by_piece(&self, seen: &Seen, sighting: &Sighting) -> Vec<Vec<Copy>> {
+        let mut all = vec![Vec::new(); seen.pieces.len()];
+        for (one, osd) in &sighting.fragments {
+            let known = usize::from(one.fragment) < seen.layout.fragments();
+            let mine = one.generation == seen.generation && known;
+            if let Some(copies) = all.get_mut(one.piece as usize).filter(|_| mine) {
+                let (disk, fragment) = (self.osd(*osd).id(), one.fragment.into());
+                copies.push(Copy { fragment, domain: 0, node: 0, disk });
+            }
+        }
+        all
+    }
+
     fn survey_object(&self, name: &str, terms: &Terms, survey: &mut Survey) {
         let (verdict, sighting, reach) = self.judge(name);
         survey.hidden |= self.hides_for_good(reach.up());
@@ -141,7 +156,8 @@ impl Cluster {
         };
         let layout = seen.layout;
         // Stored is what can be computed.
-        let worst = seen.pieces.iter().filter_map(|piece| safety(&layout, *piece)).min();
+        let copies = self.copies_by_piece(&seen, &sighting);
+        let worst = copies.iter().filter_map(|copies| safety_of_disks(&layout, copies)).min();
         let worst = worst.unwrap_or(0);
         survey.objects += 1;
         survey.short += u64::from(!seen.enough());
@@ -165,6 +181,12 @@ impl Cluster {
             survey.doubled.push(name.to_owned());
         }
         let moves = seen.pieces.iter().zip(&staying).any(|(all, staying)| all & !staying != 0);
+        let stays = |one: &&Copy| !terms.leaving.contains(&one.disk);
+        let moves = moves
+            || copies.iter().enumerate().any(|(piece, copies)| {
+                let copies: Vec<Copy> = copies.iter().filter(stays).copied().collect();
+                !crowded(&copies, piece_of(name, piece as u32)).is_empty()
+            });
         if gone > 0 || moves {
             survey.to_mend += 1;
             if survey.todo.len() < MEND_MAX {

@@ -32,17 +32,17 @@ pub(super) struct Use {
 impl Use {
     /// Of a policy on these OSDs.
     pub(super) fn of<'a>(policy: &Policy, osds: impl Iterator<Item = &'a Arc<dyn Osd>>) -> Self {
-        let layout = policy.layout();
-        let [k, m, domains, local, c] = [
-            layout.data(),
-            layout.parity(),
-            layout.domains(),
-            layout.local(),
-            policy.acknowledge(),
-        ]
-        .map(|count| count as u8);
         let disk = |osd: &Arc<dyn Osd>| (osd.id(), osd.claim().domain.clone());
-        Self { k, m, domains, local, c, disks: osds.map(disk).collect() }
+        let (c, disks) = (policy.acknowledge() as u8, osds.map(disk).collect());
+        Self { c, disks, ..Self::of_layout(policy.layout()) }
+    }
+
+    /// Of none.
+    fn of_layout(layout: &Layout) -> Self {
+        let [k, m, domains, local] =
+            [layout.data(), layout.parity(), layout.domains(), layout.local()]
+                .map(|count| count as u8);
+        Self { k, m, domains, local, c: 0, disks: BTreeMap::new() }
     }
 
     /// What it says.
@@ -175,6 +175,46 @@ impl Cluster {
             || 2 * up.len() < all.len() + self.missing.len()
             || unnamed + unopened > 1
             || hidden
+    }
+
+    /// Tells OSDs of a new use, and of all earlier ones, since some may be new themselves; those that
+    /// cannot be told are left out.
+    pub(super) fn tell_uses(&self, up: &mut Vec<usize>, new: &Use) {
+        let mut all: Vec<Use> = lock(&self.uses).iter().cloned().collect();
+        all.push(new.clone());
+        for one in &all {
+            let answers = self.ask_all(up.iter().map(|osd| (*osd, one.put())).collect());
+            let mut told = answers.into_iter().map(|answer| answer.is_ok());
+            up.retain(|_| told.next().unwrap_or(false));
+        }
+    }
+
+    /// Before fragments of a put are stored on OSDs that were not among those it was put on: tells
+    /// them, and all others that can be told, that objects of its policy may lie on any. Whether all of
+    /// these know it now, and half of all.
+    pub(super) fn tell_of<'a>(
+        &self,
+        layout: &Layout,
+        acknowledge: u8,
+        targets: impl Iterator<Item = &'a usize>,
+    ) -> bool {
+        let targets: Vec<u64> = targets.map(|osd| self.osd(*osd).id()).collect();
+        let disks = self.census().members;
+        let one = Use { c: acknowledge, disks, ..Use::of_layout(layout) };
+        if let Some(told) = lock(&self.told_of).get(&one)
+            && targets.iter().all(|id| told.contains(id))
+        {
+            return true;
+        }
+        let mut up: Vec<usize> = self.reach().up().to_vec();
+        self.tell_uses(&mut up, &one);
+        let told: BTreeSet<u64> = up.iter().map(|osd| self.osd(*osd).id()).collect();
+        if 2 * told.len() < self.size() || !targets.iter().all(|id| told.contains(id)) {
+            return false;
+        }
+        lock(&self.uses).insert(one.clone());
+        lock(&self.told_of).insert(one, told);
+        true
     }
 
     /// Reads the records of use of the OSDs that can be reached and were not read yet, and of those

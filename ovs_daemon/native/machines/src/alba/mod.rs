@@ -23,6 +23,9 @@ macro_rules! planted {
     }};
 }
 
+mod crowd;
+#[cfg(test)]
+mod crowd_tests;
 mod cut;
 mod deletion;
 #[cfg(test)]
@@ -48,6 +51,7 @@ mod rebalance;
 mod rebalance_tests;
 mod verdict;
 
+pub use crowd::{Takes, apart, crowded, homes, safety_of_disks};
 pub use cut::{Cut, Place, UNIT};
 pub use deletion::{Deletion, deletion, goes_first, is_deleted, living, may_forget};
 pub use eviction::Eviction;

@@ -183,12 +183,12 @@ pub struct Copy {
 }
 
 /// Where a disk comes in the order of a fragment; `piece`: a number of the piece and its object.
-fn rank(piece: u64, fragment: usize, disk: u64) -> (u64, u64) {
+pub(super) fn rank(piece: u64, fragment: usize, disk: u64) -> (u64, u64) {
     (mix(mix(disk) ^ mix(piece ^ (fragment as u64 + 1) << 56)), disk)
 }
 
 /// How many fragments of a piece, without one, have a copy on a node.
-fn on_node(copies: &[Copy], node: u32, without: usize) -> usize {
+pub(super) fn on_node(copies: &[Copy], node: u32, without: usize) -> usize {
     let mut there: Vec<usize> = copies
         .iter()
         .filter(|one| one.node == node)
@@ -202,7 +202,7 @@ fn on_node(copies: &[Copy], node: u32, without: usize) -> usize {
 
 /// Whether a fragment may be on one disk instead of another: no other one of its piece is there, and
 /// no more of them are on the disk's node than on the one that it leaves.
-fn spreads(copies: &[Copy], fragment: usize, from: u32, (to, node): (u64, u32)) -> bool {
+pub(super) fn spreads(copies: &[Copy], fragment: usize, from: u32, (to, node): (u64, u32)) -> bool {
     let shared = copies.iter().any(|one| one.disk == to && one.fragment != fragment);
     let crowded = on_node(copies, node, fragment) > on_node(copies, from, fragment);
     (!shared || planted!(SameDisk)) && (node == from || !crowded || planted!(AnyNode))
