@@ -142,7 +142,7 @@ impl Lab {
         &self.addresses
     }
 
-    pub(crate) fn link(&self) -> Link {
+    fn link(&self) -> Link {
         Link { cluster: CLUSTER, key: key() }
     }
 
