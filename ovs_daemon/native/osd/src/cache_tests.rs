@@ -157,10 +157,9 @@ fn what_was_read_once_comes_from_the_cache_for_every_reader() {
     assert_eq!(figure(&cluster, "bytes"), 0, "nothing is there that nobody wanted");
     warm(&cluster, &bytes);
     assert!(figure(&cluster, "bytes") >= LEN as u64);
-    for number in 0..3 {
-        let len = fs::metadata(caches.file(number)).unwrap().len();
-        assert!(len > 0, "cache {number} has its share");
-    }
+    // Which one has a fragment depends on the number of its put: of a dozen one may get none.
+    let used = (0..3).filter(|number| fs::metadata(caches.file(*number)).unwrap().len() > 0);
+    assert!(used.count() > 1, "they share the work");
     // Another node of the Domain, which has read nothing yet.
     let other = lab.open();
     caches.give(&other);
