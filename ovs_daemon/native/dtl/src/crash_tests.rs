@@ -3,17 +3,17 @@
 
 use std::collections::BTreeMap;
 
+use buffer::file_name;
 use buffer::files::{FileError, Files};
-use buffer::{NewBatch, ScoIndex, Tail, file_name};
-use format::crc32c;
 use format::dtl::Fence;
-use format::entry::{Entry, Uuid};
+use format::entry::Uuid;
 use format::log::PAGE;
 use machines::dtl::Mark;
 use sim::crash::{Crash, CrashBounds, enumerate};
 use sim::explore::Violation;
 use sim::memory::{Image, MemoryFiles};
 
+use crate::owner::Owner;
 use crate::replica::{mark_suspect, read, store_fence, uuid_text};
 
 const VOLUME: Uuid = [0x33; 16];
@@ -38,9 +38,7 @@ const STEPS: [Step; 5] = [Step::Fence, Step::Append, Step::NextSco, Step::Trim, 
 /// operations of `Replica`.
 struct Life {
     files: MemoryFiles,
-    tail: Tail,
-    sco: u32,
-    index: ScoIndex,
+    owner: Owner,
     epoch: u64,
     /// Every end that the log ever had.
     ends: Vec<Option<Mark>>,
@@ -52,10 +50,9 @@ const OK: &str = "the memory twin has room and no faults";
 
 impl Life {
     fn new() -> Self {
-        let tail = Tail { log: VOLUME, epoch: 1, sequence: 0, crc: 0 };
-        let files = MemoryFiles::new().recording();
-        let (sco, index, ends) = (0, ScoIndex::default(), vec![None]);
-        let mut life = Life { files, tail, sco, index, epoch: 0, ends, written: BTreeMap::new() };
+        let (files, owner) = (MemoryFiles::new().recording(), Owner::new(VOLUME));
+        let (ends, written) = (vec![None], BTreeMap::new());
+        let mut life = Life { files, owner, epoch: 0, ends, written };
         life.step(Step::Fence);
         life
     }
@@ -94,16 +91,16 @@ impl Life {
             Step::Append if self.scos().is_empty() => self.step(Step::NextSco),
             Step::Append => self.append(),
             Step::NextSco => {
-                let (before, end) = (self.path(self.sco), u64::from(self.index.end_page));
-                if self.files.len(&before).is_ok_and(|bytes| bytes > end * PAGE as u64) {
-                    self.files.truncate(&before, end * PAGE as u64).expect(OK);
+                let (before, end) = (self.path(self.owner.sco), self.owner.bytes());
+                if self.files.len(&before).is_ok_and(|bytes| bytes > end) {
+                    self.files.truncate(&before, end).expect(OK);
                 }
-                (self.sco, self.index) = (self.sco + 1, ScoIndex::default());
+                self.owner.next_sco();
                 if self.has_spare() {
                     self.append_to(&self.spare());
-                    self.files.rename(&self.spare(), &self.path(self.sco)).expect(OK);
+                    self.files.rename(&self.spare(), &self.path(self.owner.sco)).expect(OK);
                 } else {
-                    self.files.create(&self.path(self.sco)).expect(OK);
+                    self.files.create(&self.path(self.owner.sco)).expect(OK);
                     self.append();
                 }
             }
@@ -130,30 +127,14 @@ impl Life {
     }
 
     fn append(&mut self) {
-        self.append_to(&self.path(self.sco));
+        self.append_to(&self.path(self.owner.sco));
     }
 
     fn append_to(&mut self, path: &str) {
-        let cluster = [self.tail.sequence as u8 + 1; PAGE];
-        let (entries, crcs) = ([Entry::Data { lba: 0, clusters: 1 }], [crc32c(&cluster)]);
-        let batch = NewBatch {
-            sco: self.sco,
-            sequence: self.tail.sequence + 1,
-            // The owner has everything before it on its disk: no batch may be missing here unseen.
-            durable_sequence: self.tail.sequence,
-            entries: &entries,
-            crcs: &crcs,
-        };
-        let (mut header, mut scratch) = (Vec::new(), Vec::new());
-        self.tail = self.tail.encode(&batch, &self.index, &mut header, &mut scratch);
-        let at = u64::from(self.index.end_page) * PAGE as u64;
-        self.files.write_at(path, at, &[&header, &cluster]).expect(OK);
-        let written = self.written.entry(self.sco).or_default();
-        written.extend_from_slice(&header);
-        written.extend_from_slice(&cluster);
-        self.index.end_page = self.index.end_page.max(1);
-        self.index.add(&entries, &crcs, (scratch.len() / PAGE) as u32);
-        self.ends.push(Some(Mark { sequence: self.tail.sequence, crc: self.tail.crc }));
+        let (at, bytes) = (self.owner.bytes(), self.owner.batch(1));
+        self.files.write_at(path, at, &[&bytes]).expect(OK);
+        self.written.entry(self.owner.sco).or_default().extend_from_slice(&bytes);
+        self.ends.push(Some(self.owner.end()));
     }
 
     /// What the process finds that starts after this one was killed.

@@ -15,6 +15,8 @@ mod fetch;
 mod inspect;
 mod line;
 mod outbox;
+#[cfg(test)]
+mod owner;
 mod replica;
 mod server;
 mod spares;

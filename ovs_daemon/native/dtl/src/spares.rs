@@ -90,16 +90,15 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
     use std::path::PathBuf;
 
-    use buffer::{DiskFiles, NewBatch, ScoIndex, Tail};
-    use format::crc32c;
+    use buffer::DiskFiles;
     use format::dtl::Fence;
-    use format::entry::{Entry, Uuid};
+    use format::entry::Uuid;
     use format::log::PAGE;
-    use machines::dtl::Mark;
     use media::Slice;
 
     use super::*;
     use crate::inspect::inspect;
+    use crate::owner::Owner;
     use crate::replica::{Replica, mark_suspect, read, store_fence, uuid_text};
 
     const VOLUME: Uuid = [0x44; 16];
@@ -108,9 +107,7 @@ mod tests {
     struct World {
         root: PathBuf,
         replica: Replica,
-        tail: Tail,
-        sco: u32,
-        index: ScoIndex,
+        owner: Owner,
     }
 
     impl World {
@@ -121,47 +118,24 @@ mod tests {
             let fence = Fence { volume: VOLUME, epoch: 1, suspect: false };
             store_fence(&DiskFiles::new(&root), &fence).unwrap();
             let replica = Replica::load(&root, &VOLUME).unwrap().replica;
-            let tail = Tail { log: VOLUME, epoch: 1, sequence: 0, crc: 0 };
-            Self { root, replica, tail, sco: 0, index: ScoIndex::default() }
-        }
-
-        /// The next batch, of so many clusters, as its frame brings it.
-        fn batch(&mut self, clusters: usize) -> Slice {
-            let data = vec![self.tail.sequence as u8 + 1; clusters * PAGE];
-            let crcs: Vec<u32> = data.chunks(PAGE).map(crc32c).collect();
-            let entries = [Entry::Data { lba: 0, clusters: clusters as u32 }];
-            let batch = NewBatch {
-                sco: self.sco,
-                sequence: self.tail.sequence + 1,
-                // All before it is durable at the owner: nothing of it may be missing here.
-                durable_sequence: self.tail.sequence,
-                entries: &entries,
-                crcs: &crcs,
-            };
-            let (mut bytes, mut scratch) = (Vec::new(), Vec::new());
-            self.tail = self.tail.encode(&batch, &self.index, &mut bytes, &mut scratch);
-            self.index.end_page = self.index.end_page.max(1);
-            self.index.add(&entries, &crcs, (scratch.len() / PAGE) as u32);
-            bytes.extend_from_slice(&data);
-            Slice::copy_of(&bytes).unwrap()
+            Self { root, replica, owner: Owner::new(VOLUME) }
         }
 
         fn append(&mut self, clusters: usize) {
-            let payload = self.batch(clusters);
+            let payload = Slice::copy_of(&self.owner.batch(clusters)).unwrap();
             let new = inspect(&payload, &VOLUME, &mut Vec::new()).unwrap();
             self.replica.append(&new, &payload).unwrap();
         }
 
         fn begin(&mut self, clusters: usize) {
-            (self.sco, self.index) = (self.sco + 1, ScoIndex::default());
+            self.owner.next_sco();
             self.append(clusters);
         }
 
         /// What a process that starts now finds is all that was taken, and nothing else.
         fn check(&self) {
             let found = read(&DiskFiles::new(&self.root), &VOLUME).unwrap();
-            let end = Mark { sequence: self.tail.sequence, crc: self.tail.crc };
-            assert_eq!((found.held.end, found.held.suspect), (Some(end), false));
+            assert_eq!((found.held.end, found.held.suspect), (Some(self.owner.end()), false));
             assert_eq!(found.scos, self.replica.scos());
             assert!(found.remove.is_empty());
         }
@@ -205,7 +179,7 @@ mod tests {
             world.check();
             assert_eq!(world.pages(3), long, "what the older SCO had is still behind the end");
         }
-        let end = u64::from(world.index.end_page);
+        let end = world.owner.bytes() / PAGE as u64;
         assert!(end < long);
         world.begin(1);
         assert_eq!(world.pages(3), end, "only the newest file may be longer than what it holds");
@@ -219,15 +193,15 @@ mod tests {
         world.begin(1);
         world.replica.unlink(2);
         world.begin(2);
-        assert!(world.pages(3) > u64::from(world.index.end_page));
+        assert!(world.pages(3) > world.owner.bytes() / PAGE as u64);
         world.begin(1);
         world.replica.unlink(4);
         world.begin(1);
         // Two are kept now; the process that starts next does not know them.
         let loaded = Replica::load(&world.root, &VOLUME).unwrap();
-        assert_eq!(loaded.held.end.map(|end| end.sequence), Some(world.tail.sequence));
+        assert_eq!(loaded.held.end, Some(world.owner.end()));
         world.replica = loaded.replica;
-        assert_eq!(world.pages(world.sco), u64::from(world.index.end_page));
+        assert_eq!(world.pages(world.owner.sco), world.owner.bytes() / PAGE as u64);
         let names = Dir::at(&world.path("")).list().unwrap();
         assert!(!names.iter().any(|name| name.starts_with(PREFIX)), "{names:?}");
         world.append(2);
@@ -242,14 +216,14 @@ mod tests {
         world.begin(1);
         world.replica.unlink(2);
         world.begin(1);
-        let (end, at) = (world.tail, u64::from(world.index.end_page) * PAGE as u64);
-        let payload = world.batch(4).to_vec();
+        let (end, at) = (world.owner.end(), world.owner.bytes());
+        let payload = world.owner.batch(4);
         for pages in 0..payload.len() / PAGE {
             let file = File::open(&world.path(&file_name(3))).unwrap();
             file.write_bytes_at(at, &payload[..pages * PAGE]).unwrap();
             let found = read(&DiskFiles::new(&world.root), &VOLUME).unwrap();
-            let held = found.held.end.map(|mark| mark.sequence);
-            assert_eq!((held, found.held.suspect), (Some(end.sequence), false), "{pages} pages");
+            let held = (found.held.end, found.held.suspect);
+            assert_eq!(held, (Some(end), false), "{pages} pages");
         }
     }
 
@@ -275,7 +249,7 @@ mod tests {
     fn a_file_that_got_its_old_name_back_takes_no_other_with_it() {
         let mut world = World::new("misnamed");
         (0..5).for_each(|_| world.begin(2));
-        let end = world.tail;
+        let end = world.owner.end();
         world.replica.unlink(3);
         world.begin(2);
         // Power loss undid the names of both files that were kept; one of them is in use again.
@@ -285,7 +259,7 @@ mod tests {
         mark_suspect(&DiskFiles::new(&world.root), &VOLUME).unwrap();
         let loaded = Replica::load(&world.root, &VOLUME).unwrap();
         let held = loaded.held;
-        assert_eq!((held.begin, held.end.map(|mark| mark.sequence)), (2, Some(end.sequence)));
+        assert_eq!((held.begin, held.end), (2, Some(end)));
         assert!(held.suspect);
         let mut names = Dir::at(&world.path("")).list().unwrap();
         names.sort();
