@@ -4,7 +4,10 @@ use std::fmt;
 use std::ops::{Deref, Range};
 use std::sync::Arc;
 
-use media::Buffer;
+use media::{Buffer, Loan};
+
+/// Copying fewer bytes is as cheap as handing their pages over.
+const LENT_MIN: usize = 64 << 10;
 
 #[derive(Clone)]
 enum Memory {
@@ -37,6 +40,14 @@ impl Part {
         assert!(range.start <= range.end && range.end <= self.len(), "{range:?}");
         let at = self.range.start;
         Self { memory: self.memory.clone(), range: at + range.start..at + range.end }
+    }
+
+    /// If its pages may go to the kernel without a copy: the loan that says so.
+    pub fn lend(&self) -> Option<Loan> {
+        match &self.memory {
+            Memory::Pooled(buffer) if self.len() >= LENT_MIN => Some(buffer.lend()),
+            _ => None,
+        }
     }
 
     /// The bytes for an owner who may change them; copied only if others have them as well, or a

@@ -2,11 +2,12 @@
 //!
 //! The owner has a loop: it calls [`Wire::receive`] when the socket can be read and
 //! [`Wire::flush`] when it can be written. What is sent is not copied in user space: a fragment goes
-//! to the socket from where it was computed, what is received lies where it is used.
+//! to the socket from where it was computed, what is received lies where it is used. Nor is it copied
+//! by the kernel if it was lent: see [`Wire::lend`].
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::io::{self, ErrorKind, IoSlice, Read};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,8 +15,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use format::log::PAGE;
 use format::osd::wire::{FRAME, Frame, Kind};
 use format::{Malformed, crc32c};
-use media::{Buffer, Fd, Pool};
-use net::wake_at;
+use media::{Buffer, Fd, Loan, Pool};
+use net::{Conduit, send_some_now, wake_at};
 
 use crate::osd::Parts;
 use crate::part::Part;
@@ -89,20 +90,26 @@ pub struct Traffic {
 
 #[derive(Debug)]
 struct Outgoing {
+    tag: u64,
     head: Vec<u8>,
     parts: Option<Parts>,
+    /// Of each part whether its pages may be sent as they are.
+    lent: Vec<bool>,
     sent: usize,
     len: usize,
 }
 
 impl Outgoing {
-    fn slices(&self) -> impl Iterator<Item = &[u8]> {
+    /// What is left of it, in order, and whether it is lent.
+    fn pieces(&self) -> impl Iterator<Item = (&[u8], bool)> {
         let parts = self.parts.iter().flat_map(|parts| parts.iter().map(|part| &**part));
+        let lent = self.lent.iter().copied().chain(std::iter::repeat(false));
         let mut skip = self.sent;
-        std::iter::once(self.head.as_slice()).chain(parts).filter_map(move |part| {
+        let all = std::iter::once((self.head.as_slice(), false)).chain(parts.zip(lent));
+        all.filter_map(move |(part, lent)| {
             let cut = skip.min(part.len());
             skip -= cut;
-            Some(&part[cut..]).filter(|rest| !rest.is_empty())
+            Some((&part[cut..], lent)).filter(|(rest, _)| !rest.is_empty())
         })
     }
 }
@@ -211,26 +218,40 @@ impl Wire {
 
     /// Puts a frame with its meta and data behind those that wait; [`Wire::flush`] sends it.
     pub fn send(&mut self, frame: &Frame, meta: &[u8], parts: Option<Parts>) {
+        self.queue(frame, meta, parts, Vec::new());
+    }
+
+    /// The same; what is large of its data is not copied when it is sent through a conduit. The loans
+    /// are to be settled when the peer has answered: until then nobody may change the data, and if it
+    /// never answers they must not be.
+    pub fn lend(&mut self, frame: &Frame, meta: &[u8], parts: Option<Parts>) -> Vec<Loan> {
+        let loans: Vec<Option<Loan>> =
+            parts.iter().flat_map(|parts| parts.iter().map(Part::lend)).collect();
+        self.queue(frame, meta, parts, loans.iter().map(Option::is_some).collect());
+        loans.into_iter().flatten().collect()
+    }
+
+    /// Whether a frame of this tag has not been sent entirely.
+    pub fn is_sending(&self, tag: u64) -> bool {
+        self.outbox.iter().any(|one| one.tag == tag)
+    }
+
+    fn queue(&mut self, frame: &Frame, meta: &[u8], parts: Option<Parts>, lent: Vec<bool>) {
         let mut head = Vec::with_capacity(FRAME + meta.len());
         head.extend_from_slice(&frame.encode());
         head.extend_from_slice(meta);
         let len = head.len() + frame.data as usize;
         self.queued += len;
-        self.outbox.push_back(Outgoing { head, parts, sent: 0, len });
+        self.outbox.push_back(Outgoing { tag: frame.tag, head, parts, lent, sent: 0, len });
     }
 
-    /// Sends what the socket takes. True: everything.
-    pub fn flush(&mut self) -> Result<bool, WireError> {
+    /// Sends what the socket takes; what was lent goes through the conduit. True: everything.
+    pub fn flush(&mut self, mut conduit: Option<&mut Conduit>) -> Result<bool, WireError> {
         while !self.outbox.is_empty() {
-            let slices = self.outbox.iter().flat_map(Outgoing::slices).take(PIECES);
-            let vector: Vec<IoSlice> = slices.map(IoSlice::new).collect();
-            let mut sent = match (&self.stream).write_vectored(&vector) {
-                Ok(0) => return Err(WireError::Ended),
-                Ok(sent) => sent,
-                Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(false),
-                Err(e) if e.kind() == ErrorKind::Interrupted => continue,
-                Err(e) => return Err(WireError::Io(e)),
-            };
+            let mut sent = self.send_some(conduit.as_deref_mut()).map_err(WireError::Io)?;
+            if sent == 0 {
+                return Ok(false);
+            }
             self.queued -= sent;
             self.traffic.sent.fetch_add(sent as u64, Ordering::Relaxed);
             while let Some(first) = self.outbox.front_mut() {
@@ -244,6 +265,22 @@ impl Wire {
             }
         }
         Ok(true)
+    }
+
+    /// Sends the first bytes that wait, in one way; 0: the socket takes nothing now.
+    fn send_some(&self, conduit: Option<&mut Conduit>) -> io::Result<usize> {
+        let mut pieces = self.outbox.iter().flat_map(Outgoing::pieces).peekable();
+        let lends = conduit.is_some();
+        if let (Some(conduit), Some((first, _))) = (conduit, pieces.next_if(|(_, lent)| *lent)) {
+            return conduit.send(&self.fd, first, pieces.peek().is_some());
+        }
+        let mut vector: Vec<IoSlice> = Vec::new();
+        while vector.len() < PIECES
+            && let Some((piece, _)) = pieces.next_if(|(_, lent)| !(lends && *lent))
+        {
+            vector.push(IoSlice::new(piece));
+        }
+        send_some_now(&self.fd, &vector, pieces.peek().is_some())
     }
 
     /// Takes what has come; whole frames are appended. True: there may be more at once.
@@ -415,7 +452,7 @@ mod tests {
         }
         let mut received = Vec::new();
         while received.len() < sent.len() {
-            ours.flush().unwrap();
+            ours.flush(None).unwrap();
             theirs.receive(&mut received).unwrap();
         }
         assert_eq!(received, sent);
@@ -427,11 +464,48 @@ mod tests {
     }
 
     #[test]
+    fn what_was_lent_arrives_and_is_not_used_again_before_the_loan_is_settled() {
+        let (mut ours, mut theirs) = pair();
+        let (pool, mut conduit) = (Pool::new(64 << 20), Conduit::default());
+        let mut buffer = pool.take(9 << 20).unwrap();
+        for (at, byte) in buffer.iter_mut().enumerate() {
+            *byte = (at / PAGE * 3 + at) as u8;
+        }
+        let all = Part::from(buffer);
+        let expected = all.to_vec();
+        // Small parts, and plain ones, are copied beside those that are lent.
+        let parts = [0..5000, 5000..1 << 20, 1 << 20..5 << 20, 5 << 20..9 << 20];
+        let mut parts: Vec<Part> = parts.into_iter().map(|range| all.sub(range)).collect();
+        parts.insert(2, vec![9; PAGE].into());
+        drop(all);
+        let expected = [&expected[..1 << 20], &[9; PAGE], &expected[1 << 20..]].concat();
+        let mut loans = Vec::new();
+        for tag in [1, 2] {
+            let frame = Frame::new(Kind::Put, tag, b"meta", expected.len());
+            loans.push(ours.lend(&frame, b"meta", Some(Arc::new(parts.clone()))));
+        }
+        drop(parts);
+        let mut received: Vec<Received> = Vec::new();
+        assert!(ours.is_sending(1) && ours.is_sending(2));
+        while received.len() < 2 {
+            ours.flush(Some(&mut conduit)).unwrap();
+            theirs.receive(&mut received).unwrap();
+        }
+        assert!(!ours.is_sending(1) && !ours.is_sending(2));
+        assert!(received.iter().all(|one| one.data[..] == expected));
+        assert_eq!(loans.iter().map(Vec::len).collect::<Vec<_>>(), [3, 3]);
+        loans.remove(0).into_iter().for_each(Loan::settle);
+        assert_eq!(pool.kept(), 0, "the second frame was not answered");
+        loans.remove(0).into_iter().for_each(Loan::settle);
+        assert!(pool.kept() > 0);
+    }
+
+    #[test]
     fn what_is_too_large_now_or_damaged_ends_it() {
         let (mut ours, mut theirs) = pair();
         theirs.allow(100);
         ours.send(&Frame::new(Kind::Hello, 0, &[1; 101], 0), &[1; 101], None);
-        ours.flush().unwrap();
+        ours.flush(None).unwrap();
         let mut received = Vec::new();
         let error = loop {
             match theirs.receive(&mut received) {
@@ -442,7 +516,7 @@ mod tests {
         assert!(matches!(error, WireError::TooLarge), "{error}");
         let (mut ours, mut theirs) = pair();
         ours.send(&Frame::new(Kind::Hello, 0, b"this", 0), b"that", None);
-        ours.flush().unwrap();
+        ours.flush(None).unwrap();
         let error = loop {
             match theirs.receive(&mut received) {
                 Ok(_) => {}

@@ -23,5 +23,5 @@ pub use file::{
 };
 pub use fresh::write_new;
 pub use memory::{Arena, Slice};
-pub use pool::{Buffer, Pool};
+pub use pool::{Buffer, Loan, Pool};
 pub use ring::{Event, Fd, Ring, Wait};

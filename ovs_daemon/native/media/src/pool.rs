@@ -3,11 +3,17 @@
 //! For a buffer of some MiB that is made, filled once and dropped, the kernel finds, clears and maps
 //! pages, and takes them back: more work than what is done with the bytes. A [`Pool`] keeps some for
 //! the next user, who finds in them what the last one left and has to overwrite it.
+//!
+//! Pages that were handed to the kernel without a copy (`net::Conduit`) are read by it at a time of its
+//! own, for the last time perhaps long after the connection is closed. A [`Loan`] says so: a buffer of
+//! which one was never settled is not used again but given up, and the kernel keeps its pages, as they
+//! are, for as long as it wants them.
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::memory::Arena;
@@ -70,7 +76,7 @@ impl Pool {
             Some(arena) => arena,
             None => fresh(len)?,
         };
-        Ok(Buffer { arena, len, pool: Some(self.clone()) })
+        Ok(Buffer { arena, len, pool: Some(self.clone()), lent: AtomicUsize::new(0) })
     }
 
     /// A buffer with no bytes, for who will append about so many.
@@ -114,6 +120,20 @@ pub struct Buffer {
     arena: Arc<Arena>,
     len: usize,
     pool: Option<Arc<Pool>>,
+    /// Loans that are not settled.
+    lent: AtomicUsize,
+}
+
+/// The kernel has pages of a buffer. Who drops this without settling it does not know for how long.
+#[derive(Debug)]
+#[must_use = "a buffer of which a loan is not settled is never used again"]
+pub struct Loan(Arc<Buffer>);
+
+impl Loan {
+    /// The kernel needs the pages no longer: whoever they were sent to has said that he has them all.
+    pub fn settle(self) {
+        self.0.lent.fetch_sub(1, Ordering::Release);
+    }
 }
 
 impl fmt::Debug for Buffer {
@@ -129,9 +149,16 @@ impl Buffer {
     /// There is no memory.
     pub(crate) fn copy_of(bytes: &[u8]) -> io::Result<Self> {
         let arena = Arena::anonymous(bytes.len().max(1))?;
-        let mut copy = Self { arena, len: bytes.len(), pool: None };
+        let mut copy = Self { arena, len: bytes.len(), pool: None, lent: AtomicUsize::new(0) };
         copy.copy_from_slice(bytes);
         Ok(copy)
+    }
+
+    /// Its pages may go to the kernel without a copy. Nobody can change them any more: there are
+    /// others who share it.
+    pub fn lend(self: &Arc<Self>) -> Loan {
+        self.lent.fetch_add(1, Ordering::Relaxed);
+        Loan(self.clone())
     }
 
     /// Forgets all bytes behind the first `len`.
@@ -153,14 +180,23 @@ impl Buffer {
         Ok(())
     }
 
+    /// Has `len` more bytes from now on, with anything in them.
+    ///
+    /// # Errors
+    /// There is no memory.
+    pub fn extend(&mut self, len: usize) -> io::Result<()> {
+        self.reserve(self.len + len)?;
+        self.len += len;
+        Ok(())
+    }
+
     /// Appends bytes.
     ///
     /// # Errors
     /// There is no memory.
     pub fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         let before = self.len;
-        self.reserve(before + bytes.len())?;
-        self.len += bytes.len();
+        self.extend(bytes.len())?;
         self[before..].copy_from_slice(bytes);
         Ok(())
     }
@@ -170,8 +206,8 @@ impl Buffer {
             return Ok(());
         }
         // Copying to twice as much each time costs each byte no more than one copy.
-        let mut larger =
-            Self { arena: fresh(len.max(2 * self.arena.len()))?, len: self.len, pool: None };
+        let arena = fresh(len.max(2 * self.arena.len()))?;
+        let mut larger = Self { arena, len: self.len, pool: None, lent: AtomicUsize::new(0) };
         larger.copy_from_slice(self);
         // What was too small is given up; the pool gets what turned out to be enough.
         larger.pool = self.pool.take();
@@ -199,7 +235,8 @@ impl DerefMut for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if let Some(pool) = self.pool.take() {
+        let lent = self.lent.load(Ordering::Acquire) > 0;
+        if let Some(pool) = self.pool.take().filter(|_| !lent) {
             pool.give_back(self.arena.clone());
         }
     }
@@ -233,6 +270,24 @@ mod tests {
         let (a, b) = (pool.take(1).unwrap(), pool.take(1).unwrap());
         assert_eq!((a.arena.len(), b.arena.len()), (3 * STEP, 4 * STEP));
         assert_eq!(pool.take(1).unwrap().arena.len(), STEP);
+    }
+
+    #[test]
+    fn what_the_kernel_may_still_read_is_not_used_again() {
+        let pool = Pool::new(16 * STEP);
+        let shared = Arc::new(pool.take(STEP).unwrap());
+        let (first, second) = (shared.lend(), shared.lend());
+        first.settle();
+        drop(shared);
+        assert_eq!(pool.kept(), 0, "it is lent still");
+        second.settle();
+        assert_eq!(pool.kept(), STEP);
+        let shared = Arc::new(pool.take(STEP).unwrap());
+        let (settled, forgotten) = (shared.lend(), shared.lend());
+        drop(forgotten);
+        settled.settle();
+        drop(shared);
+        assert_eq!(pool.kept(), 0, "one loan was never settled");
     }
 
     #[test]

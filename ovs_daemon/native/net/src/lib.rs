@@ -8,6 +8,7 @@
 mod acceptor;
 mod bell;
 pub mod clock;
+mod conduit;
 mod fuse;
 mod key;
 mod listen;
@@ -21,11 +22,12 @@ mod tcp;
 
 pub use acceptor::Acceptor;
 pub use bell::Bell;
+pub use conduit::Conduit;
 pub use fuse::FuseDevice;
 pub use key::{ClusterKey, KEY_BYTES_MIN};
 pub use listen::{ListenError, UnixSocket, listen_tcp, peer_name, send_now, tune_stream};
 pub use lobby::{GREETING, Lobby, UNGREETED_MAX};
 pub use random::random_name;
 pub use signal::Signals;
-pub use stream::{Stream, send_parts_now};
+pub use stream::{Stream, send_parts_now, send_some_now};
 pub use tcp::{PIECES_MAX, send_all_now, tcp_socket, tune_peer, wake_at};

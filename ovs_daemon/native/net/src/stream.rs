@@ -56,6 +56,15 @@ impl Stream {
 /// Sends as much of `head` and the slices behind it as the socket takes without waiting, in one
 /// system call; 0: nothing now.
 pub fn send_parts_now(fd: &Fd, head: &[IoSlice<'_>], slices: &[Slice]) -> io::Result<usize> {
+    send_parts(fd, head, slices, 0)
+}
+
+/// The same of parts alone; `more`: something follows at once, and may leave in the same packet.
+pub fn send_some_now(fd: &Fd, parts: &[IoSlice<'_>], more: bool) -> io::Result<usize> {
+    send_parts(fd, parts, &[], if more { libc::MSG_MORE } else { 0 })
+}
+
+fn send_parts(fd: &Fd, head: &[IoSlice<'_>], slices: &[Slice], more: i32) -> io::Result<usize> {
     let mut vector: Vec<libc::iovec> = Vec::with_capacity(head.len() + slices.len());
     vector.extend(head.iter().map(|part| libc::iovec {
         iov_base: part.as_ptr().cast_mut().cast(),
@@ -71,7 +80,7 @@ pub fn send_parts_now(fd: &Fd, head: &[IoSlice<'_>], slices: &[Slice]) -> io::Re
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     message.msg_iov = vector.as_mut_ptr();
     message.msg_iovlen = vector.len();
-    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | more;
     // SAFETY: the vector's parts outlive the call; it is only read from.
     let sent = unsafe { libc::sendmsg(fd.as_raw_fd(), &message, flags) };
     if let Ok(sent) = usize::try_from(sent) {

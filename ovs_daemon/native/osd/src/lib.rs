@@ -17,6 +17,8 @@ pub mod disk;
 #[cfg(test)]
 mod leave_tests;
 #[cfg(test)]
+mod lend_tests;
+#[cfg(test)]
 mod mend_tests;
 mod reads;
 mod server;

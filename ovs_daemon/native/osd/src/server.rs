@@ -402,7 +402,7 @@ impl Server {
         if connection.writing {
             return;
         }
-        match connection.wire.flush() {
+        match connection.wire.flush(None) {
             Ok(true) if connection.ends => self.end(number, None),
             Ok(true) => {}
             Ok(false) => {
@@ -421,7 +421,7 @@ impl Server {
             (self.log)(&format!("{}: {why}", connection.peer));
         }
         // A refusal may be on its way.
-        let _ = connection.wire.flush();
+        let _ = connection.wire.flush(None);
         connection.shut(&mut self.ring);
     }
 }

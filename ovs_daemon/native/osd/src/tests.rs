@@ -142,7 +142,7 @@ impl Lab {
         &self.addresses
     }
 
-    fn link(&self) -> Link {
+    pub(crate) fn link(&self) -> Link {
         Link { cluster: CLUSTER, key: key() }
     }
 

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use format::osd::Claim;
 use media::{Ring, Wait};
-use net::Bell;
 use net::clock::monotonic_ns;
+use net::{Bell, Conduit};
 
 use super::peer::{Peer, Token};
 use super::{LINES, Link, RemoteOsd, Shared, lock};
@@ -91,7 +91,8 @@ impl Fleet {
         let thread = thread.spawn(move || match Ring::new(256) {
             Ok(ring) => {
                 let _ = started.send(Ok(()));
-                Loop { ring, mailbox: inside, peers: Vec::new() }.run();
+                let conduit = Conduit::default();
+                Loop { ring, conduit, mailbox: inside, peers: Vec::new() }.run();
             }
             Err(e) => drop(started.send(Err(e))),
         })?;
@@ -132,6 +133,7 @@ impl Drop for Fleet {
 
 struct Loop {
     ring: Ring,
+    conduit: Conduit,
     mailbox: Arc<Mailbox>,
     peers: Vec<Peer>,
 }
@@ -178,7 +180,7 @@ impl Loop {
                 }
             }
             for peer in &mut self.peers {
-                peer.tick(&mut self.ring, now);
+                peer.tick(&mut self.ring, &mut self.conduit, now);
             }
         }
     }

@@ -9,8 +9,8 @@ use format::Malformed;
 use format::osd::wire::{
     Challenge, DATA_MAX, Frame, Hello, IN_FLIGHT_MAX, Kind, META_MAX, NONCE, Reason, Side, VERSION,
 };
-use media::{Event, Fd, Ring};
-use net::tcp_socket;
+use media::{Event, Fd, Loan, Ring};
+use net::{Conduit, tcp_socket};
 
 use super::{Link, Shared, lock};
 use crate::Cause;
@@ -74,6 +74,9 @@ struct Waiting {
     until: u64,
     /// Names that came already.
     names: Vec<String>,
+    /// Pages that the kernel has since it was sent. With the connection they are lost: what waits in a
+    /// closed socket is sent still, and nobody tells of its end.
+    loans: Vec<Loan>,
 }
 
 /// See the top of the file.
@@ -184,18 +187,18 @@ impl Peer {
         let tag = self.next_tag;
         self.next_tag += 1;
         let until = now + patience(&request);
-        let names = Vec::new();
-        self.waiting.insert(tag, Waiting { request, reply, asked_at: now, until, names });
+        let (names, loans) = (Vec::new(), Vec::new());
+        self.waiting.insert(tag, Waiting { request, reply, asked_at: now, until, names, loans });
         self.unsent.push_back(tag);
     }
 
     /// Does what it is time for: sends what waits, gives up what takes too long.
-    pub(crate) fn tick(&mut self, ring: &mut Ring, now: u64) {
+    pub(crate) fn tick(&mut self, ring: &mut Ring, conduit: &mut Conduit, now: u64) {
         if now >= self.look_at {
             self.look_at = now + LOOK;
             self.look(ring, now);
         }
-        self.send(ring, now);
+        self.send(ring, conduit, now);
     }
 
     fn look(&mut self, ring: &mut Ring, now: u64) {
@@ -285,6 +288,7 @@ impl Peer {
             lock(&self.shared.why).clone_from(&self.why);
         }
         // What was asked is asked again.
+        self.waiting.values_mut().for_each(|one| one.loans.clear());
         self.unsent = self.waiting.keys().copied().collect();
     }
 
@@ -393,9 +397,16 @@ impl Peer {
 
     fn answered(&mut self, received: Received, now: u64) -> Result<(), String> {
         let tag = received.frame.tag;
+        if let State::Up(wire) = &self.state
+            && wire.is_sending(tag)
+        {
+            return Err("it answered what it has not heard to the end".to_owned());
+        }
         let Some(mut one) = self.waiting.remove(&tag) else {
             return Err("it answered what nobody asked".to_owned());
         };
+        // It has all of the request: nobody needs the pages for that any more.
+        one.loans.drain(..).for_each(Loan::settle);
         let heard = decode_answer(&one.request, received);
         let answer = match heard.map_err(|e| format!("its answer makes no sense: {e}")) {
             Ok(Heard::More(names)) => {
@@ -427,12 +438,12 @@ impl Peer {
     }
 
     /// Sends what waits, as far as the OSD takes it.
-    fn send(&mut self, ring: &mut Ring, now: u64) {
+    fn send(&mut self, ring: &mut Ring, conduit: &mut Conduit, now: u64) {
         let token = self.token(WRITE);
         let wire = match &mut self.state {
             State::Up(wire) => wire,
             State::Greeting { wire, .. } => {
-                if let Err(error) = wire.flush() {
+                if let Err(error) = wire.flush(None) {
                     self.broken(&error.to_string(), false, ring, now);
                 }
                 return;
@@ -443,10 +454,10 @@ impl Peer {
             if self.waiting.len() - self.unsent.len() >= IN_FLIGHT_MAX {
                 break;
             }
-            if let Some(one) = self.waiting.get(tag) {
+            if let Some(one) = self.waiting.get_mut(tag) {
                 let after = one.names.last().map_or("", String::as_str);
                 let (frame, meta, parts) = encode_request(&one.request, after, *tag);
-                wire.send(&frame, &meta, parts);
+                one.loans = wire.lend(&frame, &meta, parts);
                 count(&self.shared, one.request.payload());
             }
             self.unsent.pop_front();
@@ -454,7 +465,7 @@ impl Peer {
         if self.writing || wire.queued() == 0 {
             return;
         }
-        match wire.flush() {
+        match wire.flush(Some(conduit)) {
             Ok(true) => {}
             Ok(false) => {
                 ring.poll_writable(wire.fd(), token);
