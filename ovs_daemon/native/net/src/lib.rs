@@ -30,4 +30,4 @@ pub use lobby::{GREETING, Lobby, UNGREETED_MAX};
 pub use random::random_name;
 pub use signal::Signals;
 pub use stream::{Stream, send_parts_now, send_some_now};
-pub use tcp::{PIECES_MAX, send_all_now, tcp_socket, tune_peer, wake_at};
+pub use tcp::{PIECES_MAX, send_all_now, tcp_socket, tune_peer, unpaced_socket, wake_at};

@@ -1,7 +1,7 @@
 //! TCP sockets of our own making, and sends that gather without waiting.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 
@@ -37,6 +37,37 @@ pub fn tune_peer(fd: &Fd) {
     set_option(fd, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, 1);
     set_option(fd, libc::IPPROTO_TCP, libc::TCP_KEEPCNT, SILENCE_MS / 1000);
     set_option(fd, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, SILENCE_MS);
+}
+
+/// The same, before it is connected; one to this host is spared the machine's congestion control: there
+/// is no path that could be congested, and BBR's timers, which pace even such packets, cost more than
+/// copying them. Reno has none, is in every kernel and may be chosen by everybody. What has begun with
+/// timers keeps them.
+pub fn unpaced_socket(address: SocketAddr) -> io::Result<Fd> {
+    let fd = tcp_socket(address)?;
+    if is_here(address) {
+        let name = b"reno";
+        let (level, option) = (libc::IPPROTO_TCP, libc::TCP_CONGESTION);
+        let len = name.len() as libc::socklen_t;
+        // SAFETY: the name outlives the call. A failure changes nothing that matters.
+        unsafe { libc::setsockopt(fd.as_raw_fd(), level, option, name.as_ptr().cast(), len) };
+    }
+    Ok(fd)
+}
+
+/// Whether an address is one of this host: what is sent there would come from it.
+fn is_here(address: SocketAddr) -> bool {
+    let any: IpAddr = match address {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let from = || {
+        // Nothing is sent: connecting only looks the way up.
+        let socket = UdpSocket::bind((any, 0))?;
+        socket.connect(address)?;
+        socket.local_addr()
+    };
+    address.ip().is_loopback() || from().is_ok_and(|from| from.ip() == address.ip())
 }
 
 /// From now on the socket counts as readable when so many bytes are there, or when it is over, or
@@ -75,6 +106,35 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
 
     use super::*;
+
+    fn congestion_control(fd: &Fd) -> String {
+        let (mut name, mut len) = ([0u8; 16], 16);
+        let (level, option) = (libc::IPPROTO_TCP, libc::TCP_CONGESTION);
+        // SAFETY: both outlive the call, which writes at most 16 bytes.
+        let done = unsafe {
+            let value = name.as_mut_ptr().cast();
+            libc::getsockopt(fd.as_raw_fd(), level, option, value, &mut len)
+        };
+        assert_eq!(done, 0, "{}", io::Error::last_os_error());
+        String::from_utf8_lossy(&name).trim_end_matches('\0').to_owned()
+    }
+
+    #[test]
+    fn a_connection_within_the_host_is_not_paced() {
+        let usual = congestion_control(&tcp_socket("127.0.0.1:9".parse().unwrap()).unwrap());
+        // The last is of no host (RFC 5737).
+        for (address, wanted) in
+            [("127.0.0.1:9", "reno"), ("127.8.8.8:9", "reno"), ("192.0.2.1:9", &*usual)]
+        {
+            let fd = unpaced_socket(address.parse().unwrap()).unwrap();
+            assert_eq!(congestion_control(&fd), wanted, "{address}");
+        }
+        // Any address that this host has beside loopback's, if it has one.
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        if socket.connect("192.0.2.1:9").is_ok() {
+            assert!(is_here(SocketAddr::new(socket.local_addr().unwrap().ip(), 9)));
+        }
+    }
 
     #[test]
     fn slices_leave_in_order_and_a_full_socket_takes_part_of_them() {

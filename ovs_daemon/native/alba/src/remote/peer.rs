@@ -10,7 +10,7 @@ use format::osd::wire::{
     Challenge, DATA_MAX, Frame, Hello, IN_FLIGHT_MAX, Kind, META_MAX, NONCE, Reason, Side, VERSION,
 };
 use media::{Event, Fd, Loan, Ring};
-use net::{Conduit, tcp_socket};
+use net::{Conduit, unpaced_socket};
 
 use super::{Link, Shared, lock};
 use crate::Cause;
@@ -294,7 +294,7 @@ impl Peer {
 
     fn connect(&mut self, ring: &mut Ring, now: u64) {
         let address = *lock(&self.shared.address);
-        match tcp_socket(address) {
+        match unpaced_socket(address) {
             Ok(fd) => {
                 ring.connect(&fd, address, self.token(CONNECT));
                 self.state = State::Connecting(fd);
