@@ -16,7 +16,7 @@ use media::{Dir, write_new};
 use crate::batch::Shelf;
 use crate::descriptors::Descriptors;
 use crate::part::Part;
-use crate::{Backend, BackendError, Cause, Put, Result, Sink, Space};
+use crate::{Backend, BackendError, Cause, Fill, Put, Result, Sink, Space, fill_and_write};
 
 pub(crate) const TEMPORARY: &str = ".put-";
 /// How often the folder of a put is made anew, because it was empty and was removed.
@@ -128,7 +128,7 @@ fn write_temporary(
     file: File,
     fill: &mut dyn FnMut(&mut dyn Sink) -> Result<()>,
 ) -> Result<()> {
-    let mut sink = FileSink { name, file };
+    let mut sink = FileSink { name, file, place: Vec::new() };
     fill(&mut sink)?;
     sink.file.sync_all().map_err(|e| error("store", name, e))
 }
@@ -136,9 +136,18 @@ fn write_temporary(
 struct FileSink<'a> {
     name: &'a str,
     file: File,
+    /// For bytes that are read, see [`Sink::fill`].
+    place: Vec<u8>,
 }
 
 impl Sink for FileSink<'_> {
+    fn fill(&mut self, len: usize, fill: &mut Fill) -> Result<()> {
+        let mut place = std::mem::take(&mut self.place);
+        let filled = fill_and_write(self, &mut place, len, fill);
+        self.place = place;
+        filled
+    }
+
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.file.write_all(bytes).map_err(|e| error("store", self.name, e))
     }

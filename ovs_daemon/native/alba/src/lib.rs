@@ -88,6 +88,32 @@ pub struct Space {
 pub trait Sink {
     /// Appends bytes.
     fn write(&mut self, bytes: &[u8]) -> Result<()>;
+
+    /// Appends the first bytes of a place for `len` of them: as many as `fill` says that it has put
+    /// there. It may find anything in it. A sink that keeps an object in memory gives the place where
+    /// the bytes stay, so that what is read from a file is copied once.
+    fn fill(&mut self, len: usize, fill: &mut Fill) -> Result<()> {
+        let mut place = vec![0; len];
+        let filled = fill(&mut place)?;
+        self.write(&place[..filled])
+    }
+}
+
+/// Puts bytes into a place, see [`Sink::fill`].
+pub type Fill<'a> = dyn FnMut(&mut [u8]) -> Result<usize> + 'a;
+
+/// [`Sink::fill`] of a sink that keeps nothing, with a place that is used again.
+fn fill_and_write(
+    sink: &mut dyn Sink,
+    place: &mut Vec<u8>,
+    len: usize,
+    fill: &mut Fill,
+) -> Result<()> {
+    if place.len() < len {
+        place.resize(len, 0);
+    }
+    let filled = fill(&mut place[..len])?;
+    sink.write(&place[..filled])
 }
 
 /// A store of objects. All calls block; they run on worker threads, never on a shard's.

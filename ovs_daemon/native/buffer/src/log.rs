@@ -61,20 +61,27 @@ impl ScoFile {
         Ok(())
     }
 
+    /// Bytes of the file from the first to the last of `count` clusters, with the headers between them.
+    pub fn span(&self, ordinal: u32, count: u32) -> usize {
+        let pages = &self.index.pages[ordinal as usize..(ordinal + count) as usize];
+        match (pages.first(), pages.last()) {
+            (Some(first), Some(last)) => (last - first + 1) as usize * PAGE,
+            _ => 0,
+        }
+    }
+
     /// Reads `count` clusters and waits for them; for worker threads. One read fetches them with
-    /// the headers between them, since small batches alternate with headers: `into` holds whole
-    /// pages then, and the result says which of them (first page, pages) are data, in order.
+    /// the headers between them, since small batches alternate with headers: `into`, as long as
+    /// [`Self::span`] says, holds whole pages then, and the result says which of them (first page,
+    /// pages) are data, in order.
     pub fn read_blocking(
         &self,
         ordinal: u32,
         count: u32,
-        into: &mut Vec<u8>,
+        into: &mut [u8],
     ) -> Result<Vec<(usize, usize)>, StoreError> {
         let pages = &self.index.pages[ordinal as usize..(ordinal + count) as usize];
-        let (Some(first), Some(last)) = (pages.first(), pages.last()) else {
-            return Ok(Vec::new());
-        };
-        into.resize((last - first + 1) as usize * PAGE, 0);
+        let Some(first) = pages.first() else { return Ok(Vec::new()) };
         self.file.read_bytes_at(u64::from(*first) * PAGE as u64, into)?;
         let mut runs: Vec<(usize, usize)> = Vec::new();
         for page in pages.iter().map(|page| (page - first) as usize) {

@@ -361,6 +361,7 @@ impl Survey {
             let mut ordinal = 0;
             while ordinal < clusters {
                 let count = (clusters - ordinal).min(BLOCK_CLUSTERS);
+                block.resize(sco_file.span(ordinal, count), 0);
                 let runs = sco_file.read_blocking(ordinal, count, &mut block)?;
                 let pages = runs.iter().flat_map(|(start, len)| *start..start + len);
                 for (at, page) in pages.enumerate() {

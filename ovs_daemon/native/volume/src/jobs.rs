@@ -338,6 +338,9 @@ pub trait ScoSource {
     /// Its name, for people.
     fn name(&self) -> String;
 
+    /// Bytes that [`Self::read`] needs room for.
+    fn span(&self, ordinal: u32, count: u32) -> usize;
+
     /// Reads `count` clusters from `ordinal` on; see [`ScoFile::read_blocking`].
     ///
     /// # Errors
@@ -346,7 +349,7 @@ pub trait ScoSource {
         &self,
         ordinal: u32,
         count: u32,
-        into: &mut Vec<u8>,
+        into: &mut [u8],
     ) -> Result<Vec<(usize, usize)>, String>;
 }
 
@@ -359,11 +362,15 @@ impl ScoSource for ScoFile {
         self.file.path().display().to_string()
     }
 
+    fn span(&self, ordinal: u32, count: u32) -> usize {
+        ScoFile::span(self, ordinal, count)
+    }
+
     fn read(
         &self,
         ordinal: u32,
         count: u32,
-        into: &mut Vec<u8>,
+        into: &mut [u8],
     ) -> Result<Vec<(usize, usize)>, String> {
         self.read_blocking(ordinal, count, into).map_err(|error| error.to_string())
     }
@@ -401,11 +408,11 @@ pub fn store_sco(
     })?;
     let put = backend.put(&name, &mut |sink| {
         sink.write(&header.encode())?;
-        let mut block = Vec::new();
         let mut ordinal = 0;
         while ordinal < header.clusters {
             let count = (header.clusters - ordinal).min(BLOCK_CLUSTERS);
-            sink.write(read_checked(source, ordinal, count, &mut block)?)?;
+            let span = source.span(ordinal, count);
+            sink.fill(span, &mut |block| read_checked(source, ordinal, count, block))?;
             ordinal += count;
         }
         sink.write(&tail)
@@ -422,17 +429,18 @@ pub fn store_sco(
     Ok(())
 }
 
-/// Clusters that are copied at a time: 256 KiB, which stays in a core's cache.
+/// Clusters that are read at a time: 256 KiB, which stays in a core's cache until their checksums are
+/// compared.
 const BLOCK_CLUSTERS: u32 = 64;
 
 /// Reads clusters and compares their checksums; they end up next to each other at the front of
-/// `block`.
-fn read_checked<'a>(
+/// `block`, in as many bytes as is returned.
+fn read_checked(
     source: &dyn ScoSource,
     ordinal: u32,
     count: u32,
-    block: &'a mut Vec<u8>,
-) -> alba::Result<&'a [u8]> {
+    block: &mut [u8],
+) -> alba::Result<usize> {
     let failed = |cause, why: String| BackendError {
         attempted: "upload from",
         object: source.name(),
@@ -443,7 +451,9 @@ fn read_checked<'a>(
     let runs = runs.map_err(|why| failed(Cause::Failed, why))?;
     let mut end = 0;
     for (start, pages) in runs {
-        block.copy_within(start * PAGE..(start + pages) * PAGE, end);
+        if start * PAGE > end {
+            block.copy_within(start * PAGE..(start + pages) * PAGE, end);
+        }
         end += pages * PAGE;
     }
     let clusters = &block[..end];
@@ -454,7 +464,7 @@ fn read_checked<'a>(
             return Err(failed(Cause::Corrupt, why));
         }
     }
-    Ok(clusters)
+    Ok(end)
 }
 
 #[cfg(test)]

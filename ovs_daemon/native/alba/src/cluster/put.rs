@@ -12,7 +12,7 @@ use crate::osd::{Answer, Request, fragment_path};
 use crate::part::Part;
 use crate::pieces::{Fragment, Label, encode_piece, padded_len};
 use crate::preset::Preset;
-use crate::{BackendError, Cause, Put, Result, Sink};
+use crate::{BackendError, Cause, Fill, Put, Result, Sink};
 
 use super::find::unknown;
 use super::leftovers::{in_time, now};
@@ -52,6 +52,14 @@ struct Memory<'a> {
 impl Sink for Memory<'_> {
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.bytes.append(bytes).map_err(|e| no_memory(self.name, &e))
+    }
+
+    fn fill(&mut self, len: usize, fill: &mut Fill) -> Result<()> {
+        let before = self.bytes.len();
+        self.bytes.extend(len).map_err(|e| no_memory(self.name, &e))?;
+        let filled = fill(&mut self.bytes[before..]);
+        self.bytes.truncate(before + filled.as_ref().map_or(0, |filled| *filled));
+        filled.map(|_| ())
     }
 }
 

@@ -6,7 +6,7 @@ use format::seal::{Compression, SALT, Seal, SealedChunk};
 use super::chunks::Packer;
 use super::keys::{Cipher, Key};
 use crate::cluster::failed;
-use crate::{Result, Sink};
+use crate::{Fill, Result, Sink, fill_and_write};
 
 /// Takes plain bytes, gives chunks, and in the end table and seal.
 pub(super) struct Sealer<'a> {
@@ -19,6 +19,8 @@ pub(super) struct Sealer<'a> {
     pending: Vec<u8>,
     /// The chunk that is being made.
     sealed: Vec<u8>,
+    /// For bytes that are read, see [`Sink::fill`].
+    place: Vec<u8>,
     chunks: Vec<SealedChunk>,
     at: u64,
 }
@@ -45,8 +47,9 @@ impl<'a> Sealer<'a> {
         let packer = Packer::new(compression, seal.chunk_len())
             .map_err(|why| failed("compress", object, why))?;
         let cipher = key.map(|(key, salt)| Cipher::new(key, &salt));
-        let (pending, sealed, chunks) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(Self { object, sink, seal, cipher, packer, pending, sealed, chunks, at: 0 })
+        let (pending, sealed, place) = (Vec::new(), Vec::new(), Vec::new());
+        let chunks = Vec::new();
+        Ok(Self { object, sink, seal, cipher, packer, pending, sealed, place, chunks, at: 0 })
     }
 
     fn chunk(&mut self, plain: &[u8]) -> Result<()> {
@@ -83,6 +86,13 @@ impl<'a> Sealer<'a> {
 }
 
 impl Sink for Sealer<'_> {
+    fn fill(&mut self, len: usize, fill: &mut Fill) -> Result<()> {
+        let mut place = std::mem::take(&mut self.place);
+        let filled = fill_and_write(self, &mut place, len, fill);
+        self.place = place;
+        filled
+    }
+
     fn write(&mut self, mut bytes: &[u8]) -> Result<()> {
         let chunk_len = self.seal.chunk_len();
         while !bytes.is_empty() {

@@ -85,14 +85,17 @@ impl ScoSource for Source<'_> {
         sco_path(self.sco)
     }
 
+    fn span(&self, _ordinal: u32, count: u32) -> usize {
+        count as usize * PAGE
+    }
+
     fn read(
         &self,
         ordinal: u32,
         count: u32,
-        into: &mut Vec<u8>,
+        into: &mut [u8],
     ) -> Result<Vec<(usize, usize)>, String> {
         let pages = &self.index.pages[ordinal as usize..(ordinal + count) as usize];
-        into.resize(pages.len() * PAGE, 0);
         for (page, cluster) in pages.iter().zip(into.chunks_exact_mut(PAGE)) {
             let at = u64::from(*page) * PAGE as u64;
             let read = self.files.read_at(&sco_path(self.sco), at, cluster);

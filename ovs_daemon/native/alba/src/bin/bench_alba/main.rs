@@ -65,22 +65,20 @@ fn sco(folder: &Path) -> File {
 /// Puts the file as an object. Every 4 KiB is read and its checksum computed, as uploads do.
 fn upload(cluster: &Cluster, name: &str, mut file: &File) {
     file.rewind().expect("a file");
-    let mut fill = |sink: &mut dyn Sink| {
-        let mut part = vec![0; BLOCK];
-        for _ in 0..OBJECT / BLOCK {
-            file.read_exact(&mut part).map_err(|e| BackendError {
-                attempted: "read",
-                object: name.to_owned(),
-                cause: Cause::Failed,
-                why: e.to_string(),
-            })?;
-            for page in part.chunks_exact(PAGE) {
-                black_box(crc32c(page));
-            }
-            sink.write(&part)?;
+    let mut block = |place: &mut [u8]| {
+        file.read_exact(place).map_err(|e| BackendError {
+            attempted: "read",
+            object: name.to_owned(),
+            cause: Cause::Failed,
+            why: e.to_string(),
+        })?;
+        for page in place.chunks_exact(PAGE) {
+            black_box(crc32c(page));
         }
-        Ok(())
+        Ok(place.len())
     };
+    let mut fill =
+        |sink: &mut dyn Sink| (0..OBJECT / BLOCK).try_for_each(|_| sink.fill(BLOCK, &mut block));
     cluster.put(name, &mut fill).expect("an upload");
 }
 
