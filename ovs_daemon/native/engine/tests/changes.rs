@@ -163,9 +163,10 @@ fn objects_that_a_power_loss_brings_back_are_deleted_again() {
         open(&engine, A, None).unwrap();
         fill(byte);
     }
-    // Closing waits for no deletions: the next opening sees to what is left.
+    // Closing waits for no deletions: what is left goes with the next checkpoint.
     let are_gone = |_: &Value| first.iter().all(|name| !objects().contains(name));
     open(&engine, A, None).unwrap();
+    engine.settle_volume(A).unwrap();
     until(&engine, A, are_gone);
     fill(3);
     for name in &first {
@@ -175,6 +176,7 @@ fn objects_that_a_power_loss_brings_back_are_deleted_again() {
     assert_eq!(Guest::new(&engine, A).read(0, 3 << 20), vec![3; 3 << 20]);
     engine.close_volume(A, None).unwrap();
     open(&engine, A, None).unwrap();
+    engine.settle_volume(A).unwrap();
     until(&engine, A, are_gone);
     assert_eq!(Guest::new(&engine, A).read(0, 3 << 20), vec![3; 3 << 20]);
     engine.shutdown(false).unwrap();
