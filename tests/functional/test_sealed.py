@@ -133,7 +133,8 @@ def test_nothing_of_a_volume_is_readable_on_the_osds(node: Node, tmp_path: Path)
     lose_local_state(node)
     for gone in osds(node)[:4]:
         shutil.rmtree(gone)
-    recovered(node, made["uuid"], content, {"old": OLD})
+    # The snapshot that the clone is of is of the time of the new key.
+    recovered(node, made["uuid"], content, {"old": OLD, "new": NEW})
     recovered(node, clone["uuid"], check_clone, {"new": NEW})
     name = next(name for name in scan(osds(node)) if name.startswith(f"{made['uuid']}/sco"))
     with pytest.raises(Exception, match="encrypted with the key 'old', which was not given"):
