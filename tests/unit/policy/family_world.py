@@ -16,9 +16,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
+
+from tests.unit.policy.ownership_world import Result, Violation
 
 NODES = ("A", "B", "E")
 KEEPER = "K"
@@ -101,19 +103,6 @@ class State:
         """The same with a node about to do something."""
         pairs = zip(NODES, self.pending, strict=True)
         return replace(self, pending=tuple(act if name == node else one for name, one in pairs))
-
-
-class Violation(AssertionError):
-    """An invariant does not hold; the message is the way there."""
-
-
-@dataclass
-class Result:
-    """What an exploration found."""
-
-    states: int = 0
-    transitions: int = 0
-    happened: set[str] = field(default_factory=set)
 
 
 class World:

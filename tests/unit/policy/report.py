@@ -128,7 +128,7 @@ def _is_caught(name: str, mutant: Mutant) -> bool:
 def _is_caught_in_family(name: str, mutant: Mutant) -> bool:
     try:
         family_world.explore(family_world.World(load(mutant), FAMILY_WORLDS[name]))
-    except family_world.Violation as violation:
+    except ownership_world.Violation as violation:
         return str(violation).startswith(mutant.caught_by)
     return False
 

@@ -99,5 +99,5 @@ def test_a_family_comes_together_after_every_order_of_events() -> None:
 )
 def test_a_mutant_of_families_is_caught(world: str, mutant: Mutant) -> None:
     explored = family_world.World(load(mutant), FAMILY_WORLDS[world])
-    with pytest.raises(family_world.Violation, match=mutant.caught_by):
+    with pytest.raises(ownership_world.Violation, match=mutant.caught_by):
         family_world.explore(explored)
