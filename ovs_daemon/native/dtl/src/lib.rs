@@ -29,4 +29,4 @@ pub use line::{Line, LineEvent};
 pub use outbox::Outbox;
 pub use replica::{Read, mark_power_loss, read as read_replica, store_fence};
 pub use server::{Guest, Server};
-pub use tasks::{Task, TaskDone};
+pub use tasks::{Lane, Task, TaskDone};

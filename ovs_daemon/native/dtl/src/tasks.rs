@@ -20,6 +20,19 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Task(pub(crate) Kind);
 
+/// Tasks that may wait for one another, and for no other ones: each lane needs threads of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Lane {
+    /// A takeover waits for a few bytes to be on the disk.
+    Fence,
+    /// A caller waits for the headers of a log to be read.
+    Load,
+    /// A whole tail, as fast as its reader takes it.
+    Stream,
+    /// Large files are removed.
+    Removal,
+}
+
 #[derive(Debug)]
 pub(crate) enum Kind {
     /// Find out what is held of a volume.
@@ -45,6 +58,16 @@ pub(crate) enum Done {
 }
 
 impl Task {
+    /// Whose threads do it.
+    pub fn lane(&self) -> Lane {
+        match self.0 {
+            Kind::Store { .. } => Lane::Fence,
+            Kind::Load { .. } => Lane::Load,
+            Kind::Stream { .. } => Lane::Stream,
+            Kind::Remove { .. } => Lane::Removal,
+        }
+    }
+
     /// Does it.
     pub fn run(self) -> TaskDone {
         TaskDone(match self.0 {

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use alba::Backend;
-use dtl::Task;
+use dtl::{Lane, Task};
 use volume::{Job, JobDone};
 
 use crate::lease::Lease;
@@ -103,16 +103,42 @@ impl Queue {
 pub(crate) struct Workers {
     urgent: Arc<Queue>,
     background: Arc<Queue>,
-    /// What serves other nodes.
+    /// What is read for other nodes.
     remote: Arc<Queue>,
     /// What connects to other nodes.
     reach: Arc<Queue>,
+    /// What other nodes ask of the DTL node. A tail is sent for as long as its reader likes, and
+    /// nothing that is short may stand behind it.
+    lanes: Lanes,
+}
+
+#[derive(Clone, Default)]
+struct Lanes {
+    fence: Arc<Queue>,
+    load: Arc<Queue>,
+    stream: Arc<Queue>,
+    removal: Arc<Queue>,
+}
+
+impl Lanes {
+    fn of(&self, lane: Lane) -> &Arc<Queue> {
+        match lane {
+            Lane::Fence => &self.fence,
+            Lane::Load => &self.load,
+            Lane::Stream => &self.stream,
+            Lane::Removal => &self.removal,
+        }
+    }
 }
 
 const URGENT_THREADS: usize = 4;
 const BACKGROUND_THREADS: usize = 2;
 const REMOTE_THREADS: usize = 4;
 const REACH_THREADS: usize = 8;
+const FENCE_THREADS: usize = 2;
+const LOAD_THREADS: usize = 2;
+const STREAM_THREADS: usize = 4;
+const REMOVAL_THREADS: usize = 1;
 
 impl Workers {
     /// Starts the threads; answers go to the mailbox of the job's shard.
@@ -122,8 +148,8 @@ impl Workers {
         lease: &Arc<Lease>,
     ) -> std::io::Result<(Self, Vec<JoinHandle<()>>)> {
         let queue = Arc::<Queue>::default;
-        let workers =
-            Self { urgent: queue(), background: queue(), remote: queue(), reach: queue() };
+        let (urgent, background, remote, reach) = (queue(), queue(), queue(), queue());
+        let workers = Self { urgent, background, remote, reach, lanes: Lanes::default() };
         let reach: Arc<Mutex<Reach<(usize, Job, u64)>>> = Arc::default();
         let mut threads = Vec::new();
         for (name, queue, count) in [
@@ -131,6 +157,10 @@ impl Workers {
             ("vs-background", &workers.background, BACKGROUND_THREADS),
             ("vs-remote", &workers.remote, REMOTE_THREADS),
             ("vs-reach", &workers.reach, REACH_THREADS),
+            ("vs-fence", &workers.lanes.fence, FENCE_THREADS),
+            ("vs-load", &workers.lanes.load, LOAD_THREADS),
+            ("vs-stream", &workers.lanes.stream, STREAM_THREADS),
+            ("vs-removal", &workers.lanes.removal, REMOVAL_THREADS),
         ] {
             for _ in 0..count {
                 let (queue, backend, reach) = (queue.clone(), backend.clone(), reach.clone());
@@ -165,7 +195,7 @@ impl Workers {
     }
 
     pub(crate) fn give_task(&self, shard: usize, task: Task) {
-        self.remote.push(shard, Errand::Dtl(task));
+        self.lanes.of(task.lane()).push(shard, Errand::Dtl(task));
     }
 
     /// Threads end when their queues are empty.
@@ -174,6 +204,8 @@ impl Workers {
         self.background.stop();
         self.remote.stop();
         self.reach.stop();
+        let Lanes { fence, load, stream, removal } = &self.lanes;
+        [fence, load, stream, removal].into_iter().for_each(|queue| queue.stop());
     }
 }
 
