@@ -20,9 +20,13 @@ from __future__ import annotations
 
 import logging
 import time
+from typing import Any
 
+from ovs_daemon.control.findings import finding
 from ovs_daemon.control.host import Host
 from ovs_daemon.control.records import Attachment, Volume
+from ovs_daemon.control.topology import Node
+from ovs_daemon.control.view import View
 from ovs_daemon.errors import Code, VStorageError, unknown_volume
 from ovs_daemon.policy.fencing import Seat, Standing, Step, generation_after, next_step
 
@@ -94,15 +98,62 @@ def shut_out(host: Host, what: str, volume: Volume) -> Volume:
         current = found
 
 
+def unconfirmed_findings(view: View) -> list[dict[str, Any]]:
+    """Volumes that were taken away from users who may go on writing to them."""
+    nodes = {node.name: node for node in view.nodes}
+    found = []
+    for volume in view.volumes:
+        owner = volume.node
+        alive = owner in view.alive
+        standing = _standing_with(volume.generation, volume, nodes.get(owner), alive)
+        # As nobody of the cluster sees it: what this node has to do itself is not done either.
+        match next_step(standing, me=""):
+            case Step.WAIT:
+                found.append(
+                    _unconfirmed_finding(
+                        volume,
+                        "warning",
+                        f"node {owner}, which owns it, has not said yet that they are shut out",
+                        "it does so within a second by itself; if it stays so, the log of the "
+                        f"daemon on {owner} says why",
+                    )
+                )
+            case Step.UNKNOWN:
+                found.append(
+                    _unconfirmed_finding(
+                        volume,
+                        "critical",
+                        f"node {owner}, which owns it, gives no sign of life, and may serve it all "
+                        "the same: it needs no lease",
+                        f"start vstorage-daemon on {owner}, which shuts them out, or make sure "
+                        "that the host is off",
+                    )
+                )
+    return found
+
+
+def _unconfirmed_finding(volume: Volume, severity: str, why: str, fix: str) -> dict[str, Any]:
+    return finding(
+        "shut_out_unconfirmed",
+        severity,
+        f"volume {volume.name}",
+        f"it was taken away from former users, who may still write to it: {why}",
+        fix,
+    )
+
+
 def _standing(host: Host, wanted: Volume, volume: Volume) -> Standing:
     owner = volume.node
     if volume.enforced >= wanted.generation or owner == host.settings.node:
         return Standing(wanted.generation, volume.enforced, owner, alive=True, leased=True)
-    node = host.store.node(owner)
-    # A node that others may take volumes from serves no longer than its lease holds.
-    leased = node is None or "dtl" in node.addresses
     alive = owner in host.store.alive()
-    return Standing(wanted.generation, volume.enforced, owner, alive, leased)
+    return _standing_with(wanted.generation, volume, host.store.node(owner), alive)
+
+
+def _standing_with(generation: int, volume: Volume, owner: Node | None, alive: bool) -> Standing:
+    # A node that others may take volumes from serves no longer than its lease holds.
+    leased = owner is None or "dtl" in owner.addresses
+    return Standing(generation, volume.enforced, volume.node, alive, leased)
 
 
 def _unconfirmed(what: str, volume: Volume, why: str) -> VStorageError:

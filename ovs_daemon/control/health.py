@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ovs_daemon.control.fencing import unconfirmed_findings
 from ovs_daemon.control.findings import finding
 from ovs_daemon.control.host import Host
 from ovs_daemon.control.outlook import why_stopped
@@ -29,6 +30,7 @@ def cluster_findings(host: Host, view: View) -> list[dict[str, Any]]:
             found.append(_waiting(node))
     found += _without_log(view)
     found += _apart(view)
+    found += unconfirmed_findings(view)
     return found + _dtl_findings(view) + _silent_guests(view) + _differing(host)
 
 
@@ -102,7 +104,8 @@ def _silent_guests(view: View) -> list[dict[str, Any]]:
             "attachment_silent",
             "warning",
             f"volume {volume.name}",
-            f"node {one.node}, whose Edge serves it to {one.holder}, gives no sign of life",
+            f"node {one.node}, whose Edge serves it to {one.holder}, gives no sign of life"
+            + _left_out(volume),
             f"start {one.node} again; once it is certain that its guest is gone, "
             f"'vstorage volume attach --preempt {volume.name}' gives it to another one",
         )
@@ -111,6 +114,18 @@ def _silent_guests(view: View) -> list[dict[str, Any]]:
         if one.node not in (None, volume.node) and one.node not in view.alive
         if volume.node in view.alive
     ]
+
+
+def _left_out(volume: Volume) -> str:
+    """What else a dead daemon means for its guest, where somebody was shut out of the volume."""
+    if volume.generation == 0:
+        return ""
+    # When its daemon heard last is not known.
+    return (
+        "; others were shut out of the volume, and the leave with which that Edge attached is "
+        "worth nothing from then on: if its daemon was dead by then, its guest waits until the "
+        "daemon is back"
+    )
 
 
 def _dtl_findings(view: View) -> list[dict[str, Any]]:

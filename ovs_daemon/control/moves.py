@@ -137,13 +137,15 @@ def _prepare_edge(host: Host, family: Sequence[Volume], target: str) -> None:
     targets = (("shm", engine), ("tcp", address))
     with host.edge_lock:
         for one in family:
-            mine = served_here(host, one)
-            if not mine:
+            # As it is now: the leave that goes with an earlier record may be worth nothing.
+            current = host.store.volume(one.uuid)
+            mine = () if current is None else served_here(host, current)
+            if current is None or not mine:
                 continue
             writes = not all(attachment.read_only for attachment in mine)
-            token = issue(key, one.uuid, me, writes, time.time(), one.generation)
+            token = issue(key, one.uuid, me, writes, time.time(), current.generation)
             try:
-                host.edge.retarget(one.uuid, Where(targets, token, me, one.epoch))
+                host.edge.retarget(one.uuid, Where(targets, token, me, current.epoch))
             except VStorageError as failure:
                 LOG.warning("the Edge follows volume %s later: %s", one.name, failure)
 

@@ -44,3 +44,8 @@ class FakeEdge(EdgeClient):
                 "volumes": [{"volume": uuid, "state": "serving"} for uuid in self.served],
             }
         return {"ok": True}
+
+
+def generation_of(token: str) -> int:
+    """The generation of a volume's attachments that a token carries."""
+    return int.from_bytes(bytes.fromhex(token)[16:24], "little")

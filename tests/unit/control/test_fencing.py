@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -11,10 +12,11 @@ from ovs_daemon.control import attachments, fencing, moves, volumes
 from ovs_daemon.control.attachments import Wish
 from ovs_daemon.control.records import Mode, Volume
 from ovs_daemon.control.remote import Follower, where
+from ovs_daemon.control.status import status
 from ovs_daemon.control.store import put
 from ovs_daemon.edge import Serving
 from ovs_daemon.errors import Code, VStorageError
-from tests.support.fake_edge import FakeEdge
+from tests.support.fake_edge import FakeEdge, generation_of
 from tests.support.town import MIB, Inhabitant, Town
 
 PREEMPT = Wish(Mode.EDGE, preempt=True)
@@ -38,11 +40,6 @@ def record(town: Town) -> Volume:
 def let_in(owner: Inhabitant, volume: Volume) -> int:
     """The generation that an engine lets in."""
     return owner.engine.open[volume.uuid].generation
-
-
-def generation_of(token: str) -> int:
-    """What a token carries."""
-    return int.from_bytes(bytes.fromhex(token)[16:24], "little")
 
 
 def token_at(node: Inhabitant, volume: Volume) -> str:
@@ -220,3 +217,50 @@ def test_what_the_owner_serves_itself_ends_as_well(town: Town) -> None:
     attachments.attach(town["three"].host, "web1", PREEMPT)
     assert town["one"].engine.open[uuid].export is None
     assert record(town).enforced == 1
+
+
+def findings(node: Inhabitant, code: str) -> list[dict[str, Any]]:
+    """What `vstorage status` says there."""
+    return [one for one in status(node.host, True)["findings"] if one["code"] == code]
+
+
+def test_status_says_who_may_still_write(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever took it away was killed, or has given up; the owner says nothing."""
+    monkeypatch.setattr(attachments, "shut_out", killed(lambda: None))
+    with pytest.raises(KeyboardInterrupt):
+        attachments.attach(town["three"].host, "web1", PREEMPT)
+    for node in town.nodes.values():
+        (found,) = findings(node, "shut_out_unconfirmed")
+        assert (found["severity"], found["object"]) == ("warning", "volume web1")
+        assert "node one" in found["why"]
+    town["one"].steward.tend()
+    assert findings(town["three"], "shut_out_unconfirmed") == []
+
+
+def test_status_tells_a_dead_owner_that_may_serve_from_one_that_cannot(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attachments, "shut_out", killed(lambda: None))
+    with pytest.raises(KeyboardInterrupt):
+        attachments.attach(town["three"].host, "web1", PREEMPT)
+    town["one"].kill()
+    town.pass_time()
+    assert findings(town["three"], "shut_out_unconfirmed") == [], "its lease is over"
+    store = town["three"].host.store
+    node = store.node("one")
+    assert node is not None
+    store.commit(put(replace(node, addresses={"edge_tcp": node.addresses["edge_tcp"]})))
+    (found,) = findings(town["three"], "shut_out_unconfirmed")
+    assert (found["severity"], "needs no lease" in found["why"]) == ("critical", True)
+
+
+def test_status_says_that_guests_of_a_dead_daemon_may_be_left_out(town: Town) -> None:
+    """Others were shut out, and only its own daemon could give that Edge a new leave."""
+    attachments.attach(town["three"].host, "web1", Wish(Mode.EDGE, holder="nova", shared=True))
+    town["three"].kill()
+    town.pass_time()
+    (before,) = findings(town["one"], "attachment_silent")
+    assert "its guest waits" not in before["why"]
+    attachments.detach(town["one"].host, "web1", holder="local")
+    (after,) = findings(town["one"], "attachment_silent")
+    assert "its guest waits until the daemon is back" in after["why"]

@@ -12,7 +12,7 @@ from ovs_daemon.control.attachments import Wish
 from ovs_daemon.control.moves import move_volume
 from ovs_daemon.control.records import Mode, Volume
 from ovs_daemon.control.volumes import Source
-from tests.support.fake_edge import FakeEdge
+from tests.support.fake_edge import FakeEdge, generation_of
 from tests.support.refusal import refused
 from tests.support.town import Inhabitant, Town
 
@@ -207,3 +207,25 @@ def test_what_is_not_open_is_not_given_away(town: Town) -> None:
     refused(lambda: move_volume(town["a1"].host, "web1", "b1"), "busy", "is not open on node 'a1'")
     assert {one.node for one in family(town)} == {"a1"}
     assert volume.uuid in town["a1"].engine.open, "it is open again"
+
+
+def test_edges_get_no_leave_that_was_worth_nothing_before_it_was_given(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody loses the volume while what it has is brought to the backend."""
+    a1, b1 = town["a1"], town["b1"]
+    attachments.attach(b1.host, "web1", Wish(Mode.EDGE, holder="nova", shared=True))
+    settle = a1.engine.settle_volume
+
+    def take_away(uuid: str) -> None:
+        attachments.detach(a1.host, "web1", holder="nova")
+        settle(uuid)
+
+    monkeypatch.setattr(a1.engine, "settle_volume", take_away)
+    move_volume(a1.host, "web1", "b1")
+    web1 = next(one for one in family(town) if one.name == "web1")
+    edge = a1.host.edge
+    assert isinstance(edge, FakeEdge)
+    told = [one for one in edge.retargeted if one["volume"] == web1.uuid]
+    assert web1.generation == 1
+    assert [generation_of(one["token"]) for one in told] == [1]
