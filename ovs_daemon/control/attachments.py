@@ -78,13 +78,14 @@ def _attach(host: Host, what: str, found: Volume, wish: Wish) -> Volume:
     try:
         # The owner may take its time, and guests of other volumes wait for the Edge to be told.
         settled = shut_out(host, what, intended)
+        if settled.held_by(wish.holder) is None:
+            fix = f"'vstorage volume show {settled.name}' says who has it"
+            raise VStorageError(Code.IN_USE, what, "it was taken away meanwhile", fix)
+        if held is None and not is_foreign(host, settled):
+            # One that its process serves read-only is closed and opened again, which may take long.
+            settled = host.open(settled)
         with host.edge_lock:
-            if settled.held_by(wish.holder) is None:
-                fix = f"'vstorage volume show {settled.name}' says who has it"
-                raise VStorageError(Code.IN_USE, what, "it was taken away meanwhile", fix)
-            if held is not None or is_foreign(host, settled):
-                return serve(host, settled)
-            return serve(host, host.open(settled))
+            return serve(host, settled)
     except (VStorageError, Conflict):
         # A failure leaves it attached to who had it: its guest may only be waiting for the Edge.
         if held is None:
@@ -130,24 +131,26 @@ def detach(
     what = f"detach volume {reference!r}"
     found = host.require(what, reference)
 
-    def attempt() -> Volume:
+    def attempt() -> tuple[Volume, bool]:
         volume = host.again(what, found)
         remaining = () if everybody else volume.without(holder or LOCAL)
         if holder is None and remaining and remaining == volume.attachments:
             _refuse_others(what, volume)
         if remaining == volume.attachments:
-            return volume
+            return volume, False
         if any(one.mode is Mode.DIRECT for one in volume.attachments):
             # Only the process that serves it can stop.
             host.require_own(what, volume)
         _stop_serving(host, volume, remaining)
-        released = _store(host, volume, remaining)
-        # One that was open read-only for its guest is to be writable again.
-        return host.open(released) if host.is_open(volume.uuid) else released
+        return _store(host, volume, remaining), True
 
     with host.locks.holding(found.uuid):
         with host.edge_lock:
-            detached = retry(what, attempt)
+            detached, changed = retry(what, attempt)
+        if changed and host.is_open(detached.uuid):
+            # One that was open read-only for its guest is to be writable again; others do not wait
+            # for that.
+            detached = host.open(detached)
         return shut_out(host, what, detached)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from ovs_daemon.control import attachments, volumes
@@ -98,6 +100,38 @@ def test_direct_read_only_opens_read_only(house: House) -> None:
     assert house.engine.open[made.uuid].read_only
     attachments.detach(house.host, "web1")
     assert not house.engine.open[made.uuid].read_only
+
+
+def test_nobody_waits_while_one_is_opened_in_another_way(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The Edge is told about other volumes meanwhile, however long the engine takes."""
+    host = house.host
+    free: list[tuple[str, bool]] = []
+
+    def watch(name: str) -> None:
+        act = getattr(house.engine, name)
+
+        def asked(*arguments: object) -> object:
+            def other_thread() -> None:
+                free.append((name, host.edge_lock.acquire(blocking=False)))
+                if free[-1][1]:
+                    host.edge_lock.release()
+
+            looking = threading.Thread(target=other_thread)
+            looking.start()
+            looking.join()
+            return act(*arguments)
+
+        monkeypatch.setattr(house.engine, name, asked)
+
+    volumes.create_volume(host, "web1", GIB, None)
+    watch("open_volume")
+    watch("close_volume")
+    attachments.attach(host, "web1", Wish(Mode.DIRECT, read_only=True))
+    attachments.detach(host, "web1")
+    reopened = ["close_volume", "open_volume"]
+    assert free == [(name, True) for name in 2 * reopened]
 
 
 @pytest.mark.parametrize("mode", list(Mode))
