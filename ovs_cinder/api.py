@@ -35,6 +35,11 @@ _SILENCE_S = 60.0
 # Owners that are asked in a row: a volume changes hands once, and now and then twice.
 _OWNERS_MAX = 3
 
+# Parts of the time for an answer in which nodes are asked, one after the other, what any of them
+# can tell at once: the bus gives each call to the next one, and one may hang. The last has all of
+# it, so that nobody who is only slow counts as not there.
+_TURNS = (0.25, 0.25, 1.0)
+
 # Nodes that are asked for their cluster when a service starts.
 _TURNS_MAX = 8
 
@@ -73,9 +78,10 @@ class DomainApi:
     def get_domain(self) -> dict[str, Any]:
         """The Domain: its zone, nodes, capacity and versions.
 
-        From the first answer on this object is one cluster's: nodes of another one refuse.
+        From the first answer on this object is one cluster's: nodes of another one refuse. A node
+        that takes the call and does not answer keeps nobody from hearing of another one.
         """
-        answer = self._call_here("get_domain")
+        answer = self._call_in_turns("get_domain")
         self._others = tuple(answer.get("others", ()))
         self._cluster = self._cluster or answer.get("cluster")
         return answer
@@ -330,7 +336,20 @@ class DomainApi:
         """Whether nobody of this Domain has answered lately, and others could."""
         return bool(self._others) and time.monotonic() < self._silent_until
 
-    def _call_here(self, verb: str, patience: int = 1, /, **arguments: Any) -> dict[str, Any]:
+    def _call_in_turns(self, verb: str) -> dict[str, Any]:
+        """Have this Domain's nodes, one after the other, answer what any of them can."""
+        # Those of a Domain that has been silent lately have been asked one after the other.
+        turns = _TURNS[-1:] if self._is_silent() else _TURNS
+        for patience in turns[:-1]:
+            try:
+                return self._call_here(verb, patience)
+            except VStorageError as failure:
+                if failure.code != Code.DAEMON_UNAVAILABLE:
+                    raise
+                LOG.warning("another node is asked: %s", failure)
+        return self._call_here(verb, turns[-1])
+
+    def _call_here(self, verb: str, patience: float = 1, /, **arguments: Any) -> dict[str, Any]:
         """Have any node of this Domain do something."""
         try:
             answer = self._call(self.domain, verb, patience, **arguments)

@@ -21,8 +21,8 @@ class InTurns:
     def __init__(self, *listeners: House | None) -> None:
         self._turns = itertools.cycle(listeners)
         self._timeout_s = 0.0
-        #: how long callers have waited in vain
-        self.waited_s = 0.0
+        #: how long callers have waited in vain, together and once
+        self.waited_s = self.longest_s = 0.0
 
     def prepare(self, *, timeout: float, **more: Any) -> InTurns:
         self._timeout_s = timeout
@@ -32,5 +32,6 @@ class InTurns:
         house = next(self._turns)
         if house is None:
             self.waited_s += self._timeout_s
+            self.longest_s = max(self.longest_s, self._timeout_s)
             raise oslo_messaging.MessagingTimeout("no reply")
         return getattr(Endpoint(Verbs(house.host, lambda: True)), verb)(context, **arguments)

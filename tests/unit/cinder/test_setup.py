@@ -49,10 +49,26 @@ def test_one_node_that_hangs_does_not_keep_the_backend_down(
     house.host.store.commit(put(Node("node2", domain)))
     driver = make_driver(domain)
     driver.do_setup(None)
-    client = InTurns(house, None)
+    for listeners in ((house, None), (None, house), (None, None, house)):
+        client = InTurns(*listeners)
+        monkeypatch.setattr(driver.api, "_client", client)
+        driver.check_for_setup_error()
+        assert 0 < client.waited_s <= 20
+        # Whoever is asked next.
+        driver.get_volume_stats(refresh=True)
+        assert driver.api.cluster == house.host.store.cluster_id()
+
+
+def test_a_domain_whose_nodes_all_hang_does_not_start(
+    domain: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = make_driver(domain)
+    driver.do_setup(None)
+    client = InTurns(None)
     monkeypatch.setattr(driver.api, "_client", client)
-    driver.check_for_setup_error()
-    assert client.waited_s > 0
+    with pytest.raises(exception.VolumeBackendAPIException, match="no node of it"):
+        driver.check_for_setup_error()
+    assert client.longest_s == 10, "one that is only slow has its time"
 
 
 def test_the_zone_must_be_the_domains(domain: str) -> None:
