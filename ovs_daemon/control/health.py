@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from ovs_daemon.control.fencing import unconfirmed_findings
 from ovs_daemon.control.findings import finding
 from ovs_daemon.control.host import Host
+from ovs_daemon.control.opening import RELATIVES_AT_ONCE
 from ovs_daemon.control.outlook import why_stopped
 from ovs_daemon.control.records import Volume
 from ovs_daemon.control.topology import Node
@@ -15,6 +17,9 @@ from ovs_daemon.policy.family import gatherings
 from ovs_daemon.policy.model import DtlMode, DtlState
 from ovs_daemon.policy.placement import keepers
 from ovs_daemon.policy.takeover import takeovers
+
+# Records that must be as they were when a family comes together; see `family.reasons`.
+_REASONS_MAX = 2
 
 
 def cluster_findings(host: Host, view: View) -> list[dict[str, Any]]:
@@ -30,6 +35,7 @@ def cluster_findings(host: Host, view: View) -> list[dict[str, Any]]:
             found.append(_waiting(node))
     found += _without_log(view)
     found += _apart(view)
+    found += _too_many(host, view)
     found += unconfirmed_findings(view)
     return found + _dtl_findings(view) + _silent_guests(view) + _differing(host)
 
@@ -94,6 +100,27 @@ def _apart(view: View) -> list[dict[str, Any]]:
             "--direct",
         )
         for one in gatherings(view.cluster())
+    ]
+
+
+def _too_many(host: Host, view: View) -> list[dict[str, Any]]:
+    """The largest family, where the registry cannot give it to another node in one step."""
+    names = view.names()
+    sizes = Counter(one.root for one in view.volumes)
+    root, size = next(iter(sizes.most_common(1)), ("", 0))
+    # So many are no trouble for any; with them what else may have to be as it was.
+    if size <= RELATIVES_AT_ONCE or host.store.registry.has_room(size + _REASONS_MAX):
+        return []
+    return [
+        finding(
+            "family_too_large",
+            "warning",
+            f"volume {names.get(root, root)}",
+            f"it and its clones, {size} volumes, go to another node in one transaction, and etcd "
+            "takes fewer operations in one (its --max-txn-ops): they cannot be moved, and their "
+            "node cannot be drained",
+            "start the members of etcd with --max-txn-ops=4096, one after the other",
+        )
     ]
 
 

@@ -86,6 +86,8 @@ def _hand_over_together(
     :param own: all relatives that this node owns, or is making
     :param still: what else must be as it was
     """
+    # Before guests wait for what would be refused.
+    _refuse_too_many(host, what, len(family) + len(still))
     _settle(host, family)
     with contextlib.ExitStack() as held:
         # Held until it is another's: nobody may open it here, and write, in between. In the order
@@ -112,6 +114,19 @@ def _hand_over_together(
             _go_on(host, family)
             raise
     _leave_nothing(host, handed)
+
+
+def _refuse_too_many(host: Host, what: str, records: int) -> None:
+    """Refuse a family that the registry cannot give away in one step, and so not at all."""
+    if host.store.registry.has_room(records):
+        return
+    raise VStorageError(
+        Code.REGISTRY,
+        what,
+        f"it goes with all its relatives in one transaction of {records} records, and etcd takes "
+        "fewer operations in one (its --max-txn-ops, 128 unless told otherwise)",
+        "start the members of etcd with --max-txn-ops=4096, one after the other, and try again",
+    )
 
 
 def _settle(host: Host, family: Sequence[Volume]) -> None:

@@ -188,6 +188,14 @@ class Registry(abc.ABC):
         :raises LeaseLost: a lease is over; nothing was changed
         """
 
+    def has_room(self, operations: int) -> bool:
+        """Whether the store takes a transaction of so many operations.
+
+        Whoever needs a large one asks before it does what cannot wait: one that is too large is
+        refused when it is committed.
+        """
+        return True
+
     @abc.abstractmethod
     def grant(self, ttl_s: float) -> Lease:
         """A new lease; the driver may grant a longer one than was asked for."""

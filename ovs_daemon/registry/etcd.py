@@ -60,6 +60,8 @@ from ovs_daemon.registry.etcd_link import (
 _SLOT_TTL_S = 3600
 _SLOT_REFRESH_S = 600.0
 _CLOSE_S = 1.0
+# What etcd says of a transaction with more operations than --max-txn-ops.
+_TOO_MANY = "too many operations"
 
 
 @dataclass
@@ -124,6 +126,18 @@ class EtcdRegistry(Registry):
                 with self._guard:
                     self._slots.append(slot)
                 return outcome
+
+    def has_room(self, operations: int) -> bool:
+        # Conditions alone, of which etcd takes as many as of anything else; one more is the slot's.
+        conditions = [_unchanged(self._prefix, 0)] * (operations + 1)
+        request = {"compare": conditions, "success": [], "failure": []}
+        try:
+            self._link.repeat("read", "kv/txn", request)
+        except Refused as refusal:
+            if _TOO_MANY not in str(refusal):
+                raise _refused("read", refusal) from refusal
+            return False
+        return True
 
     def grant(self, ttl_s: float) -> Lease:
         answer = self._repeat("write", "lease/grant", {"TTL": math.ceil(ttl_s)})
@@ -387,7 +401,7 @@ def _refused(verb: str, refusal: Refused) -> VStorageError:
         Code.REGISTRY,
         f"{verb} the registry",
         f"etcd refused: {refusal}",
-        "for 'too many operations' start etcd with --max-txn-ops=4096, for 'database space "
+        f"for '{_TOO_MANY}' start etcd with --max-txn-ops=4096, for 'database space "
         "exceeded' compact it; else report it",
     )
 

@@ -148,6 +148,11 @@ def test_conditions_alone(registry: Registry) -> None:
     assert version(registry, "volume", "a") == seen
 
 
+def test_what_there_is_room_for_is_taken(registry: Registry) -> None:
+    assert registry.has_room(1000)
+    registry.commit([Create("volume", str(number), {}) for number in range(1000)])
+
+
 def test_one_record_twice_is_refused(registry: Registry) -> None:
     with pytest.raises(ValueError, match="twice"):
         registry.commit([Create("volume", "a", {}), Absent("volume", "a")])

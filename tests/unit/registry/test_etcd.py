@@ -319,3 +319,19 @@ def test_what_is_taken_over_at_once_is_no_more_than_etcd_takes() -> None:
         with pytest.raises(Conflict):
             registry.commit([*(replace(one, ident=f"x{one.ident}") for one in taken), *reasons])
         registry.close()
+
+
+def test_whether_etcd_takes_a_transaction_is_known_before() -> None:
+    with Etcd(operations_max=128) as etcd:
+        registry = open_registry(etcd.url("default"))
+        for size in (126, 127, 128, 129):
+            operations = [Create(f"of{size}", str(number), {}) for number in range(size)]
+            if registry.has_room(size):
+                registry.commit(operations)
+                assert len(registry.list(f"of{size}")) == size
+            else:
+                assert size > 127
+                with pytest.raises(VStorageError, match="max-txn-ops"):
+                    registry.commit(operations)
+        assert not registry.has_room(5000)
+        registry.close()
