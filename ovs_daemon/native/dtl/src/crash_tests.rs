@@ -30,9 +30,12 @@ enum Step {
     Trim,
     /// A fresh copy begins.
     Wipe,
+    /// A thread removes what is of no use.
+    Remove,
 }
 
-const STEPS: [Step; 5] = [Step::Fence, Step::Append, Step::NextSco, Step::Trim, Step::Wipe];
+const STEPS: [Step; 6] =
+    [Step::Fence, Step::Append, Step::NextSco, Step::Trim, Step::Wipe, Step::Remove];
 
 /// A DTL node's folder on recording files: production encoders and fences, and the order of
 /// operations of `Replica`.
@@ -44,6 +47,8 @@ struct Life {
     ends: Vec<Option<Mark>>,
     /// The bytes of every SCO that there ever was.
     written: BTreeMap<u32, Vec<u8>>,
+    /// Files that were taken out of use.
+    gone: u64,
 }
 
 const OK: &str = "the memory twin has room and no faults";
@@ -52,7 +57,7 @@ impl Life {
     fn new() -> Self {
         let (files, owner) = (MemoryFiles::new().recording(), Owner::new(VOLUME));
         let (ends, written) = (vec![None], BTreeMap::new());
-        let mut life = Life { files, owner, epoch: 0, ends, written };
+        let mut life = Life { files, owner, epoch: 0, ends, written, gone: 0 };
         life.step(Step::Fence);
         life
     }
@@ -75,9 +80,14 @@ impl Life {
         names.into_iter().map(|(name, _)| name).filter(|name| name.ends_with(".sco")).collect()
     }
 
-    fn unlink(&self, names: &[String]) {
+    /// Takes files out of use.
+    fn retire(&mut self, names: &[String]) {
         let folder = uuid_text(&VOLUME);
-        names.iter().for_each(|name| self.files.unlink(&format!("{folder}/{name}")).expect(OK));
+        for name in names {
+            let gone = format!("{folder}/gone-{:016x}", self.gone);
+            self.files.rename(&format!("{folder}/{name}"), &gone).expect(OK);
+            self.gone += 1;
+        }
     }
 
     fn step(&mut self, step: Step) {
@@ -113,15 +123,21 @@ impl Life {
                     let path = format!("{}/{name}", uuid_text(&VOLUME));
                     self.files.rename(&path, &self.spare()).expect(OK);
                 }
-                self.unlink(&names);
+                self.retire(&names);
             }
             Step::Wipe => {
                 if self.has_spare() {
-                    self.files.unlink(&self.spare()).expect(OK);
+                    self.retire(&["spare-00000001".to_owned()]);
                 }
                 let mut names = self.scos();
                 names.reverse();
-                self.unlink(&names);
+                self.retire(&names);
+            }
+            Step::Remove => {
+                let folder = uuid_text(&VOLUME);
+                let names = self.files.list(&folder).expect(OK).into_iter().map(|(name, _)| name);
+                let gone = names.filter(|name| name.starts_with("gone-"));
+                gone.for_each(|name| self.files.unlink(&format!("{folder}/{name}")).expect(OK));
             }
         }
     }

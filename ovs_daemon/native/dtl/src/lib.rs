@@ -12,6 +12,7 @@ mod call;
 #[cfg(test)]
 mod crash_tests;
 mod fetch;
+mod gone;
 mod inspect;
 mod line;
 mod outbox;

@@ -13,8 +13,9 @@ use format::log::{PAGE, decode_sco_header};
 use machines::dtl::{Held, Mark};
 use media::{Dir, File, Slice, StoreError};
 
+use crate::gone::Gone;
 use crate::inspect::Contents;
-use crate::spares::{Spares, discard};
+use crate::spares::Spares;
 
 pub(crate) const FENCE_FILE: &str = "fence";
 const FENCE_NEW: &str = "fence.new";
@@ -49,6 +50,7 @@ pub(crate) struct Replica {
     /// Bytes of each SCO file.
     bytes: BTreeMap<u32, u64>,
     spares: Spares,
+    gone: Gone,
 }
 
 /// What was found of a volume.
@@ -257,9 +259,10 @@ impl Replica {
             dir.unlink(name)?;
         }
         Spares::clear(&path)?;
-        let (open, trimmed, spares) = (None, 0, Spares::default());
+        Gone::clear(&path)?;
+        let (open, trimmed, spares, gone) = (None, 0, Spares::default(), Gone::default());
         let bytes = found.scos.iter().copied().collect();
-        let mut replica = Self { dir, open, trimmed, bytes, spares };
+        let mut replica = Self { dir, open, trimmed, bytes, spares, gone };
         if let Some((sco, bytes)) = found.scos.last().copied() {
             let file = File::open(&replica.dir.join(&file_name(sco)))?;
             file.truncate(bytes)?;
@@ -299,7 +302,8 @@ impl Replica {
             let bytes = before.end_page * PAGE as u64;
             if before.unnamed {
                 // Its first batch failed, and what there is of it must not lie behind another one.
-                discard(&before.file);
+                // One that keeps its name is removed when the folder is read again.
+                let _ = self.gone.add(before.file.path());
             } else if before.bytes > bytes {
                 // Only the newest file may be longer than what it holds.
                 before.file.truncate(bytes)?;
@@ -322,13 +326,18 @@ impl Replica {
         self.spares.len()
     }
 
-    /// Removes one of them.
+    /// Gives up one of them.
     pub(crate) fn drop_spare(&mut self) {
-        self.spares.drop_one();
+        self.spares.drop_one(&mut self.gone);
     }
 
-    /// Removes the files of SCOs below a number. The newest stays until another takes its place: an
-    /// owner that copies may be in the middle of it, and it says where the log ends.
+    /// Files to be removed by somebody who has the time.
+    pub(crate) fn take_gone(&mut self) -> Vec<PathBuf> {
+        self.gone.take()
+    }
+
+    /// Takes the files of SCOs below a number out of use. The newest stays until another takes its
+    /// place: an owner that copies may be in the middle of it, and it says where the log ends.
     pub(crate) fn unlink(&mut self, below: u32) {
         self.trimmed = self.trimmed.max(below);
         let newest = self.open.as_ref().map_or(below, |open| open.sco);
@@ -336,24 +345,23 @@ impl Replica {
         for sco in std::mem::replace(&mut self.bytes, rest).into_keys() {
             if !self.spares.keep(&self.dir, sco) {
                 // One that stays behind is trimmed again, or wiped, another time.
-                let _ = self.dir.unlink(&file_name(sco));
+                let _ = self.gone.add(&self.dir.join(&file_name(sco)));
             }
         }
     }
 
-    /// Removes all SCO files, also those that could not be read.
+    /// Takes all SCO files out of use, also those that could not be read.
     ///
     /// # Errors
     /// Any of them may be left.
     pub(crate) fn wipe(&mut self) -> Result<(), StoreError> {
         (self.open, self.trimmed, self.bytes) = (None, 0, BTreeMap::new());
-        self.spares = Spares::default();
-        Spares::clear(self.dir.path())?;
+        self.spares.drop_all(&mut self.gone)?;
         let mut names = self.dir.list()?;
         names.retain(|name| parse_file_name(name).is_some());
         names.sort();
         // From the end: a crash in between leaves a shorter log, never one with a hole.
-        names.iter().rev().try_for_each(|name| self.dir.unlink(name))
+        names.iter().rev().try_for_each(|name| self.gone.add(&self.dir.join(name)))
     }
 
     /// SCOs that are held.

@@ -4,7 +4,7 @@
 //! Frames are received into memory of the connection and written from there: a batch is copied by
 //! the kernel only, from the socket and into the page cache.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 
 use format::dtl::{FRAME, Fence, Frame, Greeted, Hello, PAYLOAD_MAX, Rejection, Role, VERSION};
@@ -24,6 +24,8 @@ use crate::tasks::{Done, Kind, Task, TaskDone};
 mod door;
 #[path = "removal.rs"]
 mod removal;
+#[path = "room.rs"]
+mod room;
 
 use door::CONNECTIONS_MAX;
 use removal::Removal;
@@ -39,9 +41,6 @@ const ROOM: usize = PAYLOAD_MAX + (1 << 20);
 
 /// Answers that wait for a peer to read them. An owner that works has a handful under way.
 const ANSWERS_MAX: usize = 1024;
-
-/// Files of a shard that are kept to be used again.
-const SPARES_MAX: usize = 8;
 
 struct Connection {
     fd: Fd,
@@ -108,6 +107,8 @@ pub struct Server {
     remover: Option<u32>,
     /// Volumes that keep files for later SCOs, once for each file, those in use last.
     spares: VecDeque<Uuid>,
+    /// Files that threads are to remove, and have not said that they did.
+    gone: BTreeSet<PathBuf>,
     scratch: Vec<u8>,
 }
 
@@ -136,6 +137,7 @@ impl Server {
             actions: Vec::new(),
             remover: None,
             spares: VecDeque::new(),
+            gone: BTreeSet::new(),
             scratch: Vec::new(),
         }
     }
@@ -387,6 +389,7 @@ impl Server {
             Done::Removed { connection, volume, result } => {
                 self.removed(connection, volume, result, ring);
             }
+            Done::Unlinked { files, result } => self.unlinked(&files, result),
         }
         self.bury(ring);
     }
@@ -490,7 +493,9 @@ impl Server {
             }
             Action::Close { connection } => self.shut(connection, ring),
             Action::Wipe => {
-                return Some(match entry.replica.wipe() {
+                let wiped = entry.replica.wipe();
+                self.hand_out_gone(volume);
+                return Some(match wiped {
                     Ok(()) => Message::Wiped,
                     Err(error) => {
                         self.log.push(error.to_string());
@@ -501,8 +506,7 @@ impl Server {
             Action::Write => {
                 let (new, payload) = append?;
                 let mut done = entry.replica.append(new, payload);
-                if done.as_ref().is_err_and(StoreError::is_no_space) && !self.spares.is_empty() {
-                    self.drop_spares(0);
+                if done.as_ref().is_err_and(StoreError::is_no_space) && self.make_space() {
                     let Some(Entry::Ready(entry)) = self.volumes.get_mut(&volume) else {
                         return None;
                     };
@@ -528,28 +532,6 @@ impl Server {
             }
         }
         None
-    }
-
-    /// Files that are kept for later SCOs take room: all volumes together have a few of them.
-    fn count_spares(&mut self, volume: Uuid) {
-        let now = match self.volumes.get(&volume) {
-            Some(Entry::Ready(entry)) => entry.replica.spares(),
-            _ => 0,
-        };
-        self.spares.retain(|one| *one != volume);
-        self.spares.extend(std::iter::repeat_n(volume, now));
-        self.drop_spares(SPARES_MAX);
-    }
-
-    /// Removes the oldest of them until so many are left.
-    fn drop_spares(&mut self, left: usize) {
-        while self.spares.len() > left
-            && let Some(oldest) = self.spares.pop_front()
-        {
-            if let Some(Entry::Ready(entry)) = self.volumes.get_mut(&oldest) {
-                entry.replica.drop_spare();
-            }
-        }
     }
 
     fn greet(&mut self, volume: Uuid, connection: u32, held: Held, ring: &mut Ring) {

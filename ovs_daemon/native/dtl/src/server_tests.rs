@@ -12,7 +12,9 @@ use buffer::DiskFiles;
 use media::{Dir, Wait};
 
 use super::*;
+use crate::owner::Owner;
 use crate::replica::{read, store_fence};
+use crate::tasks::Lane;
 
 const CLUSTER: Uuid = [1; 16];
 const VOLUME: Uuid = [0x33; 16];
@@ -145,6 +147,37 @@ impl World {
         self.serve_until("greeted", |_| stream.read_exact(&mut bytes).is_ok());
         assert!(matches!(Frame::decode(&bytes), Ok(Frame::Greeted(_))));
         stream
+    }
+
+    /// An owner that is greeted, and has sent so many SCOs of one batch each.
+    fn filled(name: &str, scos: u32) -> (Self, Visitor, u32) {
+        let mut world = Self::new(name);
+        let mut visitor = world.hello(Role::Owner, 5);
+        world.work();
+        assert!(visitor.is_greeted());
+        let connection = *world.server.connections.keys().next().unwrap();
+        world.tell(Message::Resume { connection }, None);
+        let mut owner = Owner::new(VOLUME);
+        for sequence in 1..=scos {
+            owner.next_sco();
+            let payload = Slice::copy_of(&owner.batch(1)).unwrap();
+            let new = inspect(&payload, &VOLUME, &mut Vec::new()).unwrap();
+            let message = Message::Append { connection, piece: new.piece };
+            world.tell(message, Some((&new, &payload)));
+            let sequence = sequence.into();
+            assert_eq!(visitor.hears(), Some(Frame::Acknowledged { sequence }));
+        }
+        (world, visitor, connection)
+    }
+
+    fn tell(&mut self, message: Message, append: Option<(&Contents, &Slice)>) {
+        self.server.tell(VOLUME, message, append, &mut self.ring);
+    }
+
+    /// Names in the volume's folder that begin so.
+    fn count(&self, prefix: &str) -> usize {
+        let names = Dir::at(&self.root.join(uuid_text(&VOLUME))).list().unwrap();
+        names.iter().filter(|name| name.starts_with(prefix)).count()
     }
 
     fn folder_exists(&self) -> bool {
@@ -342,4 +375,57 @@ fn what_comes_before_a_hello_ends_it_at_once() {
     let append = Frame::Append { payload: PAYLOAD_MAX as u32 };
     stranger.write_all(&append.encode()).unwrap();
     world.serve_until_closed(&mut stranger);
+}
+
+/// A shard has no time to give back what large files take: acknowledgements wait for it.
+#[test]
+fn what_is_trimmed_or_wiped_is_removed_by_a_thread() {
+    let (mut world, _visitor, connection) = World::filled("unlink", 6);
+    let (files, kept) =
+        (|world: &World| world.count("0000"), |world: &World| world.count("spare-"));
+    world.tell(Message::Trim { connection, below: 6 }, None);
+    assert_eq!((files(&world), kept(&world), world.count("gone-")), (1, 2, 3));
+    let tasks = world.server.take_tasks();
+    assert_eq!(tasks.iter().map(Task::lane).collect::<Vec<_>>(), [Lane::Removal]);
+    tasks.into_iter().for_each(|task| world.done(task.run()));
+    assert_eq!((files(&world), kept(&world), world.count("gone-")), (1, 2, 0));
+
+    let (mut world, mut owner, _) = World::filled("wipe", 6);
+    let mut again = world.hello(Role::Owner, 5);
+    assert!(again.is_greeted());
+    assert_eq!(owner.hears(), None);
+    let connection = *world.server.connections.keys().max().unwrap();
+    world.tell(Message::Fresh { connection }, None);
+    assert_eq!((files(&world), world.count("gone-")), (0, 6));
+    let tasks = world.server.take_tasks();
+    assert_eq!(tasks.iter().map(Task::lane).collect::<Vec<_>>(), [Lane::Removal]);
+    tasks.into_iter().for_each(|task| world.done(task.run()));
+    assert_eq!((files(&world), world.count("gone-")), (0, 0));
+    assert!(world.server.gone.is_empty() && world.server.take_log().is_empty());
+}
+
+#[test]
+fn what_no_thread_has_come_to_is_removed_when_the_folder_is_read_again() {
+    let (mut world, visitor, connection) = World::filled("again", 6);
+    world.tell(Message::Trim { connection, below: 6 }, None);
+    drop((visitor, world.server.take_tasks()));
+    world.server = Server::new(5, &world.root, CLUSTER, 0, 1);
+    let mut owner = world.hello(Role::Owner, 5);
+    world.work();
+    assert!(owner.is_greeted());
+    assert_eq!((world.count("0000"), world.count("gone-"), world.count("spare-")), (1, 0, 0));
+}
+
+/// What is on its way out is what a full disk needs.
+#[test]
+fn a_full_disk_does_not_wait_for_a_thread() {
+    let (mut world, _visitor, connection) = World::filled("space", 6);
+    assert!(!world.server.make_space());
+    world.tell(Message::Trim { connection, below: 6 }, None);
+    assert!(world.server.make_space());
+    assert_eq!((world.count("0000"), world.count("gone-"), world.count("spare-")), (1, 0, 0));
+    assert!(!world.server.make_space(), "there is no more");
+    // The thread comes late.
+    world.work();
+    assert!(world.server.take_log().is_empty());
 }

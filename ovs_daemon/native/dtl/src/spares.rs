@@ -12,6 +12,8 @@ use std::path::Path;
 use buffer::file_name;
 use media::{Dir, File, StoreError};
 
+use crate::gone::Gone;
+
 /// What their names begin with; such a file is no part of a log.
 const PREFIX: &str = "spare-";
 /// For one volume: what is trimmed between two SCOs that begin.
@@ -22,14 +24,6 @@ const FILES_MAX: usize = 2;
 pub(crate) struct Spare {
     pub(crate) file: File,
     pub(crate) bytes: u64,
-}
-
-/// Removes a file by the name that it has. One that stays behind is removed when the folder is read
-/// again.
-pub(crate) fn discard(file: &File) {
-    if let (Some(dir), Some(name)) = (file.path().parent(), file.path().file_name()) {
-        let _ = Dir::at(dir).unlink(&name.to_string_lossy());
-    }
 }
 
 /// See the top of the file.
@@ -65,11 +59,19 @@ impl Spares {
         self.files.pop()
     }
 
-    /// Removes the oldest.
-    pub(crate) fn drop_one(&mut self) {
+    /// Gives up the oldest. One that keeps its name is removed when the folder is read again.
+    pub(crate) fn drop_one(&mut self, gone: &mut Gone) {
         if !self.files.is_empty() {
-            discard(&self.files.remove(0).file);
+            let _ = gone.add(self.files.remove(0).file.path());
         }
+    }
+
+    /// Gives up all of them.
+    ///
+    /// # Errors
+    /// Any of them may be left.
+    pub(crate) fn drop_all(&mut self, gone: &mut Gone) -> Result<(), StoreError> {
+        self.files.drain(..).try_for_each(|spare| gone.add(spare.file.path()))
     }
 
     /// Removes those that an earlier life has left.
@@ -97,6 +99,7 @@ mod tests {
     use media::Slice;
 
     use super::*;
+    use crate::gone;
     use crate::inspect::inspect;
     use crate::owner::Owner;
     use crate::replica::{Replica, mark_suspect, read, store_fence, uuid_text};
@@ -235,6 +238,7 @@ mod tests {
         world.replica.unlink(2);
         world.replica.wipe().unwrap();
         assert_eq!(world.replica.spares(), 0);
+        gone::remove(&world.replica.take_gone()).unwrap();
         assert_eq!(Dir::at(&world.path("")).list().unwrap(), ["fence"]);
         world.begin(1);
         world.check();

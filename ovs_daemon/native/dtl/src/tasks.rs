@@ -9,6 +9,7 @@ use format::entry::Uuid;
 use media::{Dir, Fd, File, StoreError};
 use net::Stream;
 
+use crate::gone;
 use crate::replica::{FENCE_FILE, Loaded, Replica, store_fence, uuid_text};
 
 /// Bytes of a file in one frame.
@@ -43,6 +44,8 @@ pub(crate) enum Kind {
     Stream { connection: u32, fd: Fd, folder: PathBuf, scos: Vec<(u32, u64)> },
     /// Forget a volume.
     Remove { connection: u32, fd: Fd, root: PathBuf, volume: Uuid },
+    /// Remove files of which nothing is needed.
+    Unlink { files: Vec<PathBuf> },
 }
 
 /// What came of a task.
@@ -55,6 +58,7 @@ pub(crate) enum Done {
     Stored { fence: Fence, result: Result<(), String> },
     Streamed { connection: u32, result: Result<(), String> },
     Removed { connection: u32, volume: Uuid, result: Result<(), String> },
+    Unlinked { files: Vec<PathBuf>, result: Result<(), String> },
 }
 
 impl Task {
@@ -64,7 +68,7 @@ impl Task {
             Kind::Store { .. } => Lane::Fence,
             Kind::Load { .. } => Lane::Load,
             Kind::Stream { .. } => Lane::Stream,
-            Kind::Remove { .. } => Lane::Removal,
+            Kind::Remove { .. } | Kind::Unlink { .. } => Lane::Removal,
         }
     }
 
@@ -84,6 +88,10 @@ impl Task {
             Kind::Remove { connection, fd, root, volume } => {
                 let result = remove(&fd, &root, &volume);
                 Done::Removed { connection, volume, result }
+            }
+            Kind::Unlink { files } => {
+                let result = gone::remove(&files).map_err(|e| e.to_string());
+                Done::Unlinked { files, result }
             }
         })
     }

@@ -166,7 +166,7 @@ fn what_is_on_the_backend_is_dropped_and_the_rest_outlives_the_dtl_nodes_restart
         let names = fs::read_dir(&folder).unwrap().map(|e| e.unwrap().file_name());
         let mut names: Vec<String> = names.map(|n| n.into_string().unwrap()).collect();
         // Others were SCOs of which nothing is needed any more.
-        names.retain(|name| !name.starts_with("spare-"));
+        names.retain(|name| !name.starts_with("spare-") && !name.starts_with("gone-"));
         names.sort();
         names
     };
