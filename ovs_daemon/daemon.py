@@ -190,7 +190,7 @@ def _run(conf: cfg.ConfigOpts) -> None:
     server.stop()
     link.stop()
     steward.stop()
-    put_away(host)
+    put_away(host, conf.engine.openings_at_once)
     engine.shutdown(drain=True)
     if desk is not None:
         desk.stop()

@@ -298,7 +298,8 @@ ENGINE_OPTS = [
         min=1,
         max=256,
         help="Volumes that this node opens, when it starts or takes over from a node that is dead, "
-        "beside each other; a volume and its clones are opened one after the other.",
+        "beside each other; a volume and its clones are opened one after the other. So many are "
+        "closed beside each other at its orderly end.",
     ),
     cfg.Opt(
         "compaction_rate",

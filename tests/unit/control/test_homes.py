@@ -202,7 +202,7 @@ def test_leftovers_are_removed_where_all_is_on_the_backend(town: Town) -> None:
 def test_after_an_orderly_end_the_former_disk_is_not_asked_for(town: Town, dtl: Dtl) -> None:
     volume = make(town)
     town.set_dtl(volume, dtl)
-    put_away(town["a1"].host)
+    put_away(town["a1"].host, 4)
     assert not is_open(town, "a1", volume)
     assert town.volume(volume.uuid).saved
     restart(town, "a1", Home("second", "new disk"))
@@ -216,18 +216,18 @@ def test_an_end_that_leaves_something_behind_says_nothing(town: Town) -> None:
     volume = make(town)
     town.set_dtl(volume, Dtl(DtlMode.NONE))
     town["a1"].engine.fail.add("close_volume")
-    put_away(town["a1"].host)
+    put_away(town["a1"].host, 4)
     assert not town.volume(volume.uuid).saved
     town["a1"].engine.fail.clear()
     town["a1"].engine.stopped.add(volume.uuid)
-    put_away(town["a1"].host)
+    put_away(town["a1"].host, 4)
     assert not is_open(town, "a1", volume)
     assert not town.volume(volume.uuid).saved
 
 
 def test_a_log_on_another_node_is_asked_after_an_orderly_end_too(town: Town) -> None:
     volume = make(town)
-    put_away(town["a1"].host)
+    put_away(town["a1"].host, 4)
     assert not town.volume(volume.uuid).saved
     restart(town, "a1", Home("second", "new disk"))
     assert is_open(town, "a1", volume)
