@@ -131,6 +131,7 @@ def _run(conf: cfg.ConfigOpts) -> None:
         preset=None if _in_folder(conf) else conf.alba.preset,
         home=_home(conf),
         buffer_dir=Path(conf.engine.buffer_dir),
+        dtl_dir=None if conf.dtl.listen is None else Path(conf.dtl.dir),
     )
     host = Host(store, engine, edge, settings)
     me = Alive(conf.host, settings.membership.instance, host.now())

@@ -11,6 +11,7 @@ from ovs_daemon.control.host import Host
 from ovs_daemon.control.opening import RELATIVES_AT_ONCE
 from ovs_daemon.control.outlook import why_stopped
 from ovs_daemon.control.records import Volume
+from ovs_daemon.control.tails import tail_findings
 from ovs_daemon.control.topology import Node
 from ovs_daemon.control.view import View
 from ovs_daemon.policy.family import gatherings
@@ -37,6 +38,7 @@ def cluster_findings(host: Host, view: View) -> list[dict[str, Any]]:
     found += _apart(view)
     found += _too_many(host, view)
     found += unconfirmed_findings(view)
+    found += tail_findings(host, view)
     return found + _dtl_findings(view) + _silent_guests(view) + _differing(host)
 
 

@@ -75,6 +75,7 @@ class Settings:
     :param preset: that of volumes which name none; None where the backend knows no presets
     :param home: what this host's write buffers rest on
     :param buffer_dir: where they are, a folder for each volume; None where there are none
+    :param dtl_dir: where the logs are that this host keeps for others; None where it keeps none
     """
 
     node: str
@@ -90,6 +91,7 @@ class Settings:
     preset: str | None = None
     home: Home = field(default_factory=Home)
     buffer_dir: Path | None = None
+    dtl_dir: Path | None = None
 
 
 class Host:
