@@ -369,14 +369,13 @@ class DomainApi:
         /,
         **arguments: Any,
     ) -> dict[str, Any]:
-        more = {} if node is None else {"server": node}
+        topic = contract.topic(domain) if node is None else contract.node_topic(domain, node)
         caller = self._client.prepare(
-            topic=contract.topic(domain),
+            topic=topic,
             timeout=self._timeout_s * patience,
             retry=_SEND_RETRIES,
             # Without this a call to a topic that nobody ever listened on would wait in vain.
             transport_options=oslo_messaging.TransportOptions(at_least_once=True),
-            **more,
         )
         try:
             meant = {} if self._cluster is None else {contract.CLUSTER: self._cluster}

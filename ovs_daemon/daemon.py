@@ -35,6 +35,7 @@ from ovs_daemon.control.osds import OsdLink, specs_of
 from ovs_daemon.control.preset_use import spec_of
 from ovs_daemon.control.recovery import recover
 from ovs_daemon.control.server import ControlServer
+from ovs_daemon.control.share import Share
 from ovs_daemon.control.steward import Steward
 from ovs_daemon.control.stopping import put_away
 from ovs_daemon.control.store import Store
@@ -168,7 +169,7 @@ def _run(conf: cfg.ConfigOpts) -> None:
     recover(host, conf.engine.openings_at_once)
     verbs = Verbs(host, lambda: edge.reachable)
     server = ControlServer(Api(verbs), run_dir / "control.sock", options.control_group(conf))
-    rpc = _rpc_server(conf, host, verbs)
+    rpc = _rpc_server(conf, host, verbs, Share(host, lambda: liveness.held))
     metrics = _metrics_server(conf, host)
     # The first look before anybody can ask: a ready daemon has told the Edge what to serve.
     link.check()
@@ -205,7 +206,7 @@ def _run(conf: cfg.ConfigOpts) -> None:
     LOG.info("stopped")
 
 
-def _rpc_server(conf: cfg.ConfigOpts, host: Host, verbs: Verbs) -> RpcServer | None:
+def _rpc_server(conf: cfg.ConfigOpts, host: Host, verbs: Verbs, share: Share) -> RpcServer | None:
     """What listens on the message bus; None where none is configured, or nothing is to be asked.
 
     A node that only attaches makes no volumes: what Cinder asks of its Domain must not get there.
@@ -215,7 +216,8 @@ def _rpc_server(conf: cfg.ConfigOpts, host: Host, verbs: Verbs) -> RpcServer | N
         LOG.info("not listening on the message bus: without the role router there is no need")
         return None
     domain = domain_of(host)
-    return make_server(conf, verbs, conf.domain if domain is None else domain.name)
+    name = conf.domain if domain is None else domain.name
+    return make_server(conf, verbs, name, share.refusal)
 
 
 def _metrics_server(conf: cfg.ConfigOpts, host: Host) -> MetricsServer | None:

@@ -362,7 +362,8 @@ RPC_OPTS = [
         default=8,
         min=1,
         max=256,
-        help="Requests from the message bus that are worked on at a time.",
+        help="Requests from the message bus that are worked on at a time, and deletions, which may "
+        "have to wait for the backend, besides.",
     ),
 ]
 

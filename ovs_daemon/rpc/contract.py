@@ -1,8 +1,9 @@
 """What both ends of the RPC agree on. Imported by OpenStack's side, so that it knows no more.
 
 A call goes to the exchange :data:`EXCHANGE` and the topic of a Domain (:func:`topic`), where any
-node of that Domain takes it that may own volumes, or to one of these nodes by name. Methods and
-arguments are those of `ovs_daemon/control/verbs.py`. An answer is ``{"answer": ...}`` or
+node of that Domain takes it that may own volumes, or to the topic of one of these nodes
+(:func:`node_topic`), which it serves for as long as it runs. Methods and arguments are those of
+`ovs_daemon/control/verbs.py`. An answer is ``{"answer": ...}`` or
 ``{"error": {"code", "what", "why", "fix"}}``: refusals are ordinary answers, so that the bus logs
 none as a crash and no side needs the other's classes to read them.
 
@@ -24,11 +25,23 @@ EXCHANGE = "vstorage"
 VERSION = "1.1"
 #: key of a call's context: UUID of the cluster that is meant
 CLUSTER = "cluster"
+#: methods that may have to wait for the backend, however long: no node works on many of them at a
+#: time, and whoever calls one has patience
+SLOW = frozenset({"delete_volume", "delete_snapshot"})
 
 
 def topic(domain: str) -> str:
     """The topic on which the nodes of a Domain listen."""
     return f"vstorage.{domain}"
+
+
+def node_topic(domain: str, node: str) -> str:
+    """The topic on which one of them listens.
+
+    On RabbitMQ it is the queue of the server NODE of the Domain's topic, by which releases before
+    this function was there call and are called.
+    """
+    return f"{topic(domain)}.{node}"
 
 
 def wrap_answer(answer: Any) -> dict[str, Any]:

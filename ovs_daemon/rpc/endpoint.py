@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -13,13 +14,17 @@ import oslo_messaging
 from ovs_daemon.control.verbs import Verbs
 from ovs_daemon.errors import Code, VStorageError
 from ovs_daemon.registry import Conflict
-from ovs_daemon.rpc.contract import CLUSTER, VERSION, wrap_answer, wrap_error
+from ovs_daemon.rpc.contract import CLUSTER, SLOW, VERSION, wrap_answer, wrap_error
+from ovs_daemon.rpc.turnstile import Turnstile
 
 LOG = logging.getLogger(__name__)
 
 VERBS = tuple(
     name for name, _ in inspect.getmembers(Verbs, inspect.isfunction) if not name.startswith("_")
 )
+
+# Slow calls that may wait for others of them; cinder-volume has 64 threads for all it does.
+SLOW_WAITING = 64
 
 _Remote = Callable[..., dict[str, Any]]
 
@@ -29,12 +34,16 @@ class Endpoint:
 
     It takes calls from :meth:`open` to :meth:`close` only: the bus may deliver one before the
     daemon has recovered, or while it stops.
+
+    :param at_once: how many calls are worked on at a time, and how many slow ones besides
     """
 
     target = oslo_messaging.Target(version=VERSION)
 
-    def __init__(self, verbs: Verbs) -> None:
+    def __init__(self, verbs: Verbs, at_once: int = 8) -> None:
         self._verbs = verbs
+        self._quick = Turnstile(at_once, math.inf)
+        self._slow = Turnstile(at_once, SLOW_WAITING)
         self._guard = threading.Condition()
         self._running = 0
         self._closed = False
@@ -50,6 +59,7 @@ class Endpoint:
     def _remote(self, name: str) -> _Remote:
         verb = getattr(self._verbs, name)
         signature = inspect.signature(verb)
+        turnstile = self._slow if name in SLOW else self._quick
 
         def call(context: Mapping[str, Any], **arguments: Any) -> dict[str, Any]:
             with self._guard:
@@ -59,7 +69,8 @@ class Endpoint:
             try:
                 self._refuse_others(name, context)
                 signature.bind(**arguments)
-                return wrap_answer(verb(**arguments))
+                with turnstile.passing(name):
+                    return wrap_answer(verb(**arguments))
             except VStorageError as failure:
                 LOG.info("%s: %s", name, failure)
                 return wrap_error(failure)

@@ -2,6 +2,9 @@
 
 The daemon is ready without the bus: a thread of its own waits for the broker, for ever if need be,
 and oslo.messaging connects again by itself when it was lost later.
+
+It listens twice: on the topic of this node, always; and on that of its Domain, where the bus gives
+calls to all its nodes in turns, as long as this node can do what is asked there (`share.py`).
 """
 
 from __future__ import annotations
@@ -10,17 +13,20 @@ import contextlib
 import importlib
 import logging
 import threading
+from collections.abc import Callable
 
 import oslo_messaging
 from oslo_config import cfg
 
 from ovs_daemon.control.verbs import Verbs
 from ovs_daemon.errors import Code, VStorageError
-from ovs_daemon.rpc.contract import EXCHANGE, topic
-from ovs_daemon.rpc.endpoint import Endpoint
+from ovs_daemon.rpc.contract import EXCHANGE, node_topic, topic
+from ovs_daemon.rpc.endpoint import SLOW_WAITING, Endpoint
 
 LOG = logging.getLogger(__name__)
 
+# How long a node may take calls that it cannot answer, or none that it could, seconds.
+_LOOK_S = 1.0
 # Modules of oslo.messaging and the groups of options that they register for themselves.
 _GLOBAL_OPTIONS = (
     ("oslo_messaging._metrics.client", "oslo_messaging_metrics"),
@@ -29,11 +35,12 @@ _GLOBAL_OPTIONS = (
 
 
 class RpcServer:
-    """Serves the verbs on the topic of a Domain.
+    """Serves the verbs on this node's topic, and on that of its Domain.
 
     :param transport: of the message bus; closed by :meth:`stop`
     :param node: name of this node, by which it can be called alone
-    :param threads: calls that are worked on at a time
+    :param threads: calls that are worked on at a time; those that are slow have as many again
+    :param refusal: why this node is to take no share of the Domain's calls, for now; None: it is
     """
 
     def __init__(
@@ -43,20 +50,25 @@ class RpcServer:
         domain: str,
         node: str,
         threads: int,
+        refusal: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._transport = transport
-        self._threads = threads
-        self._endpoint = Endpoint(verbs)
+        # Slow calls, at work and waiting, take a thread each, and never one of the others'.
+        self._pool = threads + threads + SLOW_WAITING
+        self._endpoint = Endpoint(verbs, threads)
+        self._domain, self._node = domain, node
+        self._refusal = refusal
+        self._refused: str | None = None
         self._guard = threading.Lock()
-        self._stopping = False
+        self._stopping = threading.Event()
         self._listening = threading.Event()
-        self._server = oslo_messaging.get_rpc_server(
-            transport,
-            oslo_messaging.Target(exchange=EXCHANGE, topic=topic(domain), server=node),
-            [self._endpoint],
-            access_policy=oslo_messaging.ExplicitRPCAccessPolicy,
-        )
-        self._thread = threading.Thread(target=self._listen, name="rpc-connect", daemon=True)
+        self._own = self._make(node_topic(domain, node))
+        self._shared: oslo_messaging.MessageHandlingServer | None = None
+        # How many listen on the Domain's topic: one that was closed does for a moment.
+        self._ears = 0
+        # What was closed, and has calls at work still.
+        self._closing: list[threading.Thread] = []
+        self._thread = threading.Thread(target=self._run, name="rpc", daemon=True)
 
     def start(self) -> None:
         """Begin to listen as soon as there is a broker."""
@@ -66,6 +78,11 @@ class RpcServer:
         """Whether calls are taken; waits for it that long."""
         return self._listening.wait(timeout_s)
 
+    @property
+    def takes_share(self) -> bool:
+        """Whether it gets calls of its Domain, or may still until it has stopped listening."""
+        return self._ears > 0
+
     def stop(self) -> None:
         """Answer the calls at work, take no more, and close the connection.
 
@@ -74,35 +91,103 @@ class RpcServer:
         process.
         """
         with self._guard:
-            self._stopping = True
+            self._stopping.set()
             listening = self._listening.is_set()
         if listening:
-            self._server.stop()
-            self._server.wait()
+            self._own.stop()
+            self._close_share()
+            self._own.wait()
+            for closing in self._closing:
+                closing.join()
         self._endpoint.close()
         if listening:
             self._transport.cleanup()
 
-    def _listen(self) -> None:
+    def look(self) -> None:
+        """Take a share of the Domain's calls, or none: what the thread does again and again."""
+        refusal = self._refusal()
+        if refusal is None and self._shared is None:
+            self._open_share()
+        elif refusal is not None:
+            if refusal != self._refused:
+                LOG.warning("taking no share of what Domain %s is asked: %s", self._domain, refusal)
+            self._close_share()
+        self._refused = refusal
+
+    def _open_share(self) -> None:
+        shared = self._make(topic(self._domain))
+        # Waits for the broker, however long, while this daemon may be told to stop.
+        shared.start(override_pool_size=self._pool)
+        with self._guard:
+            self._shared = shared
+            self._ears += 1
+            late = self._stopping.is_set()
+        LOG.info("taking a share of what Domain %s is asked", self._domain)
+        if late:
+            self._close_share()
+
+    def _close_share(self) -> None:
+        with self._guard:
+            shared, self._shared = self._shared, None
+            self._closing = [one for one in self._closing if one.is_alive()]
+            if shared is None:
+                return
+            # Its calls at work may take long, and it may be wanted again before they are done.
+            closing = threading.Thread(target=self._close, args=(shared,), name="rpc-closing")
+            closing.daemon = True
+            self._closing.append(closing)
+            closing.start()
+
+    def _close(self, shared: oslo_messaging.MessageHandlingServer) -> None:
+        shared.stop()
+        with self._guard:
+            self._ears -= 1
+        shared.wait()
+
+    def _make(self, name: str) -> oslo_messaging.MessageHandlingServer:
+        return oslo_messaging.get_rpc_server(
+            self._transport,
+            oslo_messaging.Target(exchange=EXCHANGE, topic=name, server=self._node),
+            [self._endpoint],
+            access_policy=oslo_messaging.ExplicitRPCAccessPolicy,
+        )
+
+    def _run(self) -> None:
         LOG.info("connecting to the message bus")
         try:
-            self._server.start(override_pool_size=self._threads)
+            self._own.start(override_pool_size=self._pool)
+            self.look()
         except Exception:
             # What is wrong stays wrong until somebody changes the configuration.
             LOG.exception("cannot listen on the message bus: Cinder cannot reach this node")
             return
         with self._guard:
             self._listening.set()
-            late = self._stopping
+            late = self._stopping.is_set()
         LOG.info("listening on the message bus")
         if late:
-            self._server.stop()
+            self._close_share()
+            self._own.stop()
+            return
+        while not self._stopping.wait(_LOOK_S):
+            try:
+                self.look()
+            except Exception:
+                if not self._stopping.is_set():
+                    # Without this thread it takes calls that it cannot answer, or none for ever.
+                    LOG.exception("it is looked at again whether calls are taken; report this")
 
 
-def make_server(conf: cfg.ConfigOpts, verbs: Verbs, domain: str) -> RpcServer | None:
+def make_server(
+    conf: cfg.ConfigOpts,
+    verbs: Verbs,
+    domain: str,
+    refusal: Callable[[], str | None] = lambda: None,
+) -> RpcServer | None:
     """The server that the configuration asks for; None when it names no bus.
 
     :param domain: the Domain for which this node answers
+    :param refusal: as :class:`RpcServer` has it
     :raises VStorageError: ``bad_request``, the bus's URL cannot be used
     """
     try:
@@ -118,7 +203,7 @@ def make_server(conf: cfg.ConfigOpts, verbs: Verbs, domain: str) -> RpcServer | 
             str(failure),
             "give a URL such as rabbit://USER:PASSWORD@HOST:5672/VHOST",
         ) from failure
-    return RpcServer(transport, verbs, domain, conf.host, conf.rpc.threads)
+    return RpcServer(transport, verbs, domain, conf.host, conf.rpc.threads, refusal)
 
 
 def make_transport(conf: cfg.ConfigOpts, url: object) -> oslo_messaging.RPCTransport:

@@ -15,6 +15,7 @@ import pytest
 from oslo_config import cfg
 
 from ovs_cinder.api import DomainApi
+from ovs_daemon.control.share import Share
 from ovs_daemon.control.store import put
 from ovs_daemon.control.verbs import Verbs
 from ovs_daemon.errors import Code, VStorageError
@@ -311,7 +312,7 @@ def outage() -> Iterator[tuple[DomainApi, Town, list[RpcServer]]]:
     for one in servers:
         one.start()
         assert one.wait_listening(60)
-    api = DomainApi(transport(), "out1", 1.0)
+    api = DomainApi(transport(), "out1", 5.0)
     assert api.get_domain()["others"] == ["out2"]
     yield api, town, servers
     for one in servers:
@@ -369,8 +370,9 @@ def test_a_node_that_only_attaches_does_not_listen(house: House) -> None:
     conf.set_override("transport_url", "fake:///", group="rpc")
     conf.set_override("host", "node1")
     verbs = Verbs(house.host, lambda: True)
-    assert daemon._rpc_server(conf, house.host, verbs) is not None
+    share = Share(house.host, lambda: True)
+    assert daemon._rpc_server(conf, house.host, verbs, share) is not None
     node = house.host.store.node("node1")
     assert node is not None
     house.host.store.commit(put(replace(node, roles=(Role.EDGE,))))
-    assert daemon._rpc_server(conf, house.host, verbs) is None
+    assert daemon._rpc_server(conf, house.host, verbs, share) is None

@@ -41,7 +41,8 @@ class Bus:
     def serve(self, house: House | Inhabitant, domain: str) -> Iterator[None]:
         """Let a daemon listen for its Domain."""
         with serve(house, domain):
-            self.topics.add(contract.topic(domain))
+            node = house.host.settings.node
+            self.topics |= {contract.topic(domain), contract.node_topic(domain, node)}
             try:
                 yield
             finally:
