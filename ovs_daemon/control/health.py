@@ -11,6 +11,7 @@ from ovs_daemon.control.host import Host
 from ovs_daemon.control.opening import RELATIVES_AT_ONCE
 from ovs_daemon.control.outlook import why_stopped
 from ovs_daemon.control.records import Volume
+from ovs_daemon.control.releases import releases_findings
 from ovs_daemon.control.tails import tail_findings
 from ovs_daemon.control.topology import Node
 from ovs_daemon.control.view import View
@@ -39,6 +40,7 @@ def cluster_findings(host: Host, view: View) -> list[dict[str, Any]]:
     found += _too_many(host, view)
     found += unconfirmed_findings(view)
     found += tail_findings(host, view)
+    found += releases_findings(view)
     return found + _dtl_findings(view) + _silent_guests(view) + _differing(host)
 
 

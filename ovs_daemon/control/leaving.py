@@ -20,6 +20,7 @@ from typing import Any
 
 from ovs_daemon.control.host import Host
 from ovs_daemon.control.preset_use import find_preset
+from ovs_daemon.control.releases import refuse_mixed
 from ovs_daemon.control.store import Store, put
 from ovs_daemon.control.topology import CAPACITY, Heard, Node, Osd, Standing
 from ovs_daemon.control.view import View
@@ -121,6 +122,8 @@ class LeavingVerbs:
                     f"start its server; or 'vstorage osd remove {uuid} --lost' if it will never "
                     "be back",
                 )
+            # A node of an earlier release may put objects there as before.
+            refuse_mixed(what, View.of(self._host.store))
             self._refuse_needed(what, osd)
             return self._stand(osd, Standing.LEAVING)
 
@@ -148,6 +151,7 @@ class LeavingVerbs:
                     f"'vstorage osd decommission {uuid}' moves what is on it; if that must be "
                     "given up, stop its server first",
                 )
+            refuse_mixed(what, View.of(self._host.store))
             return self._stand(osd, Standing.LOST)
 
         return retry(what, attempt)
