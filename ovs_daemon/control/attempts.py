@@ -13,6 +13,8 @@ from ovs_daemon.errors import VStorageError
 LOG = logging.getLogger(__name__)
 
 _AGAIN_S, _AGAIN_S_MAX = 0.5, 60.0
+# By then the pause is as long as it gets; what fails for days would have it leave the numbers.
+_DOUBLINGS_MAX = 7
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Attempts:
                 self._failed.pop(key, None)
             return True
         except VStorageError as failure:
-            pause_s = min(_AGAIN_S * 2**times, _AGAIN_S_MAX)
+            pause_s = min(_AGAIN_S * 2 ** min(times, _DOUBLINGS_MAX), _AGAIN_S_MAX)
             LOG.warning("volume %s is tried again in %g s: %s", volume.name, pause_s, failure)
         except Exception:
             pause_s = _AGAIN_S_MAX

@@ -50,6 +50,17 @@ def test_pauses_grow_until_it_is_done(volume: Volume) -> None:
     assert work.attempts.attempt(volume, work), "what is done may be done again"
 
 
+def test_what_fails_for_days_is_tried_every_minute(volume: Volume) -> None:
+    work = Work()
+    for _ in range(1100):
+        assert not work.attempts.attempt(volume, work)
+        work.time_s += 59.9
+        assert work.tried < 8 or not work.attempts.due()
+        work.time_s += 0.1
+        assert work.attempts.due()
+    assert work.tried == 1100
+
+
 def test_a_bug_is_tried_again_in_a_while(volume: Volume) -> None:
     work = Work()
     work.failure = KeyError("a bug")
