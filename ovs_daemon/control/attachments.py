@@ -275,8 +275,10 @@ def _refuse_others(what: str, volume: Volume) -> None:
 
 def _wanted(host: Host, volume: Volume, wish: Wish) -> Attachment:
     path = _path(host, volume, wish.mode)
-    me = host.settings.node
-    return Attachment(wish.mode, wish.read_only, path, wish.holder, wish.reconnects, me)
+    me, held = host.settings.node, volume.held_by(wish.holder)
+    # What a later release has of it is no reason to take it away, and stays.
+    rest = {} if held is None else held.rest
+    return Attachment(wish.mode, wish.read_only, path, wish.holder, wish.reconnects, me, rest)
 
 
 def _with(volume: Volume, attachment: Attachment) -> tuple[Attachment, ...]:

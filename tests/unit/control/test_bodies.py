@@ -44,6 +44,28 @@ def test_a_volume_keeps_what_this_release_does_not_know(house: House) -> None:
     assert body(registry, "volume", made.uuid) == {**later, "size": 2 * GIB}
 
 
+@pytest.mark.parametrize("preempt", [False, True])
+def test_whoever_has_it_attaches_again_and_keeps_it(house: House, preempt: bool) -> None:
+    registry = house.host.store.registry
+    made = volumes.create_volume(house.host, "web1", GIB, None)
+    attachments.attach(house.host, "web1", Wish(Mode.EDGE, holder="vm"))
+    later = write_as_later_release(registry, "volume", made.uuid)
+    attachments.attach(house.host, "web1", Wish(Mode.EDGE, holder="vm", preempt=preempt))
+    assert house.edge.dropped == [], "its guest is connected as before"
+    assert body(registry, "volume", made.uuid) == later
+
+
+def test_what_its_holder_changes_is_all_that_changes(house: House) -> None:
+    registry = house.host.store.registry
+    made = volumes.create_volume(house.host, "web1", GIB, None)
+    attachments.attach(house.host, "web1", Wish(Mode.EDGE, holder="vm"))
+    later = write_as_later_release(registry, "volume", made.uuid)
+    attachments.attach(house.host, "web1", Wish(Mode.EDGE, holder="vm", reconnects=True))
+    [attachment] = later["attachments"]
+    changed = {**later, "attachments": [{**attachment, "reconnects": True}]}
+    assert body(registry, "volume", made.uuid) == changed
+
+
 def test_a_snapshot_keeps_it_as_well(house: House) -> None:
     registry = house.host.store.registry
     volumes.create_volume(house.host, "web1", GIB, None)
