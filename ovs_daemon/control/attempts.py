@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 
 from ovs_daemon.control.records import Volume
@@ -22,11 +22,13 @@ class _Failed:
     """What failed several times in a row.
 
     :param again: when it is tried again, by the clock
-    :param root: the family with a volume of which it was tried
+    :param volume: with which it was tried, its UUID
+    :param root: the family of that volume
     """
 
     times: int
     again: float
+    volume: str
     root: str
 
 
@@ -66,7 +68,9 @@ class Attempts:
             pause_s = _AGAIN_S_MAX
             LOG.exception("volume %s is tried again in a while; report this", volume.name)
         with self._guard:
-            self._failed[key] = _Failed(times + 1, self._clock() + pause_s, volume.root)
+            self._failed[key] = _Failed(
+                times + 1, self._clock() + pause_s, volume.uuid, volume.root
+            )
         return False
 
     def due(self) -> bool:
@@ -79,11 +83,14 @@ class Attempts:
         with self._guard:
             return {key: one for key, one in self._failed.items() if one.again <= now}
 
-    def drop(self, overdue: Mapping[str, _Failed]) -> None:
-        """Forget what nobody has tried since: it is no longer to be done, or done otherwise."""
+    def drop(self, overdue: Mapping[str, _Failed], waiting: Set[str] = frozenset()) -> None:
+        """Forget what nobody has tried since: it is no longer to be done, or done otherwise.
+
+        :param waiting: volumes, or the roots of their families, that somebody is at or will be
+        """
         with self._guard:
             for key, one in overdue.items():
-                if self._failed.get(key) is one:
+                if self._failed.get(key) is one and waiting.isdisjoint((one.volume, one.root)):
                     del self._failed[key]
 
     def failing(self) -> set[str]:

@@ -35,7 +35,10 @@ class Crew:
         self._given_up: set[str] = set()
 
     def work(self, tasks: Mapping[str, Callable[[], None]]) -> None:
-        """Begin all tasks whose key is not under way already, and wait for them for a while."""
+        """Begin all tasks whose key is not under way already, and wait for them for a while.
+
+        A key ends with the UUID of the volume or family that the task is about, if there is one.
+        """
         with self._guard:
             begun = tasks.keys() - self._under_way
             self._under_way |= begun
@@ -53,6 +56,11 @@ class Crew:
         """Whether a task with this key has been given and has not ended."""
         with self._guard:
             return key in self._under_way
+
+    def about(self) -> set[str]:
+        """What the tasks are about that have been given and have not ended."""
+        with self._guard:
+            return {key.rpartition(" ")[2] for key in self._under_way}
 
     def stop(self) -> None:
         """Begin nothing more; returns when what was begun has ended."""

@@ -180,7 +180,8 @@ class Steward:
             self._beside(self._followers.tend)
         self._sweeper.work({"sweeping": partial(sweep, self._host, view)})
         self._drain(view)
-        self._attempts.drop(overdue)
+        # What stands behind something slow has not been tried, and is not done either.
+        self._attempts.drop(overdue, self._crew.about() | self._drainer.about())
 
     def _run(self) -> None:
         revision, changed = 0, True

@@ -382,6 +382,43 @@ class TestManyVolumes:
         steward._crew.stop()
         steward._drainer.stop()
 
+    def test_what_stands_behind_a_slow_one_keeps_its_pause(
+        self, town: Town, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        slow, broken = make(town, "a2", "slow"), make(town, "a2", "broken")
+        steward = impatient(town, "a2", at_once=1)
+        waited = Slow(town, monkeypatch, "open_volume", slow.uuid)
+
+        def stop(volume: Volume) -> None:
+            town["a2"].engine.stopped.add(volume.uuid)
+            steward.fenced(volume.uuid)
+
+        def failed(times: int) -> None:
+            wait_until(
+                lambda: times in [one.times for one in list(steward._attempts._failed.values())],
+                f"failure {times} to open the broken one",
+                lambda: dict(steward._attempts._failed),
+                meanwhile=steward.tend,
+            )
+
+        town.disk.volumes[broken.uuid].corrupt = True
+        stop(broken)
+        for times in (1, 2, 3):
+            failed(times)
+            town.pass_time()
+        failed(4)
+        stop(slow)
+        wait_until(waited.begun.is_set, "opening of the slow one", meanwhile=steward.tend)
+        # Its turn may have been before, when it was not to be tried yet.
+        steward.tend()
+        assert steward._crew.is_at(broken.uuid)
+        for _ in range(3):
+            town.pass_time()
+        steward.tend()
+        waited.may_end.set()
+        failed(5)
+        steward._crew.stop()
+
 
 def test_a_volume_that_is_stopped_again_is_let_go_of_again(
     town: Town, monkeypatch: pytest.MonkeyPatch
