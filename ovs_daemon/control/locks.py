@@ -17,12 +17,27 @@ class Locks:
     @contextlib.contextmanager
     def holding(self, key: str) -> Iterator[None]:
         """Hold the key's lock; the thread that holds it may take it again."""
+        with self._using(key) as lock, lock:
+            yield
+
+    @contextlib.contextmanager
+    def trying(self, key: str, patience_s: float) -> Iterator[bool]:
+        """The same, unless somebody else holds it for so long; whether it is held."""
+        with self._using(key) as lock:
+            held = lock.acquire(timeout=patience_s)
+            try:
+                yield held
+            finally:
+                if held:
+                    lock.release()
+
+    @contextlib.contextmanager
+    def _using(self, key: str) -> Iterator[threading.RLock]:
         with self._guard:
             lock, users = self._locks.get(key, (threading.RLock(), 0))
             self._locks[key] = (lock, users + 1)
         try:
-            with lock:
-                yield
+            yield lock
         finally:
             with self._guard:
                 lock, users = self._locks[key]

@@ -68,6 +68,11 @@ _WATCH_S = 1.0
 _AGAIN_S = 0.5
 # How long a pass waits for what it has begun with volumes; nearly always that is enough.
 _PATIENCE_S = 2.0
+# How many volumes are rid of former users beside each other: their requests may take seconds each.
+_GUARDS = 16
+# How long each of these stands behind a verb on its volume. What takes longer is left for the next
+# pass, so that no number of volumes that are moved or opened keeps the others waiting.
+_BEHIND_VERB_S = 0.2
 
 
 class Steward:
@@ -120,7 +125,7 @@ class Steward:
         self._crew = Crew(at_once, patience_s, self._look_again)
         # Of their own: whoever takes a volume away waits for them, and what waits for the backend
         # for long must not be all that there is.
-        self._guards = Crew(2, patience_s, self._look_again)
+        self._guards = Crew(_GUARDS, patience_s, self._look_again)
         self._drainer = Crew(1, patience_s, self._look_again)
         self._asker = Crew(1, patience_s, self._look_again)
         self._sweeper = Crew(2, patience_s, self._look_again)
@@ -262,7 +267,10 @@ class Steward:
 
     def _shut_out_of(self, uuid: str) -> None:
         try:
-            with self._host.locks.holding(uuid):
+            with self._host.locks.trying(uuid, _BEHIND_VERB_S) as held:
+                if not held:
+                    self._unfinished = True
+                    return
                 current = self._host.store.volume(uuid)
                 if current is not None and current.node == self._host.settings.node:
                     enforce(self._host, f"shut out former users of {current.name!r}", current)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -13,11 +15,13 @@ from ovs_daemon.control.attachments import Wish
 from ovs_daemon.control.records import Mode, Volume
 from ovs_daemon.control.remote import Follower, where
 from ovs_daemon.control.status import status
+from ovs_daemon.control.steward import Steward
 from ovs_daemon.control.store import put
 from ovs_daemon.edge import Serving
 from ovs_daemon.errors import Code, VStorageError
 from tests.support.fake_edge import FakeEdge, generation_of
 from tests.support.town import MIB, Inhabitant, Town
+from tests.support.waiting import wait_until
 
 PREEMPT = Wish(Mode.EDGE, preempt=True)
 
@@ -264,3 +268,38 @@ def test_status_says_that_guests_of_a_dead_daemon_may_be_left_out(town: Town) ->
     attachments.detach(town["one"].host, "web1", holder="local")
     (after,) = findings(town["one"], "attachment_silent")
     assert "its guest waits until the daemon is back" in after["why"]
+
+
+def test_volumes_that_are_moved_keep_no_other_waiting(town: Town) -> None:
+    """Whoever moves a family holds the locks of all of it for as long as the backend takes."""
+    one = town["one"]
+    moved = [
+        volumes.create_volume(one.host, f"moved{number}", 64 * MIB, None) for number in range(40)
+    ]
+    last = volumes.create_volume(one.host, "zzz", 64 * MIB, None)
+    steward = Steward(one.host, lambda: True, patience_s=0.0)
+    held, may_end = threading.Event(), threading.Event()
+
+    def move() -> None:
+        with contextlib.ExitStack() as locks:
+            for volume in moved:
+                locks.enter_context(one.host.locks.holding(volume.uuid))
+            held.set()
+            assert may_end.wait(600), "nobody lets it end"
+
+    def enforced(volume: Volume) -> bool:
+        return let_in(one, volume) == town.volume(volume.uuid).enforced == 1
+
+    mover = threading.Thread(target=move)
+    mover.start()
+    try:
+        assert held.wait(60)
+        for volume in (*moved, last):
+            one.host.store.commit(put(replace(town.volume(volume.uuid), generation=1)))
+        wait_until(lambda: enforced(last), "shut-out of the other", meanwhile=steward.tend)
+        assert not any(enforced(volume) for volume in moved)
+    finally:
+        may_end.set()
+        mover.join()
+    wait_until(lambda: all(map(enforced, moved)), "shut-out of those", meanwhile=steward.tend)
+    steward._guards.stop()

@@ -52,6 +52,28 @@ def test_different_keys_do_not_wait() -> None:
         worker.join()
 
 
+def test_who_does_not_want_to_wait_goes_without() -> None:
+    locks, tried = Locks(), []
+
+    def other() -> None:
+        with locks.trying("a", 0.0) as held:
+            tried.append(held)
+
+    def attempt() -> bool:
+        worker = threading.Thread(target=other)
+        worker.start()
+        worker.join()
+        return bool(tried.pop())
+
+    with locks.holding("a"):
+        assert not attempt()
+        with locks.trying("a", 0.0) as held:
+            assert held, "it is this thread's own"
+        assert not attempt()
+    assert attempt()
+    assert locks._locks == {}
+
+
 class Watch:
     """What one thread of a host waits for, with the locks that it holds by then."""
 
