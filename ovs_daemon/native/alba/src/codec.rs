@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use format::Malformed;
-use format::osd::wire::{Frame, GET_MAX, Kind, META_MAX};
+use format::osd::wire::{Class, Frame, GET_MAX, Kind, META_MAX};
 
 use crate::osd::{Answer, Parts, Request};
 use crate::wire::Received;
@@ -26,10 +26,17 @@ pub struct Asked {
     pub limit: u32,
     /// Of a put: the checksums of what came (see [`Received::crcs`]).
     pub crcs: Vec<u8>,
+    /// For whom it is.
+    pub class: Class,
 }
 
 /// A request as a frame. `after`: of names, the last one that is known.
-pub fn encode_request(request: &Request, after: &str, tag: u64) -> Outgoing {
+pub fn encode_request(request: &Request, class: Class, after: &str, tag: u64) -> Outgoing {
+    let (frame, meta, parts) = frame_of(request, after, tag);
+    (Frame { code: class as u16, ..frame }, meta, parts)
+}
+
+fn frame_of(request: &Request, after: &str, tag: u64) -> Outgoing {
     let plain = |kind, path: &str| {
         let meta = path.as_bytes().to_vec();
         (Frame::new(kind, tag, &meta, 0), meta, None)
@@ -115,7 +122,8 @@ pub fn decode_request(received: Received) -> std::result::Result<Asked, Malforme
         Kind::Figures => Request::Figures,
         _ => return Err(Malformed::Field("kind")),
     };
-    Ok(Asked { request, after, limit, crcs: received.crcs })
+    let class = Class::of(frame.code);
+    Ok(Asked { request, after, limit, crcs: received.crcs, class })
 }
 
 fn cause_code(cause: Cause) -> u16 {
@@ -277,7 +285,7 @@ mod tests {
     }
 
     fn asked(request: &Request, after: &str) -> Asked {
-        decode_request(received(encode_request(request, after, 7))).unwrap()
+        decode_request(received(encode_request(request, Class::Guest, after, 7))).unwrap()
     }
 
     /// Whatever the pieces are in which its bytes lie.
@@ -298,9 +306,15 @@ mod tests {
             assert_eq!(text_of(&asked.request), text_of(&request));
             let names = matches!(request, Request::Names { .. });
             assert_eq!(asked.after, if names { "last" } else { "" });
+            assert_eq!(asked.class, Class::Guest);
+            let (frame, meta, parts) = encode_request(&request, Class::Upkeep, "", 7);
+            assert_eq!((frame.code, frame.tag), (1, 7));
+            let asked = decode_request(received((frame, meta, parts))).unwrap();
+            assert_eq!((text_of(&asked.request), asked.class), (text_of(&request), Class::Upkeep));
         }
         let large = Request::Get { path: "a".into(), payload_len: 0, offset: 0, len: GET_MAX + 1 };
-        let error = decode_request(received(encode_request(&large, "", 1))).unwrap_err();
+        let error =
+            decode_request(received(encode_request(&large, Class::Guest, "", 1))).unwrap_err();
         assert_eq!(error, Malformed::Field("length"));
     }
 

@@ -216,14 +216,21 @@ fn settle(folder: &Path) -> io::Result<()> {
 }
 
 /// The disk, for many puts at a time.
-impl Shelf for Directory {
+pub(crate) struct OnDisk<'a> {
+    pub(crate) directory: &'a Directory,
+    /// Bytes that are written at a time: others have their turn at the device between them.
+    pub(crate) step: usize,
+}
+
+impl Shelf for OnDisk<'_> {
     type File = File;
 
     fn prepare(&self, name: &str) -> io::Result<(PathBuf, PathBuf)> {
-        let path = self.path(name);
-        let folder = path.parent().unwrap_or(&self.root).to_owned();
-        self.create_folder(&folder)?;
-        Ok((self.temporary(&folder), path))
+        let directory = self.directory;
+        let path = directory.path(name);
+        let folder = path.parent().unwrap_or(&directory.root).to_owned();
+        directory.create_folder(&folder)?;
+        Ok((directory.temporary(&folder), path))
     }
 
     fn exists(&self, path: &Path) -> bool {
@@ -232,7 +239,7 @@ impl Shelf for Directory {
 
     fn write(&self, temporary: &Path, parts: &[Part]) -> io::Result<File> {
         let parts: Vec<&[u8]> = parts.iter().map(|part| &**part).collect();
-        write_new(temporary, &parts)
+        write_new(temporary, &parts, self.step)
     }
 
     fn sync(&self, file: &File) -> io::Result<()> {

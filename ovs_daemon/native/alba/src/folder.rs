@@ -17,13 +17,14 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use format::fragment::{FragmentName, LOG_MARK, StoredFragment};
 use format::log::PAGE;
-use format::osd::wire::is_path;
+use format::osd::wire::{Class, is_path};
 use format::osd::{CLAIM_NAME, Claim, PLACE_MAX};
 use format::{Malformed, crc32c};
 use machines::alba::takes;
 use media::{Dir, File, FileLock, read_cached_at};
 
 use crate::batch::put_all;
+use crate::directory::OnDisk;
 use crate::osd::{
     Answer, OBJECT, Parts, Request, SEAL, USES, fragment_path, is_mark, is_mark_name, log_mark_path,
 };
@@ -32,6 +33,8 @@ use crate::{Backend, BackendError, Cause, Directory, Put, Result};
 
 /// Name of the file that the process which uses the folder holds locked.
 const LOCK_NAME: &str = "osd.lock";
+/// Bytes that are written at a time of what the upkeep stores.
+const UPKEEP_STEP: usize = 256 << 10;
 const GONE: &str = "its claim is gone or another one";
 
 /// See the top of the file.
@@ -192,10 +195,15 @@ impl FolderOsd {
 
     /// Does what is asked for.
     pub fn perform(&self, request: &Request) -> Result<Answer> {
+        self.perform_for(Class::Guest, request)
+    }
+
+    /// The same with its class.
+    pub fn perform_for(&self, class: Class, request: &Request) -> Result<Answer> {
         self.check_path(request)?;
         match request {
             Request::Put { path, parts } => {
-                let mut outcomes = self.put_all(&[(path.clone(), parts.clone())]);
+                let mut outcomes = self.put_all(&[(path.clone(), parts.clone())], class);
                 outcomes.remove(0).map(Answer::Put)
             }
             Request::Get { path, payload_len, offset, len } => {
@@ -296,8 +304,8 @@ impl FolderOsd {
     }
 
     /// Stores fragments, each if none has its name, with as few waits for the disk as that takes.
-    /// Durable on return; outcomes in the same order.
-    pub fn put_all(&self, puts: &[(String, Parts)]) -> Vec<Result<Put>> {
+    /// Durable on return; outcomes in the same order. Of the upkeep they are written in small steps.
+    pub fn put_all(&self, puts: &[(String, Parts)], class: Class) -> Vec<Result<Put>> {
         let sealed = self.sealed.read().unwrap_or_else(PoisonError::into_inner);
         if !takes(*sealed) {
             let refuse = |(path, _): &(String, Parts)| {
@@ -325,7 +333,11 @@ impl FolderOsd {
             .filter(|(_, refused)| refused.is_none())
             .map(|((path, parts), _)| (path.as_str(), parts.as_slice()))
             .collect();
-        let mut outcomes = put_all(&self.store, &taken).into_iter();
+        let step = match class {
+            Class::Guest => usize::MAX,
+            Class::Upkeep => UPKEEP_STEP,
+        };
+        let mut outcomes = put_all(&OnDisk { directory: &self.store, step }, &taken).into_iter();
         let lost = || Err(failed("store", "a fragment", Cause::Failed, "it was left out".into()));
         let outcome = |refused| match refused {
             Some(error) => Err(error),

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use format::fragment::{FragmentName, LOG_MARK, StoredFragment, mark_name, marked_generation};
 use format::osd::Claim;
+use format::osd::wire::Class;
 
 use crate::folder::FolderOsd;
 use crate::part::Part;
@@ -192,6 +193,19 @@ pub trait Osd: Send + Sync + fmt::Debug {
     /// Starts a request; the reply is called once, maybe before this returns.
     fn start(&self, request: Request, reply: Reply);
 
+    /// The same for the upkeep: guests' requests go before it.
+    fn start_gently(&self, request: Request, reply: Reply) {
+        self.start(request, reply);
+    }
+
+    /// For whom a request is, said in its class.
+    fn start_for(&self, class: Class, request: Request, reply: Reply) {
+        match class {
+            Class::Guest => self.start(request, reply),
+            Class::Upkeep => self.start_gently(request, reply),
+        }
+    }
+
     /// What tells its disk from other disks of this host; `None`: it counts as one of its own.
     fn disk(&self) -> Option<u64> {
         None
@@ -267,10 +281,15 @@ impl dyn Osd + '_ {
 
     /// Asks and waits for the answer.
     pub fn call(&self, request: Request) -> Result<Answer> {
+        self.call_for(Class::Guest, request)
+    }
+
+    /// The same with its class.
+    pub fn call_for(&self, class: Class, request: Request) -> Result<Answer> {
         let died = request.error(Cause::Failed, "the OSD's client was stopped");
         let (sender, hear) = sync_channel(1);
         let reply = move |answer| drop(sender.send(answer));
-        self.start(request, Box::new(reply));
+        self.start_for(class, request, Box::new(reply));
         hear.recv().unwrap_or(Err(died))
     }
 
@@ -320,11 +339,11 @@ impl dyn Osd + '_ {
         object: &str,
         name: &FragmentName,
         payload_len: u64,
-        offset: u64,
-        len: u32,
+        (offset, len): (u64, u32),
+        class: Class,
     ) -> Result<Vec<u8>> {
         let path = fragment_path(object, name);
-        bytes_of(self.call(Request::Get { path, payload_len, offset, len }))
+        bytes_of(self.call_for(class, Request::Get { path, payload_len, offset, len }))
     }
 
     /// Deletes a fragment; a missing one is fine.
@@ -377,6 +396,24 @@ impl LocalOsd {
     }
 }
 
+impl LocalOsd {
+    fn start_in(&self, class: Class, request: Request, reply: Reply) {
+        if !matches!(request, Request::Put { .. }) {
+            return reply(self.folder.perform(&request));
+        }
+        // A put waits for its disk: those on other disks go on meanwhile.
+        let (folder, running) = (self.folder.clone(), self.running.clone());
+        *running.puts.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        std::thread::spawn(move || {
+            let answer = folder.perform_for(class, &request);
+            drop(folder);
+            *running.puts.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+            running.fewer.notify_all();
+            reply(answer);
+        });
+    }
+}
+
 impl Drop for LocalOsd {
     fn drop(&mut self) {
         let mut puts = self.running.puts.lock().unwrap_or_else(PoisonError::into_inner);
@@ -404,19 +441,11 @@ impl Osd for LocalOsd {
     }
 
     fn start(&self, request: Request, reply: Reply) {
-        if !matches!(request, Request::Put { .. }) {
-            return reply(self.folder.perform(&request));
-        }
-        // A put waits for its disk: those on other disks go on meanwhile.
-        let (folder, running) = (self.folder.clone(), self.running.clone());
-        *running.puts.lock().unwrap_or_else(PoisonError::into_inner) += 1;
-        std::thread::spawn(move || {
-            let answer = folder.perform(&request);
-            drop(folder);
-            *running.puts.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
-            running.fewer.notify_all();
-            reply(answer);
-        });
+        self.start_in(Class::Guest, request, reply);
+    }
+
+    fn start_gently(&self, request: Request, reply: Reply) {
+        self.start_in(Class::Upkeep, request, reply);
     }
 
     fn disk(&self) -> Option<u64> {

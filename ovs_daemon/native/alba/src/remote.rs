@@ -1,7 +1,8 @@
 //! OSDs behind servers: what a cluster has of them.
 //!
 //! One thread, the *fleet*, speaks with all OSDs of a cluster (`fleet`); a connection is a `peer`.
-//! Each OSD has two: small requests do not wait behind fragments that are being sent.
+//! Each OSD has two: small requests do not wait behind fragments that are being sent. A third one, with
+//! a thread of its own that gives way to all others, is for what the upkeep asks.
 //!
 //! A connection that breaks is made again, and what was asked is asked again: putting, reading and
 //! deleting twice is harmless. Only when that takes longer than [`peer::GRACE`], or when an OSD does
@@ -17,9 +18,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use format::osd::Claim;
-use machines::alba::Pace;
+use machines::alba::{Courtesy, Pace};
 use net::ClusterKey;
 
+use crate::Cause;
 use crate::osd::{Exchanged, Osd, Reply, Request};
 use crate::wire::Traffic;
 
@@ -27,7 +29,7 @@ pub use fleet::Fleet;
 use fleet::{Command, Mailbox};
 pub use roll::{RollError, roll};
 
-/// Connections to an OSD: one for what is large, one for the rest.
+/// Connections to an OSD for guests: one for what is large, one for the rest.
 const LINES: usize = 2;
 
 /// Whose OSDs they are, and how that is proved.
@@ -48,12 +50,20 @@ pub(crate) struct Condition {
     tried: bool,
 }
 
+impl Condition {
+    fn is_gone(self) -> bool {
+        self.tried && !self.up
+    }
+}
+
 /// What the handle of an OSD and the fleet's thread both know.
 #[derive(Debug)]
 pub(crate) struct Shared {
     lines: Mutex<[Condition; LINES]>,
     changed: Condvar,
     pace: Mutex<Pace>,
+    /// Of all OSDs of the fleet together.
+    courtesy: Arc<Mutex<Courtesy>>,
     /// Why it cannot be reached.
     why: Mutex<String>,
     address: Mutex<SocketAddr>,
@@ -65,11 +75,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Shared {
-    fn new(address: SocketAddr) -> Self {
+    fn new(address: SocketAddr, courtesy: Arc<Mutex<Courtesy>>) -> Self {
         Self {
             lines: Mutex::default(),
             changed: Condvar::new(),
             pace: Mutex::default(),
+            courtesy,
             why: Mutex::new("it has not been tried yet".to_owned()),
             address: Mutex::new(address),
             traffic: Arc::default(),
@@ -79,6 +90,13 @@ impl Shared {
     fn set(&self, line: usize, up: bool) {
         lock(&self.lines)[line] = Condition { up, tried: true };
         self.changed.notify_all();
+    }
+
+    /// A guest's read was answered.
+    fn observe(&self, asked_at: u64, now: u64) {
+        let us = now.saturating_sub(asked_at) / 1000;
+        lock(&self.pace).observe(us);
+        lock(&self.courtesy).observe(us, now / 1_000_000);
     }
 
     fn up(&self) -> bool {
@@ -94,10 +112,20 @@ pub struct RemoteOsd {
     /// Numbers of its connections.
     peers: [usize; LINES],
     mailbox: Arc<Mailbox>,
+    /// Of the upkeep's.
+    upkeep: Option<(Arc<Mailbox>, usize)>,
     engaged: AtomicBool,
 }
 
 impl RemoteOsd {
+    /// Tells all of its connections.
+    fn tell_all(&self, command: fn(usize) -> Command) {
+        self.peers.iter().for_each(|peer| self.mailbox.send(command(*peer)));
+        if let Some((mailbox, peer)) = &self.upkeep {
+            mailbox.send(command(*peer));
+        }
+    }
+
     /// It is reached at another address from now on.
     pub fn move_to(&self, address: SocketAddr) {
         let moved = {
@@ -105,7 +133,7 @@ impl RemoteOsd {
             std::mem::replace(&mut *known, address) != address
         };
         if moved {
-            self.peers.iter().for_each(|peer| self.mailbox.send(Command::Reconnect(*peer)));
+            self.tell_all(Command::Reconnect);
         }
     }
 
@@ -114,10 +142,7 @@ impl RemoteOsd {
         if self.engaged.swap(asked, Ordering::Relaxed) == asked {
             return;
         }
-        for peer in self.peers {
-            let command = if asked { Command::Reconnect(peer) } else { Command::Retire(peer) };
-            self.mailbox.send(command);
-        }
+        self.tell_all(if asked { Command::Reconnect } else { Command::Retire });
     }
 
     /// Waits until it is known whether it can be reached, no longer than `until`.
@@ -160,8 +185,23 @@ impl Osd for RemoteOsd {
 
     fn start(&self, request: Request, reply: Reply) {
         let large = matches!(request, Request::Put { .. } | Request::Keep { .. });
-        let peer = self.peers[usize::from(large)];
+        let line = usize::from(large);
+        if lock(&self.shared.lines)[line].is_gone() {
+            // The fleet's thread would say no more.
+            return reply(Err(request.error(Cause::Failed, self.why())));
+        }
+        let peer = self.peers[line];
         self.mailbox.send(Command::Ask { peer, request, reply });
+    }
+
+    fn start_gently(&self, request: Request, reply: Reply) {
+        match &self.upkeep {
+            Some((mailbox, peer)) if self.shared.up() => {
+                mailbox.send(Command::Ask { peer: *peer, request, reply });
+            }
+            // That it is away is known at the others.
+            _ => self.start(request, reply),
+        }
     }
 
     fn may_lag(&self) -> bool {

@@ -26,8 +26,9 @@ const ROOM: usize = 64 << 10;
 /// Bytes that are received at once of what is large; while more are missing nobody is woken for
 /// less. They are in the processor's cache when their checksums are computed.
 const STRETCH: usize = 256 << 10;
-/// A connection gives way to others after so many bytes.
-const TURN_BYTES: usize = 8 << 20;
+/// A connection gives way to others after so many bytes, received or sent: what is large must not
+/// keep small requests of others waiting.
+const TURN_BYTES: usize = 256 << 10;
 /// Pieces of one send.
 const PIECES: usize = 64;
 
@@ -245,14 +246,21 @@ impl Wire {
         self.outbox.push_back(Outgoing { tag: frame.tag, head, parts, lent, sent: 0, len });
     }
 
-    /// Sends what the socket takes; what was lent goes through the conduit. True: everything.
+    /// Sends what the socket takes, and no more than one turn's; what was lent goes through the conduit.
+    /// True: everything.
     pub fn flush(&mut self, mut conduit: Option<&mut Conduit>) -> Result<bool, WireError> {
+        let mut turn = TURN_BYTES;
         while !self.outbox.is_empty() {
-            let mut sent = self.send_some(conduit.as_deref_mut()).map_err(WireError::Io)?;
+            if turn == 0 {
+                return Ok(false);
+            }
+            let sent = self.send_some(conduit.as_deref_mut(), turn);
+            let mut sent = sent.map_err(WireError::Io)?;
             if sent == 0 {
                 return Ok(false);
             }
             self.queued -= sent;
+            turn = turn.saturating_sub(sent);
             self.traffic.sent.fetch_add(sent as u64, Ordering::Relaxed);
             while let Some(first) = self.outbox.front_mut() {
                 let now = sent.min(first.len - first.sent);
@@ -267,20 +275,29 @@ impl Wire {
         Ok(true)
     }
 
-    /// Sends the first bytes that wait, in one way; 0: the socket takes nothing now.
-    fn send_some(&self, conduit: Option<&mut Conduit>) -> io::Result<usize> {
+    /// Sends the first bytes that wait, no more than so many (of what was lent, than a whole turn's), in
+    /// one way; 0: the socket takes nothing now.
+    fn send_some(&self, conduit: Option<&mut Conduit>, most: usize) -> io::Result<usize> {
         let mut pieces = self.outbox.iter().flat_map(Outgoing::pieces).peekable();
         let lends = conduit.is_some();
         if let (Some(conduit), Some((first, _))) = (conduit, pieces.next_if(|(_, lent)| *lent)) {
-            return conduit.send(&self.fd, first, pieces.peek().is_some());
+            // Whole pages, whatever went before them in this turn.
+            let now = &first[..first.len().min(TURN_BYTES)];
+            let more = now.len() < first.len() || pieces.peek().is_some();
+            return conduit.send(&self.fd, now, more);
         }
-        let mut vector: Vec<IoSlice> = Vec::new();
+        let (mut vector, mut room): (Vec<IoSlice>, usize) = (Vec::new(), most);
+        let mut cut = false;
         while vector.len() < PIECES
+            && room > 0
             && let Some((piece, _)) = pieces.next_if(|(_, lent)| !(lends && *lent))
         {
-            vector.push(IoSlice::new(piece));
+            let now = &piece[..piece.len().min(room)];
+            room -= now.len();
+            cut = now.len() < piece.len();
+            vector.push(IoSlice::new(now));
         }
-        send_some_now(&self.fd, &vector, pieces.peek().is_some())
+        send_some_now(&self.fd, &vector, cut || pieces.peek().is_some())
     }
 
     /// Takes what has come; whole frames are appended. True: there may be more at once.
@@ -320,12 +337,9 @@ impl Wire {
         let bytes = outcome(got)?;
         partial.filled += bytes;
         partial.sum();
-        if !partial.is_large() {
-            self.wake_at(1);
-        } else if bytes < room {
-            let worthwhile = partial.missing().min(STRETCH);
-            self.wake_at(worthwhile);
-        }
+        // Also when there is more already: the turn may be over.
+        let worthwhile = if partial.is_large() { partial.missing().min(STRETCH) } else { 1 };
+        self.wake_at(worthwhile);
         Ok((bytes, room))
     }
 
@@ -452,8 +466,14 @@ mod tests {
         }
         let mut received = Vec::new();
         while received.len() < sent.len() {
+            let before = (ours.queued(), theirs.traffic.received.load(Ordering::Relaxed));
             ours.flush(None).unwrap();
             theirs.receive(&mut received).unwrap();
+            let taken = theirs.traffic.received.load(Ordering::Relaxed) - before.1;
+            assert!(before.0 - ours.queued() <= TURN_BYTES && taken < 2 * TURN_BYTES as u64);
+            // Nobody would be woken for what is left.
+            let missing = theirs.partial.as_ref().map_or(1, Partial::missing);
+            assert!(theirs.wakes_at <= missing.max(1), "{} of {missing}", theirs.wakes_at);
         }
         assert_eq!(received, sent);
         received.clear();

@@ -2,6 +2,7 @@
 //! worker threads for what takes long, and the control calls that Python and the tools use.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod budget;
 mod cache;
 mod claims;
 #[cfg(test)]

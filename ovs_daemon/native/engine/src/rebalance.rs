@@ -5,10 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use alba::cluster::{DOUBLE_AGE, Doubles, MOVE_REST, Mended, Moving, Terms, walk_order};
+use format::osd::wire::Class;
 use machines::alba::{Balance, Fill, band, excess, gives, spread};
 use serde_json::{Value, json};
 
-use crate::upkeep::{Budget, Orders, Worker, figures};
+use crate::budget::{Budget, gently};
+use crate::upkeep::{Orders, Worker, figures};
 
 /// Fragments that are copied before the old copies of all of them are deleted.
 const BATCH_MAX: usize = 64;
@@ -199,7 +201,7 @@ impl Worker<'_> {
         let (cluster, shared) = (self.cluster, self.shared.clone());
         let behind = house.last.take().filter(|(disk, _)| *disk == from.id);
         let behind = behind.map(|(_, object)| walk_order(&object)).unwrap_or_default();
-        let mut budget = Budget::new(&shared, rate);
+        let mut budget = Budget::new(self.cluster, &shared, rate);
         let mut moving: Vec<Moving> = Vec::new();
         // The way to the first object is not the batch's.
         let (mut first, mut last) = (None, None);
@@ -207,8 +209,8 @@ impl Worker<'_> {
             let began = *first.get_or_insert_with(Instant::now);
             last = Some((from.id, name.to_owned()));
             let looked = Instant::now();
-            let given =
-                cluster.give(name, (from.id, fills), band, &mut |bytes| budget.spend(bytes));
+            let spend = &mut |bytes| budget.spend(Class::Upkeep, bytes);
+            let given = gently(|| cluster.give(name, (from.id, fills), band, spend));
             // What is read and stored is paid for; looking in vain costs others time, too.
             let paid = given.as_ref().is_ok_and(|(_, moved)| moved.bytes > 0);
             let stopping = {
@@ -264,14 +266,14 @@ impl Worker<'_> {
     /// Clears up what was there twice for so long that nobody is at work on it.
     fn trim(&mut self, run: &mut Run, terms: &Terms, orders: &Orders) {
         let shared = self.shared.clone();
-        let mut budget = Budget::new(&shared, rate);
+        let mut budget = Budget::new(self.cluster, &shared, rate);
         let mut looked = Instant::now();
         for (name, (since, known)) in &mut run.doubles {
             if known.is_empty() {
                 *known = self.cluster.doubles(name);
                 *since = Instant::now();
             } else if since.elapsed() >= DOUBLE_AGE {
-                let spend = &mut |bytes| budget.spend(bytes);
+                let spend = &mut |bytes| budget.spend(Class::Upkeep, bytes);
                 match self.cluster.trim(name, terms, known, spend) {
                     Ok(trimmed) => self.shared.lock().rebalanced.trimmed += trimmed,
                     Err(error) => self.shared.lock().why = Some(error.to_string()),

@@ -10,10 +10,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use alba::cluster::{Mended, PARTIAL_AGE, Survey, Terms, walk_order};
 use alba::osd::Exchanged;
 use alba::{Cluster, Sealed};
-use machines::alba::Standing;
+use format::osd::wire::Class;
+use machines::alba::{Standing, is_urgent};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::budget::{Budget, gently};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::farewell::Farewell;
@@ -272,6 +274,7 @@ impl<'a> Worker<'a> {
             domains: orders.domains.clone(),
             waiting,
             leaving: leaving.map(|(osd, _)| osd.id()).collect(),
+            class: Class::Upkeep,
         }
     }
 
@@ -327,10 +330,18 @@ impl<'a> Worker<'a> {
     /// How many fragments were stored anew.
     fn mend(&self, survey: &Survey, terms: &Terms, orders: &Orders) -> u64 {
         self.begin("repairing", survey.todo.len() as u64);
-        let mut budget = Budget::new(&self.shared, |orders| orders.repair_bytes_per_s);
+        let mut budget =
+            Budget::new(self.cluster, &self.shared, |orders| orders.repair_bytes_per_s);
         let mut changed = 0;
-        for (_, name) in &survey.todo {
-            let mended = self.cluster.mend(name, terms, &mut |bytes| budget.spend(bytes));
+        let cluster = self.cluster;
+        let at_once = Terms { class: Class::Guest, ..terms.clone() };
+        for (safety, name) in &survey.todo {
+            let terms = if is_urgent(*safety) { &at_once } else { terms };
+            let spend = &mut |bytes| budget.spend(terms.class, bytes);
+            let mended = match terms.class {
+                Class::Guest => cluster.mend(name, terms, spend),
+                Class::Upkeep => gently(|| cluster.mend(name, terms, spend)),
+            };
             let mut state = self.shared.lock();
             state.done += 1;
             match mended {
@@ -424,15 +435,17 @@ impl<'a> Worker<'a> {
         let behind = scrub.last.as_deref().map(walk_order);
         let least = orders.repair_bytes_per_s;
         // One that is asked for is done even where it is not done by itself.
-        let mut budget = Budget::new(&shared, move |orders| match orders.scrub_bytes_per_s {
-            0 => least,
-            some => some,
-        });
+        let mut budget =
+            Budget::new(cluster, &shared, move |orders| match orders.scrub_bytes_per_s {
+                0 => least,
+                some => some,
+            });
         let walked = cluster.walk(&mut |name| {
             if behind.as_ref().is_some_and(|behind| walk_order(name) <= *behind) {
                 return true;
             }
-            let scrubbed = cluster.scrub(name, terms, &mut |bytes| budget.spend(bytes));
+            let spend = &mut |bytes| budget.spend(Class::Upkeep, bytes);
+            let scrubbed = gently(|| cluster.scrub(name, terms, spend));
             scrub.last = Some(name.to_owned());
             scrub.done += 1;
             let stopping = {
@@ -461,27 +474,6 @@ impl<'a> Worker<'a> {
             }
         }
         self.scrub = Some(scrub);
-    }
-}
-
-/// So many bytes each second, as the orders of the moment say.
-pub(crate) struct Budget<'a, F> {
-    shared: &'a Shared,
-    rate: F,
-    /// When what was spent is earned.
-    free_at: Instant,
-}
-
-impl<'a, F: Fn(&Orders) -> u64> Budget<'a, F> {
-    pub(crate) fn new(shared: &'a Shared, rate: F) -> Self {
-        Self { shared, rate, free_at: Instant::now() }
-    }
-
-    pub(crate) fn spend(&mut self, bytes: u64) -> bool {
-        let rate = self.shared.lock().orders.as_ref().map_or(1, &self.rate).max(1);
-        let now = Instant::now();
-        self.free_at = self.free_at.max(now) + Duration::from_secs_f64(bytes as f64 / rate as f64);
-        self.shared.rest(self.free_at.saturating_duration_since(now))
     }
 }
 

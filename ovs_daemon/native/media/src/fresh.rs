@@ -27,22 +27,23 @@ fn is_aligned(part: &[u8]) -> bool {
 ///
 /// Parts that begin at a page and are whole pages go to the device from where they are, as long as
 /// none before them is different (but for a small first one); the rest, and everything where the
-/// file system cannot do that, goes through the page cache.
+/// file system cannot do that, goes through the page cache. `step`: bytes (whole pages) that are
+/// written at a time, so that others have their turn at the device.
 ///
 /// # Errors
 /// The file exists, or cannot be written; part of it may have been.
-pub fn write_new(path: &Path, parts: &[&[u8]]) -> io::Result<File> {
+pub fn write_new(path: &Path, parts: &[&[u8]], step: usize) -> io::Result<File> {
     match parts.split_first() {
         // A header, behind which the bulk is: copied to where the device can take it from.
         Some((header, bulk)) if header.len() <= HEADER_MAX && !is_aligned(header) => {
             let header = Buffer::copy_of(header)?;
-            write_parts(path, &[&[&header[..]], bulk].concat())
+            write_parts(path, &[&[&header[..]], bulk].concat(), step)
         }
-        _ => write_parts(path, parts),
+        _ => write_parts(path, parts, step),
     }
 }
 
-fn write_parts(path: &Path, parts: &[&[u8]]) -> io::Result<File> {
+fn write_parts(path: &Path, parts: &[&[u8]], step: usize) -> io::Result<File> {
     let whole = parts.iter().take_while(|part| is_aligned(part)).count();
     let (mut direct, mut rest) = parts.split_at(whole);
     let last;
@@ -58,26 +59,26 @@ fn write_parts(path: &Path, parts: &[&[u8]]) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
     if direct.iter().all(|part| part.is_empty()) {
-        return write_all(options.open(path)?, parts);
+        return write_all(options.open(path)?, parts, step);
     }
     match options.custom_flags(libc::O_DIRECT).open(path) {
-        Ok(file) => match write_all(file, direct) {
+        Ok(file) => match write_all(file, direct, step) {
             Ok(file) => {
                 buffered(&file)?;
-                write_all(file, rest)
+                write_all(file, rest, step)
             }
-            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => again(path, parts),
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => again(path, parts, step),
             Err(e) => Err(e),
         },
         // Whether the file was made before the refusal differs from file system to file system.
-        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => again(path, parts),
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => again(path, parts, step),
         Err(e) => Err(e),
     }
 }
 
 /// Writes the same file, which only this caller knows of, through the page cache.
-fn again(path: &Path, parts: &[&[u8]]) -> io::Result<File> {
-    write_all(OpenOptions::new().write(true).create(true).truncate(true).open(path)?, parts)
+fn again(path: &Path, parts: &[&[u8]], step: usize) -> io::Result<File> {
+    write_all(OpenOptions::new().write(true).create(true).truncate(true).open(path)?, parts, step)
 }
 
 /// From now on what is written goes through the page cache.
@@ -90,12 +91,24 @@ fn buffered(file: &File) -> io::Result<()> {
     if done { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-fn write_all(mut file: File, parts: &[&[u8]]) -> io::Result<File> {
+/// The first slices, no more than so many bytes of them.
+fn first<'a>(left: &'a [IoSlice<'a>], most: usize) -> Vec<IoSlice<'a>> {
+    let mut room = most;
+    let cut = |slice: &'a IoSlice<'a>| {
+        let taken = slice.len().min(room);
+        room -= taken;
+        (taken > 0).then(|| IoSlice::new(&slice[..taken]))
+    };
+    left.iter().take(VECTORS).map_while(cut).collect()
+}
+
+fn write_all(mut file: File, parts: &[&[u8]], step: usize) -> io::Result<File> {
     let mut left: Vec<IoSlice> =
         parts.iter().filter(|part| !part.is_empty()).map(|part| IoSlice::new(part)).collect();
     let mut left = left.as_mut_slice();
     while !left.is_empty() {
-        match file.write_vectored(&left[..left.len().min(VECTORS)]) {
+        let written = file.write_vectored(&first(left, step));
+        match written {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(written) => IoSlice::advance_slices(&mut left, written),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -129,10 +142,21 @@ mod tests {
             buffers.push(buffer);
         }
         let parts: Vec<&[u8]> = buffers.iter().map(|buffer| &buffer[shift..]).collect();
-        write_new(path, &parts).unwrap().sync_all().unwrap();
-        assert!(std::fs::read(path).unwrap() == parts.concat(), "{lens:?} + {shift}");
-        assert_eq!(write_new(path, &parts).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
-        std::fs::remove_file(path).unwrap();
+        for step in [usize::MAX, 4096, 3 * 4096] {
+            write_new(path, &parts, step).unwrap().sync_all().unwrap();
+            assert!(std::fs::read(path).unwrap() == parts.concat(), "{lens:?} + {shift}, {step}");
+            let again = write_new(path, &parts, step).unwrap_err();
+            assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_step_is_no_longer_than_was_said() {
+        let bytes = [7; 100];
+        let all = [&bytes[..60], &bytes[60..]].map(IoSlice::new);
+        let lens = |most| first(&all, most).iter().map(|one| one.len()).collect::<Vec<_>>();
+        assert_eq!((lens(60), lens(70), lens(usize::MAX)), (vec![60], vec![60, 10], vec![60, 40]));
     }
 
     #[test]

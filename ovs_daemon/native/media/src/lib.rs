@@ -14,6 +14,7 @@ pub mod errno {
 
 mod file;
 mod fresh;
+mod gentle;
 mod memory;
 mod pool;
 mod ring;
@@ -22,6 +23,7 @@ pub use file::{
     Dir, File, FileLock, FsSpace, StoreError, exchange, file_len, read_cached_at, rename,
 };
 pub use fresh::write_new;
+pub use gentle::{give_way, gives_way};
 pub use memory::{Arena, Slice};
 pub use pool::{Buffer, Loan, Pool};
 pub use ring::{Event, Fd, Ring, Wait};

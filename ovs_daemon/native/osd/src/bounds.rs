@@ -7,7 +7,8 @@ use net::{GREETING, UNGREETED_MAX};
 /// See the top of the file.
 #[derive(Clone, Debug)]
 pub struct Bounds {
-    /// Connections at a time. A node of the cluster has two for each OSD.
+    /// Connections at a time. A node of the cluster has three for each OSD, one of them
+    /// for the upkeep.
     pub connections: usize,
     /// Those of them that have not proved who they are.
     pub ungreeted: usize,

@@ -9,7 +9,7 @@ use alba::codec::encode_request;
 use alba::folder::read_claim;
 use alba::osd::Request;
 use format::fragment::StoredFragment;
-use format::osd::wire::{Challenge, FRAME, Frame, Hello, Kind, NONCE, Side, VERSION};
+use format::osd::wire::{Challenge, Class, FRAME, Frame, Hello, Kind, NONCE, Side, VERSION};
 
 use crate::tests::{CLUSTER, Lab, content, key, put};
 use crate::{Bounds, Running, Setup};
@@ -121,7 +121,7 @@ impl World {
         let (offset, len) = (0, LEN);
         let get = Request::Get { path, payload_len, offset, len };
         let one = |tag| {
-            let (frame, meta, _) = encode_request(&get, "", tag);
+            let (frame, meta, _) = encode_request(&get, Class::Guest, "", tag);
             [&frame.encode()[..], &meta].concat()
         };
         tags.flat_map(one).collect()

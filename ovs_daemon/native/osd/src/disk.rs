@@ -1,5 +1,9 @@
 //! The threads of one disk: puts are gathered and committed together, everything else is done by
 //! several at a time. On an OSD of role cache the thread of the puts keeps blocks.
+//!
+//! What the upkeep asks has a thread of its own, which gives way to all others, and works while no
+//! guest's request waits for the disk (`machines::alba::Turns`); what it stores it writes in small
+//! steps.
 
 use std::collections::VecDeque;
 use std::io;
@@ -11,6 +15,9 @@ use alba::folder::{FolderOsd, Located, check_file};
 use alba::osd::{Answer, Parts, Request};
 use alba::{BackendError, Cause, Put};
 use format::osd::Role;
+use format::osd::wire::Class;
+use machines::alba::Turns;
+use media::give_way;
 use net::Bell;
 
 use crate::cache::Cache;
@@ -96,7 +103,31 @@ struct Queue {
     puts: VecDeque<Job>,
     put_bytes: usize,
     others: VecDeque<Job>,
+    /// Of the upkeep, whatever it is.
+    upkeep: VecDeque<Job>,
+    turns: Turns,
     ended: bool,
+}
+
+impl Queue {
+    /// A guest's request was taken.
+    fn took_guests(&mut self) {
+        if !self.upkeep.is_empty() {
+            self.turns.guest();
+        }
+    }
+
+    /// One of the upkeep's, if it is its turn.
+    fn take_upkeeps(&mut self) -> Option<Job> {
+        let guests = !(self.puts.is_empty() && self.others.is_empty());
+        if !self.turns.is_upkeeps(guests) {
+            return None;
+        }
+        let job = self.upkeep.pop_front()?;
+        self.turns.upkeep();
+        self.put_bytes -= bytes_of(&job.asked);
+        Some(job)
+    }
 }
 
 #[derive(Debug)]
@@ -105,9 +136,10 @@ struct Shared {
     /// Of an OSD of role cache.
     cache: Option<Cache>,
     queue: Mutex<Queue>,
-    /// For who commits, and for who does the rest.
+    /// For who commits, for who does the rest, and for the upkeep.
     put: Condvar,
     other: Condvar,
+    upkeep: Condvar,
     outbox: Arc<Outbox>,
 }
 
@@ -131,14 +163,21 @@ impl Disk {
         let is_cache = osd.claimed().role == Role::Cache;
         let cache = is_cache.then(|| Cache::open(&osd, cache_bytes)).transpose()?;
         let readers = if is_cache { CACHE_READERS } else { READERS };
-        let (put, other) = (Condvar::new(), Condvar::new());
-        let shared = Arc::new(Shared { osd, cache, queue: Mutex::default(), put, other, outbox });
+        let [put, other, upkeep] = [(); 3].map(|()| Condvar::new());
+        let queue = Mutex::default();
+        let shared = Arc::new(Shared { osd, cache, queue, put, other, upkeep, outbox });
         let mut threads = Vec::new();
-        for number in 0..=readers {
+        let mut start = |name: String, work: fn(&Shared)| {
             let inside = shared.clone();
-            let thread = std::thread::Builder::new().name(format!("vs-osd-{number}"));
-            let work = if number == 0 { Shared::commit } else { Shared::do_others };
-            threads.push(thread.spawn(move || work(&inside))?);
+            let thread = std::thread::Builder::new().name(name);
+            thread.spawn(move || work(&inside)).map(|thread| threads.push(thread))
+        };
+        start("vs-osd-0".to_owned(), Shared::commit)?;
+        for number in 1..=readers {
+            start(format!("vs-osd-{number}"), Shared::do_others)?;
+        }
+        if !is_cache {
+            start("vs-osd-upkeep".to_owned(), Shared::do_upkeep)?;
         }
         Ok(Self { shared, threads })
     }
@@ -161,7 +200,8 @@ impl Disk {
     /// Where what a small read asks for is in a file; `None`: the threads have to look.
     pub(crate) fn locate(&self, asked: &Asked) -> Option<Located> {
         let Request::Get { path, payload_len, offset, len } = &asked.request else { return None };
-        if *len == 0 || *len > AT_ONCE_MAX || self.shared.osd.check_path(&asked.request).is_err() {
+        let small = *len > 0 && *len <= AT_ONCE_MAX && asked.class == Class::Guest;
+        if !small || self.shared.osd.check_path(&asked.request).is_err() {
             return None;
         }
         self.shared.osd.locate(path, *payload_len, *offset, *len)
@@ -170,8 +210,12 @@ impl Disk {
     /// Takes a request; its answer comes to the outbox.
     pub fn ask(&self, job: Job) {
         let bytes = bytes_of(&job.asked);
+        let upkeep = job.asked.class == Class::Upkeep && self.shared.cache.is_none();
         let mut queue = lock(&self.shared.queue);
-        if bytes == 0 {
+        if bytes == 0 && upkeep {
+            queue.upkeep.push_back(job);
+            self.shared.upkeep.notify_one();
+        } else if bytes == 0 {
             queue.others.push_back(job);
             self.shared.other.notify_one();
         } else if queue.put_bytes + bytes > WAITING_BYTES_MAX {
@@ -181,8 +225,13 @@ impl Disk {
             self.shared.outbox.leave([done(job, Err(error))]);
         } else {
             queue.put_bytes += bytes;
-            queue.puts.push_back(job);
-            self.shared.put.notify_one();
+            if upkeep {
+                queue.upkeep.push_back(job);
+                self.shared.upkeep.notify_one();
+            } else {
+                queue.puts.push_back(job);
+                self.shared.put.notify_one();
+            }
         }
     }
 }
@@ -192,6 +241,7 @@ impl Drop for Disk {
         lock(&self.shared.queue).ended = true;
         self.shared.put.notify_all();
         self.shared.other.notify_all();
+        self.shared.upkeep.notify_all();
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
@@ -221,14 +271,23 @@ impl Shared {
                     let Some(job) = queue.puts.pop_front() else { break };
                     bytes += bytes_of(&job.asked);
                     batch.push(job);
+                    queue.took_guests();
                 }
                 queue.put_bytes -= bytes;
+                self.wake_upkeep(&queue);
             }
-            self.outbox.leave(self.store(batch));
+            self.outbox.leave(self.store(batch, Class::Guest));
         }
     }
 
-    fn store(&self, batch: Vec<Job>) -> Vec<Done> {
+    /// It may be its turn now.
+    fn wake_upkeep(&self, queue: &Queue) {
+        if !queue.upkeep.is_empty() {
+            self.upkeep.notify_one();
+        }
+    }
+
+    fn store(&self, batch: Vec<Job>, class: Class) -> Vec<Done> {
         if let Some(cache) = &self.cache {
             let keep = |job: Job| {
                 let checked = self.osd.check_path(&job.asked.request);
@@ -241,7 +300,7 @@ impl Shared {
             batch.iter().map(|job| fragment_of(&self.osd, &job.asked)).collect();
         let puts: Vec<(String, Parts)> =
             checked.iter().filter_map(|one| one.as_ref().ok().cloned()).collect();
-        let mut stored = self.osd.put_all(&puts).into_iter();
+        let mut stored = self.osd.put_all(&puts, class).into_iter();
         let outcome = |checked: Result<(String, Parts), BackendError>| match checked {
             Ok(_) => stored.next().unwrap_or(Ok(Put::Exists)).map(Answer::Put),
             Err(error) => Err(error),
@@ -259,6 +318,8 @@ impl Shared {
                         return;
                     }
                     if let Some(job) = queue.others.pop_front() {
+                        queue.took_guests();
+                        self.wake_upkeep(&queue);
                         break job;
                     }
                     queue = self.other.wait(queue).unwrap_or_else(PoisonError::into_inner);
@@ -266,6 +327,31 @@ impl Shared {
             };
             let answer = self.perform(&job.asked.request);
             self.outbox.leave([done(job, answer)]);
+        }
+    }
+
+    fn do_upkeep(&self) {
+        // Where that is not allowed it works as the others do.
+        let _ = give_way();
+        loop {
+            let job = {
+                let mut queue = lock(&self.queue);
+                loop {
+                    if queue.ended {
+                        return;
+                    }
+                    if let Some(job) = queue.take_upkeeps() {
+                        break job;
+                    }
+                    queue = self.upkeep.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                }
+            };
+            if bytes_of(&job.asked) > 0 {
+                self.outbox.leave(self.store(vec![job], Class::Upkeep));
+            } else {
+                let answer = self.perform(&job.asked.request);
+                self.outbox.leave([done(job, answer)]);
+            }
         }
     }
 
@@ -296,4 +382,39 @@ fn fragment_of(osd: &FolderOsd, asked: &Asked) -> Result<(String, Parts), Backen
     check_file(path, whole, &asked.crcs)
         .map_err(|e| request.error(Cause::Corrupt, e.to_string()))?;
     Ok((path.clone(), parts.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(tag: u64, class: Class) -> Job {
+        let request = Request::Space;
+        let (after, limit, crcs) = (String::new(), 0, Vec::new());
+        Job { connection: 1, tag, asked: Asked { request, after, limit, crcs, class } }
+    }
+
+    #[test]
+    fn what_the_upkeep_asks_waits_for_guests_but_not_for_ever() {
+        let mut queue = Queue::default();
+        let tag = |job: Option<Job>| job.map(|job| job.tag);
+        queue.upkeep.push_back(job(1, Class::Upkeep));
+        assert_eq!(tag(queue.take_upkeeps()), Some(1), "nobody waits");
+        queue.upkeep.extend([2, 3].map(|tag| job(tag, Class::Upkeep)));
+        queue.others.push_back(job(4, Class::Guest));
+        assert_eq!(tag(queue.take_upkeeps()), None, "a guest waits");
+        queue.puts.push_back(job(5, Class::Guest));
+        queue.others.clear();
+        assert_eq!(tag(queue.take_upkeeps()), None, "a guest's fragment waits");
+        let mut before = 0;
+        while tag(queue.take_upkeeps()).is_none() {
+            assert!(before < 1000, "it is never taken");
+            queue.took_guests();
+            before += 1;
+        }
+        assert!(before > 1);
+        assert_eq!(tag(queue.take_upkeeps()), None, "the next one waits anew");
+        queue.puts.clear();
+        assert_eq!((tag(queue.take_upkeeps()), tag(queue.take_upkeeps())), (Some(3), None));
+    }
 }

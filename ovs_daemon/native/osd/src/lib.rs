@@ -25,6 +25,8 @@ mod server;
 mod session;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod upkeep_tests;
 
 pub use bounds::Bounds;
 pub use server::{Running, Server, Setup};

@@ -7,6 +7,7 @@ use std::fs;
 use alba::Cluster;
 use alba::cluster::{Mended, Survey, Terms};
 use alba::osd::disk_id;
+use format::osd::wire::Class;
 
 use crate::tests::{Lab, content, get, put};
 
@@ -31,7 +32,8 @@ fn verified(cluster: &Cluster) {
 }
 
 fn terms(domain: usize) -> Terms {
-    Terms { domains: Some(BTreeSet::from([format!("dc{domain}")])), ..Terms::default() }
+    let domains = Some(BTreeSet::from([format!("dc{domain}")]));
+    Terms { domains, class: Class::Upkeep, ..Terms::default() }
 }
 
 fn survey(cluster: &Cluster, terms: &Terms) -> Survey {

@@ -2,10 +2,10 @@
 //! where it is stored, while objects are put, read and deleted (see `machines::alba::mend`).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use format::fragment::crc32;
+use format::osd::wire::Class;
 use machines::alba::{
     Copy, Disk, Mending, Next, Policy, Set, Standing, Verdict, apart, crowded, due, homes, safety,
 };
@@ -37,6 +37,8 @@ pub struct Terms {
     pub waiting: BTreeMap<String, usize>,
     /// Numbers of OSDs that are to be emptied.
     pub leaving: BTreeSet<u64>,
+    /// Whether guests' requests go before it.
+    pub class: Class,
 }
 
 impl Terms {
@@ -72,6 +74,21 @@ impl Mended {
         self.bytes += other.bytes;
         self.between_domains += other.between_domains;
     }
+}
+
+/// Fragments of a piece that are to be computed.
+struct Wanted {
+    piece: u32,
+    fragments: Set,
+    class: Class,
+}
+
+/// What came of reading a fragment.
+pub(super) struct ReadWhole {
+    pub(super) bytes: u64,
+    pub(super) damaged: bool,
+    /// Whether to go on.
+    pub(super) on: bool,
 }
 
 /// Told how many bytes were moved; returns when more may be, and false when it is time to stop.
@@ -166,20 +183,21 @@ impl Cluster {
         }
         let mut payloads: BTreeMap<usize, Vec<u8>> = BTreeMap::new();
         for one in mine.keys().filter(|one| moving & 1 << **one != 0) {
-            payloads.insert(*one, self.fetch(name, found, piece, *one)?);
+            let fetched = self.fetch(name, found, (piece, *one), terms.class, spend)?;
+            let Some(payload) = fetched else { return Ok((done, false)) };
+            payloads.insert(*one, payload);
             done.bytes += found.cut.fragment_len();
         }
-        let fetched = done.bytes;
         if wanted & lost != 0 {
             let homes: BTreeSet<String> = mine.values().map(|osd| self.domain_of(*osd)).collect();
-            let computed =
-                self.compute(name, found, piece, (wanted & lost, &homes), &mut done, spend)?;
+            let wanted = Wanted { piece, fragments: wanted & lost, class: terms.class };
+            let computed = self.compute(name, found, &wanted, &homes, &mut done, spend)?;
             let Some(computed) = computed else { return Ok((done, false)) };
             payloads.extend(computed);
         }
         let read = done.bytes;
-        self.store_mended(name, found, piece, &mine, payloads, &mut done);
-        let on = spend(fetched + done.bytes - read);
+        self.store_mended(name, found, (piece, terms.class), &mine, payloads, &mut done);
+        let on = spend(done.bytes - read);
         Ok((done, on))
     }
 
@@ -189,8 +207,8 @@ impl Cluster {
         &self,
         name: &str,
         found: &Found,
-        piece: u32,
-        (wanted, homes): (Set, &BTreeSet<String>),
+        &Wanted { piece, fragments: wanted, class }: &Wanted,
+        homes: &BTreeSet<String>,
         done: &mut Mended,
         spend: Spend<'_>,
     ) -> Result<Option<BTreeMap<usize, Vec<u8>>>> {
@@ -199,7 +217,7 @@ impl Cluster {
         let mut payloads: BTreeMap<usize, Vec<u8>> =
             wanted_ones.map(|one| (one, Vec::with_capacity(len))).collect();
         for start in (0..len).step_by(STEP) {
-            let range = Range { piece, start: start as u64, len: STEP.min(len - start) };
+            let range = Range { piece, start: start as u64, len: STEP.min(len - start), class };
             let have = self.gather(name, found, range, wanted, false)?;
             let mut read = 0;
             for (one, bytes) in have.into_iter().enumerate() {
@@ -315,20 +333,28 @@ impl Cluster {
         Some(targets.into_iter().map(|(one, disk)| (one, candidates[disk])).collect())
     }
 
-    /// The whole payload of a fragment, from where it is.
+    /// The whole payload of a fragment, from where it is, a little at a time; `None`: it is time to
+    /// stop.
     pub(super) fn fetch(
         &self,
         name: &str,
         found: &Found,
-        piece: u32,
-        fragment: usize,
-    ) -> Result<Vec<u8>> {
-        let (sender, hear) = channel();
-        let range = Range { piece, start: 0, len: found.cut.fragment_len() as usize };
-        self.start_read(name, found, range, fragment, &sender);
-        drop(sender);
-        let stopped = || failed("read", name, "the OSD's client was stopped");
-        hear.recv().map_err(|_| stopped()).and_then(|(_, bytes)| bytes)
+        (piece, fragment): (u32, usize),
+        class: Class,
+        spend: Spend<'_>,
+    ) -> Result<Option<Vec<u8>>> {
+        let osd = found.osd(piece, fragment).ok_or_else(|| failed("read", name, "it is lost"))?;
+        let (osd, file) = (self.osd(osd), found.name(piece, fragment));
+        let len = found.cut.fragment_len();
+        let mut payload = Vec::with_capacity(len as usize);
+        for offset in (0..len).step_by(STEP) {
+            let part = (STEP as u64).min(len - offset);
+            payload.extend(osd.read(name, &file, len, (offset, part as u32), class)?);
+            if !spend(part) {
+                return Ok(None);
+            }
+        }
+        Ok(Some(payload))
     }
 
     /// Stores fragments of a piece, as `machines::alba::mend` says.
@@ -336,7 +362,7 @@ impl Cluster {
         &self,
         name: &str,
         found: &Found,
-        piece: u32,
+        (piece, class): (u32, Class),
         targets: &BTreeMap<usize, usize>,
         mut payloads: BTreeMap<usize, Vec<u8>>,
         done: &mut Mended,
@@ -368,7 +394,7 @@ impl Cluster {
                             Request::Put { path: path(*one), parts: fragment.into_parts() },
                         )
                     };
-                    let answers = self.ask_all(batch.iter().map(put).collect());
+                    let answers = self.ask_all_for(class, batch.iter().map(put).collect());
                     // One that failed may be stored all the same, later.
                     let ours = |answer: &Result<Answer>| *answer != Ok(Answer::Put(Put::Exists));
                     let created: Vec<usize> = batch
@@ -450,12 +476,14 @@ impl Cluster {
                 if leaves || !terms.covers(&self.domain_of(*osd)) {
                     continue;
                 }
+                let read = self.read_whole(name, &found, (piece, one), *osd, terms.class, spend);
+                done.bytes += read.bytes;
                 let before = done.bytes;
-                if self.is_damaged(name, &found, (piece, one), *osd, &mut done) {
+                if read.damaged {
                     done.damaged += 1;
-                    self.renew(name, &found, (piece, one), *osd, &mut done)?;
+                    self.renew(name, &found, (piece, one), *osd, terms.class, &mut done)?;
                 }
-                if !spend(done.bytes - before) {
+                if !read.on || !spend(done.bytes - before) {
                     return Ok(done);
                 }
             }
@@ -463,31 +491,37 @@ impl Cluster {
         Ok(done)
     }
 
-    pub(super) fn is_damaged(
+    /// Reads all of a fragment, a little at a time, so that its OSD compares it with its checksums.
+    pub(super) fn read_whole(
         &self,
         name: &str,
         found: &Found,
         (piece, one): (u32, usize),
         osd: usize,
-        done: &mut Mended,
-    ) -> bool {
+        class: Class,
+        spend: Spend<'_>,
+    ) -> ReadWhole {
         let osd = self.osd(osd);
         let file = found.name(piece, one);
         let len = found.cut.fragment_len();
-        let corrupt = |cause: Cause| cause == Cause::Corrupt;
-        if osd.header(name, &file).is_err_and(|error| corrupt(error.cause)) {
-            return true;
+        let corrupt = |error: BackendError| error.cause == Cause::Corrupt;
+        let mut read = ReadWhole { bytes: 0, damaged: false, on: true };
+        if osd.header(name, &file).is_err_and(corrupt) {
+            read.damaged = true;
+            return read;
         }
-        let mut offset = 0;
-        while offset < len {
-            let part = (STEP as u64).min(len - offset);
-            match osd.read(name, &file, len, offset, part as u32) {
-                Ok(bytes) => done.bytes += bytes.len() as u64,
-                Err(error) => return corrupt(error.cause),
+        while read.on && read.bytes < len {
+            let part = (STEP as u64).min(len - read.bytes);
+            match osd.read(name, &file, len, (read.bytes, part as u32), class) {
+                Ok(bytes) => read.bytes += bytes.len() as u64,
+                Err(error) => {
+                    read.damaged = corrupt(error);
+                    return read;
+                }
             }
-            offset += part;
+            read.on = spend(part);
         }
-        false
+        read
     }
 
     /// Stores a damaged fragment anew. It is computed before it is deleted, and compared with what its
@@ -498,12 +532,13 @@ impl Cluster {
         found: &Found,
         (piece, one): (u32, usize),
         osd: usize,
+        class: Class,
         done: &mut Mended,
     ) -> Result<()> {
-        let range = Range { piece, start: 0, len: found.cut.fragment_len() as usize };
-        let mut have = self.gather(name, found, range, 1 << one, false)?;
-        let payload = have[one].take().unwrap_or_default();
-        done.bytes += range.len as u64 * have.iter().flatten().count() as u64;
+        let wanted = Wanted { piece, fragments: 1 << one, class };
+        let homes = BTreeSet::from([self.domain_of(osd)]);
+        let computed = self.compute(name, found, &wanted, &homes, done, &mut |_| true)?;
+        let payload = computed.and_then(|mut all| all.remove(&one)).unwrap_or_default();
         let file = found.name(piece, one);
         let header = self.osd(osd).header(name, &file);
         if header.is_ok_and(|header| header.erasure.crc != crc32(&payload)) {
@@ -520,7 +555,7 @@ impl Cluster {
         let Some(rest) = self.find(name)? else { return Ok(()) };
         let targets = BTreeMap::from([(one, osd)]);
         let payloads = BTreeMap::from([(one, payload)]);
-        self.store_mended(name, &rest, piece, &targets, payloads, done);
+        self.store_mended(name, &rest, (piece, class), &targets, payloads, done);
         Ok(())
     }
 }

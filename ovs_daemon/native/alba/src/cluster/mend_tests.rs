@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use format::crc32c;
 use format::fragment::{crc32, payload_crcs};
 use format::osd::Claim;
+use format::osd::wire::Class;
 use machines::alba::{Layout, Policy};
 
 use super::tests::{Lab, content, get, put};
@@ -58,7 +59,7 @@ fn a_mender_sees_that_an_object_goes_and_takes_back_what_it_stored() {
     let targets = [(0, found.osd(0, 0).unwrap())].into();
     let payloads = [(0, vec![0; found.cut.fragment_len() as usize])].into();
     let mut done = super::Mended::default();
-    cluster.store_mended("a", &found, 0, &targets, payloads, &mut done);
+    cluster.store_mended("a", &found, (0, Class::Upkeep), &targets, payloads, &mut done);
     assert_eq!(done.fragments, 0);
     assert_eq!(lab.files("a"), Vec::<std::path::PathBuf>::new());
 }

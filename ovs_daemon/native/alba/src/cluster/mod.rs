@@ -39,6 +39,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+use format::osd::wire::Class;
 use machines::alba::{Disk, Layout, Standing};
 use media::Pool;
 
@@ -226,13 +227,17 @@ impl Cluster {
 
     /// Asks many OSDs at the same time; the answers in the same order.
     fn ask_all(&self, jobs: Vec<(usize, Request)>) -> Vec<Result<Answer>> {
+        self.ask_all_for(Class::Guest, jobs)
+    }
+
+    fn ask_all_for(&self, class: Class, jobs: Vec<(usize, Request)>) -> Vec<Result<Answer>> {
         let (sender, hear) = channel();
         let mut answers: Vec<Result<Answer>> = Vec::with_capacity(jobs.len());
         for (number, (osd, request)) in jobs.into_iter().enumerate() {
             answers.push(Err(request.error(Cause::Failed, "the OSD's client was stopped")));
             let sender = sender.clone();
             let reply = move |answer| drop(sender.send((number, answer)));
-            self.osd(osd).start(request, Box::new(reply));
+            self.osd(osd).start_for(class, request, Box::new(reply));
         }
         drop(sender);
         // Ends when the last reply was called or dropped.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use format::osd::{Claim, Role};
-use machines::alba::Standing;
+use machines::alba::{Courtesy, Standing};
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 
@@ -145,13 +145,18 @@ pub(super) struct Remotes {
 impl Remotes {
     pub(super) fn new(link: Option<Link>) -> Result<Self> {
         let failed = |e: std::io::Error| failed("start", "the client of OSDs", e.to_string());
-        let fleet = link.map(Fleet::start).transpose().map_err(failed)?;
+        let fleet = link.map(Fleet::start_with_upkeep).transpose().map_err(failed)?;
         Ok(Self { fleet, known: BTreeMap::new() })
     }
 
     /// How the servers know who asks.
     pub(super) fn link(&self) -> Option<Link> {
         self.fleet.as_ref().map(|fleet| fleet.link().clone())
+    }
+
+    /// See [`Cluster::share`].
+    fn share(&self) -> u32 {
+        self.fleet.as_ref().map_or(Courtesy::WHOLE, Fleet::share)
     }
 
     /// Those that are new among these; the others may have moved.
@@ -189,6 +194,12 @@ impl Remotes {
 }
 
 impl Cluster {
+    /// The upkeep has moved something: how much of its budget it may use from now on, in parts of
+    /// [`Courtesy::WHOLE`].
+    pub fn share(&self) -> u32 {
+        lock(&self.remotes).share()
+    }
+
     /// Bytes in all and bytes that may still be stored of each OSD, by number; `None`: it does not
     /// say.
     pub fn rooms(&self) -> Vec<Option<(u64, u64)>> {

@@ -4,7 +4,7 @@
 use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
-use format::osd::wire::GET_MAX;
+use format::osd::wire::{Class, GET_MAX};
 use machines::alba::{Gather, Set, UNIT};
 
 use super::find::Found;
@@ -21,6 +21,8 @@ pub(super) struct Range {
     pub(super) piece: u32,
     pub(super) start: u64,
     pub(super) len: usize,
+    /// For whom it is read.
+    pub(super) class: Class,
 }
 
 impl Cluster {
@@ -78,7 +80,7 @@ impl Cluster {
         let Err(missed) = self.read_cached(name, found, (piece, fragment), start, into) else {
             return Ok(());
         };
-        let range = Range { piece, start, len: into.len() };
+        let range = Range { piece, start, len: into.len(), class: Class::Guest };
         let have = self.gather(name, found, range, 1 << fragment, true)?;
         let bytes = have[fragment].as_ref().expect("it was read or computed");
         into.copy_from_slice(bytes);
@@ -181,7 +183,8 @@ impl Cluster {
                     let offset = range.start + bytes.len() as u64;
                     let len = (range.len - bytes.len()).min(most) as u32;
                     let path = path.clone();
-                    let part = osd.call(Request::Get { path, payload_len, offset, len });
+                    let part =
+                        osd.call_for(range.class, Request::Get { path, payload_len, offset, len });
                     match bytes_of(part) {
                         Ok(part) => bytes.extend(part),
                         Err(error) => return drop(sender.send((fragment, Err(error)))),
@@ -195,7 +198,7 @@ impl Cluster {
         let request =
             Request::Get { path, payload_len, offset: range.start, len: range.len as u32 };
         let reply = move |answer| drop(sender.send((fragment, bytes_of(answer))));
-        osd.start(request, Box::new(reply));
+        osd.start_for(range.class, request, Box::new(reply));
         patience + Duration::from_nanos(range.len as u64)
     }
 }

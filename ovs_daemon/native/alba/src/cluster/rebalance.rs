@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use format::fragment::{FragmentName, crc32};
+use format::osd::wire::Class;
 use machines::alba::{Copy, Fill, Standing, Then, Verdict, mix, surplus, target, then};
 
 use super::find::{Found, LOOK_MAX};
@@ -199,8 +200,8 @@ impl Cluster {
             let osds = self.osds();
             let Some(to) = osds.iter().position(|osd| osd.id() == to.id) else { continue };
             let began = Moment::now();
-            let before = done.bytes;
-            let copied = self.copy_fragment(name, &found, (piece, mine.fragment), to, done)?;
+            let which = (piece, mine.fragment);
+            let copied = self.copy_fragment(name, &found, which, to, done, spend)?;
             disturbed |= !copied;
             if copied {
                 let file = found.name(piece, mine.fragment);
@@ -214,7 +215,7 @@ impl Cluster {
                     }
                 }
             }
-            if !spend(done.bytes - before) {
+            if !spend(if copied { bytes } else { 0 }) {
                 return Ok(false);
             }
         }
@@ -235,8 +236,12 @@ impl Cluster {
         (piece, fragment): (u32, usize),
         to: usize,
         done: &mut Mended,
+        spend: Spend<'_>,
     ) -> Result<bool> {
-        let payload = self.fetch(name, found, piece, fragment)?;
+        let (which, class) = ((piece, fragment), Class::Upkeep);
+        let Some(payload) = self.fetch(name, found, which, class, spend)? else {
+            return Ok(false);
+        };
         done.bytes += payload.len() as u64;
         let Some(from) = found.osd(piece, fragment) else { return Ok(false) };
         if self.domain_of(from) != self.domain_of(to) {
@@ -249,7 +254,7 @@ impl Cluster {
         }
         let mut stored = Mended::default();
         let (targets, payloads) = ([(fragment, to)].into(), [(fragment, payload)].into());
-        self.store_mended(name, found, piece, &targets, payloads, &mut stored);
+        self.store_mended(name, found, (piece, class), &targets, payloads, &mut stored);
         let mine = stored.fragments == 1 && stored.existed == 0 && stored.unplaced == 0;
         done.add(stored);
         Ok(mine)
@@ -315,18 +320,18 @@ impl Cluster {
                 // Those that would go are others' to clear up, or have to stay.
                 continue;
             }
-            let mut read = Mended::default();
-            let mut sound = true;
+            let (mut sound, mut on) = (true, true);
             for osd in osds.iter().filter(|osd| !goes(osd)) {
-                let (before, which) = (read.bytes, (file.piece, fragment));
-                let damaged = self.is_damaged(name, &found, which, *osd, &mut read);
-                sound &= !damaged && read.bytes - before == found.cut.fragment_len();
+                let (which, class) = ((file.piece, fragment), Class::Upkeep);
+                let read = self.read_whole(name, &found, which, *osd, class, spend);
+                sound &= !read.damaged && read.bytes == found.cut.fragment_len();
+                on &= read.on;
             }
             for osd in osds.iter().filter(|osd| sound && goes(osd)) {
                 self.osd(*osd).call(Request::Delete { path: fragment_path(name, file) })?;
                 gone += 1;
             }
-            if !spend(read.bytes) {
+            if !on {
                 break;
             }
         }

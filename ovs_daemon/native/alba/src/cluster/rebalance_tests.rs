@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use format::osd::wire::Class;
 use machines::alba::{Fill, Layout, Policy};
 
 use super::read::Range;
@@ -76,7 +77,7 @@ fn what_was_moved_is_read_by_those_who_knew_the_old_place() {
         super::lock(&cluster.found).insert(name.clone(), before.clone());
         assert_eq!(get(&cluster, &name).unwrap(), content(number_of(&name), 300_000));
         let (piece, one) = (moving.file.piece, usize::from(moving.file.fragment));
-        let range = Range { piece, start: 0, len: 4096 };
+        let range = Range { piece, start: 0, len: 4096, class: Class::Upkeep };
         cluster.gather(&name, &before, range, 1 << one, true).unwrap();
         let now = cluster.find(&name).unwrap().unwrap();
         assert_eq!(now.osds(piece, one), [moving.to]);

@@ -1,4 +1,6 @@
-//! The thread that speaks with all OSDs of a cluster: one io_uring, any number of connections.
+//! The thread that speaks with all OSDs of a cluster: one io_uring, any number of connections. What
+//! the upkeep asks has a thread and connections of its own, so that no guest's answer waits behind
+//! large ones of the upkeep.
 
 use std::io;
 use std::net::SocketAddr;
@@ -8,11 +10,12 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use format::osd::Claim;
-use media::{Ring, Wait};
+use machines::alba::Courtesy;
+use media::{Ring, Wait, give_way};
 use net::clock::monotonic_ns;
 use net::{Bell, Conduit};
 
-use super::peer::{Peer, Token};
+use super::peer::{Line, Peer, Token};
 use super::{LINES, Link, RemoteOsd, Shared, lock};
 use crate::osd::{Reply, Request};
 
@@ -63,41 +66,88 @@ impl Mailbox {
     }
 }
 
-/// See the top of the file.
-pub struct Fleet {
-    link: Link,
+/// A thread, and how it is spoken to.
+struct Lane {
     mailbox: Arc<Mailbox>,
     peers: Mutex<usize>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl std::fmt::Debug for Fleet {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Fleet of {} connections", *lock(&self.peers))
-    }
-}
-
-impl Fleet {
-    /// Starts the thread.
-    ///
-    /// # Errors
-    /// There is no io_uring, thread or descriptor.
-    pub fn start(link: Link) -> io::Result<Self> {
+impl Lane {
+    fn start(name: &str, gives_way: bool) -> io::Result<Self> {
         let mailbox =
             Arc::new(Mailbox { commands: Mutex::new(Some(Vec::new())), bell: Bell::new()? });
         let inside = mailbox.clone();
         let (started, hear) = std::sync::mpsc::sync_channel(1);
-        let thread = std::thread::Builder::new().name("vs-osd-client".to_owned());
-        let thread = thread.spawn(move || match Ring::new(256) {
-            Ok(ring) => {
-                let _ = started.send(Ok(()));
-                let conduit = Conduit::default();
-                Loop { ring, conduit, mailbox: inside, peers: Vec::new() }.run();
+        let thread = std::thread::Builder::new().name(name.to_owned());
+        let thread = thread.spawn(move || {
+            if gives_way {
+                // Where that is not allowed it goes on as any other.
+                let _ = give_way();
             }
-            Err(e) => drop(started.send(Err(e))),
+            match Ring::new(256) {
+                Ok(ring) => {
+                    let _ = started.send(Ok(()));
+                    let conduit = Conduit::default();
+                    Loop { ring, conduit, mailbox: inside, peers: Vec::new() }.run();
+                }
+                Err(e) => drop(started.send(Err(e))),
+            }
         })?;
         hear.recv().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))?;
-        Ok(Self { link, mailbox, peers: Mutex::new(0), thread: Some(thread) })
+        Ok(Self { mailbox, peers: Mutex::new(0), thread: Some(thread) })
+    }
+
+    /// A new connection; its number.
+    fn add(&self, line: Line, osd: [u8; 16], link: &Link, shared: &Arc<Shared>) -> usize {
+        let mut count = lock(&self.peers);
+        let number = *count;
+        *count += 1;
+        let peer = Peer::new(number, line, osd, link.clone(), shared.clone());
+        self.mailbox.send(Command::Add(Box::new(peer)));
+        number
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        self.mailbox.send(Command::Stop);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// See the top of the file.
+pub struct Fleet {
+    link: Link,
+    guests: Lane,
+    upkeep: Option<Lane>,
+    courtesy: Arc<Mutex<Courtesy>>,
+}
+
+impl std::fmt::Debug for Fleet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Fleet of {} connections", *lock(&self.guests.peers))
+    }
+}
+
+impl Fleet {
+    /// Starts the thread; without one of the upkeep's own.
+    ///
+    /// # Errors
+    /// There is no io_uring, thread or descriptor.
+    pub fn start(link: Link) -> io::Result<Self> {
+        let guests = Lane::start("vs-osd-client", false)?;
+        Ok(Self { link, guests, upkeep: None, courtesy: Arc::default() })
+    }
+
+    /// Starts both threads.
+    ///
+    /// # Errors
+    /// As [`Fleet::start`].
+    pub fn start_with_upkeep(link: Link) -> io::Result<Self> {
+        Ok(Self { upkeep: Some(Lane::start("vs-osd-upkeep", true)?), ..Self::start(link)? })
     }
 
     /// Whose OSDs it speaks with.
@@ -105,29 +155,20 @@ impl Fleet {
         &self.link
     }
 
+    /// How much the upkeep, which has just moved something, may move from now on.
+    pub fn share(&self) -> u32 {
+        lock(&self.courtesy).moved(monotonic_ns() / 1_000_000)
+    }
+
     /// An OSD at this address.
     pub fn add(&self, claim: Claim, address: SocketAddr) -> RemoteOsd {
-        let shared = Arc::new(Shared::new(address));
-        let mut count = lock(&self.peers);
-        let peers = std::array::from_fn(|line| {
-            let number = *count;
-            *count += 1;
-            let peer = Peer::new(number, line, claim.osd, self.link.clone(), shared.clone());
-            self.mailbox.send(Command::Add(Box::new(peer)));
-            number
-        });
-        let _: [usize; LINES] = peers;
-        let mailbox = self.mailbox.clone();
-        RemoteOsd { claim, shared, peers, mailbox, engaged: AtomicBool::new(true) }
-    }
-}
-
-impl Drop for Fleet {
-    fn drop(&mut self) {
-        self.mailbox.send(Command::Stop);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        let shared = Arc::new(Shared::new(address, self.courtesy.clone()));
+        let of = |lane: &Lane, line| lane.add(line, claim.osd, &self.link, &shared);
+        let peers: [usize; LINES] = std::array::from_fn(|at| of(&self.guests, Line::Guests(at)));
+        let upkeep = self.upkeep.as_ref();
+        let upkeep = upkeep.map(|lane| (lane.mailbox.clone(), of(lane, Line::Upkeep)));
+        let mailbox = self.guests.mailbox.clone();
+        RemoteOsd { claim, shared, peers, mailbox, upkeep, engaged: AtomicBool::new(true) }
     }
 }
 

@@ -7,7 +7,8 @@ use std::sync::atomic::Ordering;
 
 use format::Malformed;
 use format::osd::wire::{
-    Challenge, DATA_MAX, Frame, Hello, IN_FLIGHT_MAX, Kind, META_MAX, NONCE, Reason, Side, VERSION,
+    Challenge, Class, DATA_MAX, Frame, Hello, IN_FLIGHT_MAX, Kind, META_MAX, NONCE, Reason, Side,
+    VERSION,
 };
 use media::{Event, Fd, Loan, Ring};
 use net::{Conduit, unpaced_socket};
@@ -67,6 +68,24 @@ enum State {
     Up(Box<Wire>),
 }
 
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Line {
+    /// For guests, with its number: it is there always, and says whether the OSD can be reached.
+    Guests(usize),
+    /// For the upkeep: made when something is asked there.
+    Upkeep,
+}
+
+impl Line {
+    fn class(self) -> Class {
+        match self {
+            Line::Guests(_) => Class::Guest,
+            Line::Upkeep => Class::Upkeep,
+        }
+    }
+}
+
 struct Waiting {
     request: Request,
     reply: Reply,
@@ -82,7 +101,7 @@ struct Waiting {
 /// See the top of the file.
 pub(crate) struct Peer {
     number: usize,
-    line: usize,
+    line: Line,
     osd: [u8; 16],
     link: Link,
     shared: Arc<Shared>,
@@ -119,8 +138,10 @@ fn count(shared: &Shared, bytes: usize) {
     shared.traffic.fragments.fetch_add(bytes as u64, Ordering::Relaxed);
 }
 
-fn patience(request: &Request) -> u64 {
+fn patience(request: &Request, line: Line) -> u64 {
     match request {
+        // It waits until no guest's waits.
+        _ if line == Line::Upkeep => ANSWER_OF_DISK,
         Request::Put { .. }
         | Request::PutRecord { .. }
         | Request::Keep { .. }
@@ -134,7 +155,7 @@ fn patience(request: &Request) -> u64 {
 impl Peer {
     pub(crate) fn new(
         number: usize,
-        line: usize,
+        line: Line,
         osd: [u8; 16],
         link: Link,
         shared: Arc<Shared>,
@@ -166,7 +187,15 @@ impl Peer {
 
     /// Whether it has to be looked at without an event.
     pub(crate) fn has_deadline(&self) -> bool {
-        !self.retired && !matches!(self.state, State::Up(_)) || !self.waiting.is_empty()
+        !self.is_idle() && !matches!(self.state, State::Up(_)) || !self.waiting.is_empty()
+    }
+
+    /// Whether it is not to be connected.
+    fn is_idle(&self) -> bool {
+        self.retired
+            || self.line == Line::Upkeep
+                && self.waiting.is_empty()
+                && matches!(self.state, State::Down)
     }
 
     fn token(&self, kind: u64) -> u64 {
@@ -175,6 +204,12 @@ impl Peer {
 
     /// Takes a request.
     pub(crate) fn ask(&mut self, request: Request, reply: Reply, now: u64) {
+        let is_up = matches!(self.state, State::Up(_));
+        if self.line == Line::Upkeep && !self.retired && !is_up && self.waiting.is_empty() {
+            // Guests' connections are there, or nobody would ask here; what was in the way is over.
+            (self.gone, self.broke_at) = (false, None);
+            self.retry_at = self.retry_at.min(now);
+        }
         if self.gone {
             return reply(Err(request.error(Cause::Failed, self.why.as_str())));
         }
@@ -186,7 +221,7 @@ impl Peer {
         self.waiting_bytes += bytes;
         let tag = self.next_tag;
         self.next_tag += 1;
-        let until = now + patience(&request);
+        let until = now + patience(&request, self.line);
         let (names, loans) = (Vec::new(), Vec::new());
         self.waiting.insert(tag, Waiting { request, reply, asked_at: now, until, names, loans });
         self.unsent.push_back(tag);
@@ -202,7 +237,7 @@ impl Peer {
     }
 
     fn look(&mut self, ring: &mut Ring, now: u64) {
-        if self.retired {
+        if self.is_idle() {
             return;
         }
         match self.state {
@@ -223,8 +258,10 @@ impl Peer {
 
     fn give_up(&mut self) {
         self.gone = true;
-        lock(&self.shared.why).clone_from(&self.why);
-        self.shared.set(self.line, false);
+        if let Line::Guests(number) = self.line {
+            lock(&self.shared.why).clone_from(&self.why);
+            self.shared.set(number, false);
+        }
         self.fail_all();
     }
 
@@ -284,7 +321,7 @@ impl Peer {
         self.retry = (self.retry * 2).min(RETRY_MAX);
         if hangs {
             self.give_up();
-        } else if self.gone {
+        } else if self.gone && self.line != Line::Upkeep {
             lock(&self.shared.why).clone_from(&self.why);
         }
         // What was asked is asked again.
@@ -387,7 +424,9 @@ impl Peer {
                     self.state = State::Up(wire);
                 }
                 (self.gone, self.broke_at, self.retry) = (false, None, RETRY_MIN);
-                self.shared.set(self.line, true);
+                if let Line::Guests(number) = self.line {
+                    self.shared.set(number, true);
+                }
                 Ok(())
             }
             (Kind::Refused, _) => Err(refusal(&received)),
@@ -411,7 +450,7 @@ impl Peer {
         let answer = match heard.map_err(|e| format!("its answer makes no sense: {e}")) {
             Ok(Heard::More(names)) => {
                 one.names.extend(names);
-                one.until = now + patience(&one.request);
+                one.until = now + patience(&one.request, self.line);
                 self.waiting.insert(tag, one);
                 self.unsent.push_back(tag);
                 return Ok(());
@@ -431,7 +470,9 @@ impl Peer {
             if let Ok(Answer::Bytes(bytes)) = &answer {
                 count(&self.shared, bytes.len());
             }
-            lock(&self.shared.pace).observe(now.saturating_sub(one.asked_at) / 1000);
+            if self.line != Line::Upkeep {
+                self.shared.observe(one.asked_at, now);
+            }
         }
         (one.reply)(answer);
         Ok(())
@@ -456,7 +497,8 @@ impl Peer {
             }
             if let Some(one) = self.waiting.get_mut(tag) {
                 let after = one.names.last().map_or("", String::as_str);
-                let (frame, meta, parts) = encode_request(&one.request, after, *tag);
+                let (frame, meta, parts) =
+                    encode_request(&one.request, self.line.class(), after, *tag);
                 one.loans = wire.lend(&frame, &meta, parts);
                 count(&self.shared, one.request.payload());
             }

@@ -35,6 +35,10 @@
 //! 68 Room                                  total       free
 //! ```
 //!
+//! **The code of a request** is its [`Class`]: 0 is a guest's, 1 the upkeep's, which guests' go before.
+//! Whoever knows no classes sends 0 and does not look at what comes, so that it needs no new version;
+//! what is neither counts as a guest's.
+//!
 //! In a *Put* the data is a fragment's file, in *Bytes* that answers a *Get* it is 4 KiB after 4 KiB
 //! and then their CRC32C, as in the file: whoever receives it compares them. What answers a *Header*
 //! or *Claims* are pages that have checksums of their own. So `meta` has a checksum here, `data` has
@@ -163,6 +167,23 @@ impl Reason {
         [Self::Version, Self::Cluster, Self::NoOsd, Self::Proof]
             .into_iter()
             .find(|reason| *reason as u16 == code)
+    }
+}
+
+/// For whom a request is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Class {
+    /// For a guest, or for whom nobody said.
+    #[default]
+    Guest = 0,
+    /// For the upkeep, whose requests nobody waits for.
+    Upkeep = 1,
+}
+
+impl Class {
+    /// Of the code of a request.
+    pub fn of(code: u16) -> Self {
+        if code == Self::Upkeep as u16 { Self::Upkeep } else { Self::Guest }
     }
 }
 
@@ -419,6 +440,14 @@ mod tests {
         for wrong in ["", "/a", "a/", "a//b", "..", "a/../b", ".put-1", "a/.b", "a\0b"] {
             assert!(!is_path(wrong), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn a_class_that_is_not_known_is_a_guests() {
+        for class in [Class::Guest, Class::Upkeep] {
+            assert_eq!(Class::of(class as u16), class);
+        }
+        assert_eq!([Class::of(2), Class::of(u16::MAX)], [Class::Guest; 2]);
     }
 
     #[test]

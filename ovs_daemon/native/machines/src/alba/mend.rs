@@ -69,6 +69,12 @@ pub fn safety(layout: &Layout, present: Set) -> Option<usize> {
     fewest[..layout.data()].iter().min().copied().unwrap_or(0).checked_sub(1)
 }
 
+/// Whether an object of such a safety is mended at full speed, whatever guests notice: one more loss,
+/// and what they have stored is gone.
+pub fn is_urgent(safety: usize) -> bool {
+    safety == 0
+}
+
 /// Which of the `missing` fragments are computed now. `waiting`: for each group, how many disks of
 /// its Domain are away for so short a time that they may come back with what they have.
 pub fn due(layout: &Layout, missing: Set, waiting: &[usize]) -> Set {

@@ -23,6 +23,7 @@ macro_rules! planted {
     }};
 }
 
+mod courtesy;
 mod crowd;
 #[cfg(test)]
 mod crowd_tests;
@@ -49,8 +50,10 @@ mod policy;
 mod rebalance;
 #[cfg(test)]
 mod rebalance_tests;
+mod turns;
 mod verdict;
 
+pub use courtesy::Courtesy;
 pub use crowd::{Takes, apart, crowded, homes, safety_of_disks};
 pub use cut::{Cut, Place, UNIT};
 pub use deletion::{Deletion, deletion, goes_first, is_deleted, living, may_forget};
@@ -58,7 +61,7 @@ pub use eviction::Eviction;
 pub use favour::{Favour, digest, favourite};
 pub use gather::Gather;
 pub use layout::{FRAGMENTS_MAX, GLOBAL_MAX, Layout, LayoutError, Set};
-pub use mend::{Mending, Next, at_once, due, safety};
+pub use mend::{Mending, Next, at_once, due, is_urgent, safety};
 pub use pace::Pace;
 pub use parting::{Proof, Standing, counts, keeps, next_standing, takes};
 pub use placement::{Disk, Shortage, mix, place, refill};
@@ -67,4 +70,5 @@ pub use policy::{Policy, PolicyError, Promise};
 pub use rebalance::{
     Balance, Copy, Fill, Then, band, excess, gives, spread, surplus, target, then,
 };
+pub use turns::Turns;
 pub use verdict::{Seen, Verdict, out_of_reach, verdict};

@@ -9,7 +9,7 @@
 //! `claim` makes folders OSDs of a cluster, each for life; ROLE is capacity (the default) or cache.
 //! `serve` serves them until SIGTERM or SIGINT; an OSD of role cache keeps at most `--cache-size`
 //! bytes, unless given as much as its disk has room for. `--connections` (16384) are served at a time;
-//! each node of the cluster has two for each OSD. Killing it with SIGKILL is safe: what it has
+//! each node of the cluster has three for each OSD. Killing it with SIGKILL is safe: what it has
 //! acknowledged is on disk, and what a cache had nobody needs. Log lines go to standard error.
 
 use std::path::{Path, PathBuf};
