@@ -12,19 +12,37 @@ use media::give_way;
 
 use crate::upkeep::{Orders, Shared};
 
+/// What was not taken is made up for, but for no more than in so much time: what reading, computing and
+/// storing take is no reason to move less than the budget, and a burst after a long wait is none.
+const CREDIT: Duration = Duration::from_millis(50);
+
+/// When what was spent is earned.
+#[derive(Debug)]
+struct Account {
+    earned_at: Instant,
+}
+
+impl Account {
+    /// What takes so long to earn is spent now; how long it is until that is earned.
+    fn spend(&mut self, now: Instant, cost: Duration) -> Duration {
+        let from = now.checked_sub(CREDIT).map_or(now, |from| self.earned_at.max(from));
+        self.earned_at = from + cost;
+        self.earned_at.saturating_duration_since(now)
+    }
+}
+
 /// So many bytes each second, as the orders of the moment say; fewer while guests notice it
 /// (`machines::alba::Courtesy`).
 pub(crate) struct Budget<'a, F> {
     cluster: &'a Cluster,
     shared: &'a Shared,
     rate: F,
-    /// When what was spent is earned.
-    free_at: Instant,
+    account: Account,
 }
 
 impl<'a, F: Fn(&Orders) -> u64> Budget<'a, F> {
     pub(crate) fn new(cluster: &'a Cluster, shared: &'a Shared, rate: F) -> Self {
-        Self { cluster, shared, rate, free_at: Instant::now() }
+        Self { cluster, shared, rate, account: Account { earned_at: Instant::now() } }
     }
 
     /// What is not of the class of the upkeep's cannot wait, and takes all of the budget.
@@ -36,9 +54,8 @@ impl<'a, F: Fn(&Orders) -> u64> Budget<'a, F> {
         };
         let part = f64::from(share) / f64::from(Courtesy::WHOLE);
         let rate = (whole as f64 * part).max(1.0);
-        let now = Instant::now();
-        self.free_at = self.free_at.max(now) + Duration::from_secs_f64(bytes as f64 / rate);
-        self.shared.rest(self.free_at.saturating_duration_since(now))
+        let cost = Duration::from_secs_f64(bytes as f64 / rate);
+        self.shared.rest(self.account.spend(Instant::now(), cost))
     }
 }
 
@@ -61,4 +78,26 @@ pub(crate) fn gently<T: Send>(work: impl FnOnce() -> T + Send) -> T {
         }
     });
     done.expect("somebody has done it")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_step_takes_is_made_up_for_and_a_long_wait_is_not() {
+        let ms = Duration::from_millis;
+        let (begin, step) = (Instant::now(), ms(24));
+        let mut account = Account { earned_at: begin };
+        let mut now = begin;
+        // Steps take longer and shorter than what they move takes to earn.
+        for work in [5, 10, 0, 40, 3, 30, 2, 7] {
+            now += ms(work);
+            now += account.spend(now, step);
+        }
+        assert_eq!(now - begin, 8 * step, "exactly the budget");
+        now += ms(60_000);
+        let waits = [0; 4].map(|_| account.spend(now, step));
+        assert_eq!(waits, [ms(0), ms(0), ms(22), ms(46)]);
+    }
 }
