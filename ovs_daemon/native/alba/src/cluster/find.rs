@@ -279,6 +279,24 @@ impl Cluster {
         }
     }
 
+    /// Looks where an object is by now, whatever was found before; who reads it meanwhile goes on with
+    /// that, and then with what is found now. Nothing is remembered that was not: it may be deleted.
+    pub(super) fn find_anew(&self, name: &str) -> Result<Option<Arc<Found>>> {
+        let (verdict, sighting, _) = self.judge(name);
+        let found = match verdict {
+            Verdict::Absent => {
+                self.forget(name);
+                return Ok(None);
+            }
+            Verdict::Unknown => return Err(unknown("find", name)),
+            Verdict::Stored(seen) => self.found_of(name, seen, &sighting)?,
+        };
+        if let Some(known) = lock(&self.found).get_mut(name) {
+            *known = found.clone();
+        }
+        Ok(Some(found))
+    }
+
     /// Like [`Self::find`], for an object that must be there.
     pub(super) fn must_find(&self, name: &str) -> Result<Arc<Found>> {
         self.find(name)?.ok_or_else(|| {
@@ -289,6 +307,16 @@ impl Cluster {
     }
 
     fn remember(&self, name: &str, seen: Seen, sighting: &Sighting) -> Result<Arc<Found>> {
+        let found = self.found_of(name, seen, sighting)?;
+        let mut known = lock(&self.found);
+        if known.len() >= FOUND_MAX {
+            known.clear();
+        }
+        known.insert(name.to_owned(), found.clone());
+        Ok(found)
+    }
+
+    fn found_of(&self, name: &str, seen: Seen, sighting: &Sighting) -> Result<Arc<Found>> {
         let mine = |one: &FragmentName| {
             one.generation == seen.generation && layout_of(one) == Some(seen.layout)
         };
@@ -305,7 +333,7 @@ impl Cluster {
             error.cause = Cause::Corrupt;
             return Err(error);
         };
-        let found = Arc::new(Found {
+        Ok(Arc::new(Found {
             layout: seen.layout,
             cut: Cut::stored(&seen.layout, header.object_len, header.payload_len() as u64),
             seen,
@@ -313,13 +341,7 @@ impl Cluster {
             object_len: header.object_len,
             name: fragment,
             places,
-        });
-        let mut known = lock(&self.found);
-        if known.len() >= FOUND_MAX {
-            known.clear();
-        }
-        known.insert(name.to_owned(), found.clone());
-        Ok(found)
+        }))
     }
 
     /// Names in a folder on any OSD, as they are there; not those of marks.

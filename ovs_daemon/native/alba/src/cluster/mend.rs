@@ -97,16 +97,23 @@ pub type Spend<'a> = &'a mut dyn FnMut(u64) -> bool;
 impl Cluster {
     /// Mends an object. One that is not stored, or of which it cannot be told, is left alone.
     pub fn mend(&self, name: &str, terms: &Terms, spend: Spend<'_>) -> Result<Mended> {
-        self.forget(name);
         let done = self.mend_object(name, terms, spend);
-        // Also after a failure: it may have been deleted meanwhile.
-        self.forget(name);
+        if !done.as_ref().is_ok_and(|mended| mended.fragments == 0) {
+            self.look_again(name);
+        }
         done
+    }
+
+    /// What was found of an object has changed. Guests who read it do not wait for somebody to look.
+    fn look_again(&self, name: &str) {
+        if self.find_anew(name).is_err() {
+            self.forget(name);
+        }
     }
 
     fn mend_object(&self, name: &str, terms: &Terms, spend: Spend<'_>) -> Result<Mended> {
         let mut done = Mended::default();
-        let Some(found) = self.find(name)? else { return Ok(done) };
+        let Some(found) = self.find_anew(name)? else { return Ok(done) };
         for piece in 0..found.cut.pieces() {
             let (mended, on) = self.mend_piece(name, &found, piece, terms, spend)?;
             done.add(mended);
@@ -459,15 +466,16 @@ impl Cluster {
     /// Reads every fragment of an object that is on OSDs of these terms, and stores those that are
     /// damaged anew, once they are computed from sound ones.
     pub fn scrub(&self, name: &str, terms: &Terms, spend: Spend<'_>) -> Result<Mended> {
-        self.forget(name);
         let done = self.scrub_object(name, terms, spend);
-        self.forget(name);
+        if !done.as_ref().is_ok_and(|scrubbed| scrubbed.damaged == 0) {
+            self.look_again(name);
+        }
         done
     }
 
     fn scrub_object(&self, name: &str, terms: &Terms, spend: Spend<'_>) -> Result<Mended> {
         let mut done = Mended::default();
-        let Some(found) = self.find(name)? else { return Ok(done) };
+        let Some(found) = self.find_anew(name)? else { return Ok(done) };
         let all = (0..found.cut.pieces())
             .flat_map(|piece| (0..found.layout.fragments()).map(move |one| (piece, one)));
         for (piece, one) in all {
@@ -550,9 +558,8 @@ impl Cluster {
         }
         let path = fragment_path(name, &file);
         self.osd(osd).call(Request::Delete { path })?;
-        self.forget(name);
         // What was there of it counts no more when it is looked whether all the rest is.
-        let Some(rest) = self.find(name)? else { return Ok(()) };
+        let Some(rest) = self.find_anew(name)? else { return Ok(()) };
         let targets = BTreeMap::from([(one, osd)]);
         let payloads = BTreeMap::from([(one, payload)]);
         self.store_mended(name, &rest, (piece, class), &targets, payloads, done);

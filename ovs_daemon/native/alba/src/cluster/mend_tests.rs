@@ -65,6 +65,29 @@ fn a_mender_sees_that_an_object_goes_and_takes_back_what_it_stored() {
 }
 
 #[test]
+fn who_reads_what_is_mended_does_not_have_to_look_for_it() {
+    let lab = Lab::new("known");
+    put(&lab.open(), "x/sco/1", &content(1, 300_000)).unwrap();
+    replace(&lab, 1, 1);
+    let cluster = lab.open();
+    let known = || super::lock(&cluster.found).get("x/sco/1").cloned();
+    cluster.scrub("x/sco/1", &Terms::default(), &mut |_| true).unwrap();
+    assert!(known().is_none(), "nobody reads it");
+    assert_eq!(get(&cluster, "x/sco/1").unwrap(), content(1, 300_000));
+    let is_whole = || known().is_some_and(|found| found.present(0) == found.layout.all());
+    assert!(known().is_some() && !is_whole());
+    let mut on = |_| {
+        assert!(known().is_some());
+        true
+    };
+    cluster.scrub("x/sco/1", &Terms::default(), &mut on).unwrap();
+    assert_eq!(cluster.mend("x/sco/1", &Terms::default(), &mut on).unwrap().fragments, 1);
+    assert!(is_whole(), "where it is by now");
+    cluster.delete("x/sco/1").unwrap();
+    assert!(known().is_none());
+}
+
+#[test]
 fn fragments_of_puts_that_were_cut_off_go_when_they_are_old() {
     let lab = Lab::new("partial");
     let cluster = lab.open();
