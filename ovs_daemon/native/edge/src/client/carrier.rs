@@ -145,6 +145,14 @@ impl Carrier {
         }
     }
 
+    /// It ended because the engine closed its end, not because it broke or was given up.
+    pub(super) fn was_closed(&self) -> bool {
+        match self {
+            Carrier::Shm(shm) => shm.has_ended(),
+            Carrier::Tcp(stream) => stream.was_closed(),
+        }
+    }
+
     /// Why it ended.
     pub(super) fn why(&self) -> String {
         match self {

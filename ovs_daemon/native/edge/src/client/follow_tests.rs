@@ -35,6 +35,8 @@ struct Bench {
     done: Vec<Completion>,
     notices: Vec<Notice>,
     log: Vec<String>,
+    /// What patience is measured with, in nanoseconds; else the clock.
+    now_ns: Option<u64>,
 }
 
 impl Bench {
@@ -51,7 +53,12 @@ impl Bench {
             done: Vec::new(),
             notices: Vec::new(),
             log: Vec::new(),
+            now_ns: None,
         }
+    }
+
+    fn now_ns(&self) -> u64 {
+        self.now_ns.unwrap_or_else(monotonic_ns)
     }
 
     /// An engine; its number. It serves the volume when `epoch` is not 0.
@@ -113,7 +120,7 @@ impl Bench {
         let busy =
             |e: &Engine| !e.frozen && (e.server.wants_polling() || e.volumes.has_completions());
         let busy = self.engines.iter().any(busy);
-        let wait = match self.targets.patience(monotonic_ns()) {
+        let wait = match self.targets.patience(self.now_ns()) {
             _ if self.targets.wants_polling() || busy => Wait::No,
             Some(time) => Wait::AtMost(time),
             None => Wait::Forever,
@@ -133,7 +140,7 @@ impl Bench {
                 }
             }
         }
-        self.targets.on_timers(monotonic_ns(), &mut self.ring);
+        self.targets.on_timers(self.now_ns(), &mut self.ring);
         for engine in self.engines.iter_mut().filter(|engine| !engine.frozen) {
             engine.server.poll(&mut engine.volumes, &mut self.ring);
             let mut done = Vec::new();
@@ -183,6 +190,13 @@ impl Bench {
         let bytes = into.to_vec();
         assert!(bytes.iter().all(|byte| *byte == bytes[0]), "half of something else");
         bytes[0]
+    }
+
+    /// Whether all has ended that was asked for, once the session is over.
+    fn all_ended(&mut self) -> bool {
+        self.until(|b| matches!(b.notices.last(), Some(Notice::Ended { .. })));
+        let last = self.notices.drain(..).next_back();
+        matches!(last, Some(Notice::Ended { all_ended: true, .. }))
     }
 
     fn stalled(&self, engine: usize) -> usize {
@@ -391,4 +405,50 @@ fn a_size_that_changes_is_told_over_the_network() {
     bench.turn_with(Wait::No);
     bench.until(|b| !b.notices.is_empty());
     assert_eq!(bench.notices, [Notice::Resized { volume, size: 3 * MIB }]);
+}
+
+#[test]
+fn a_detach_says_whether_the_engine_has_ended_what_it_had_taken() {
+    let mut bench = Bench::new();
+    let engine = bench.start(1);
+    for ends in [true, false] {
+        let volume = bench.attach(&[engine]);
+        bench.engines[engine].volumes.stall(true);
+        bench.write(volume, 1, 0, 1);
+        bench.until(|b| b.stalled(engine) == 1);
+        // It is waited for; or patience ends long before it does.
+        let ahead_ns = if ends { 0 } else { 60_000_000_000 };
+        bench.targets.detach(volume, &mut bench.ring);
+        bench.now_ns = Some(monotonic_ns() + ahead_ns);
+        if ends {
+            bench.engines[engine].volumes.stall(false);
+        }
+        assert_eq!(bench.all_ended(), ends);
+        assert_eq!(bench.stalled(engine), usize::from(!ends), "it may still happen");
+        bench.engines[engine].volumes.stall(false);
+        bench.done.clear();
+        bench.now_ns = None;
+    }
+}
+
+#[test]
+fn a_detach_without_an_engine_is_certain_only_when_nothing_was_unanswered() {
+    for unanswered in [false, true] {
+        let mut bench = Bench::new();
+        let engine = bench.start(1);
+        let volume = bench.attach(&[engine]);
+        bench.write(volume, 1, 0, 1);
+        assert_eq!(bench.outcomes(1), [(1, Outcome::Done)]);
+        bench.engines[engine].frozen = true;
+        // What is only read changes nothing.
+        let into = bench.piece(0, 4096);
+        bench.submit(volume, 2, 0, Verb::Read(into));
+        if unanswered {
+            bench.write(volume, 3, 4096, 1);
+        }
+        bench.turn_with(Wait::No);
+        bench.targets.detach(volume, &mut bench.ring);
+        bench.now_ns = Some(monotonic_ns() + 60_000_000_000);
+        assert_eq!(bench.all_ended(), !unanswered);
+    }
 }

@@ -95,6 +95,8 @@ pub enum Notice {
         volume: VolumeId,
         /// Why.
         ending: Ending,
+        /// Nothing that it asked for can change the volume any more.
+        all_ended: bool,
         /// The last thing an engine said against it, if any did.
         refusal: Option<Refusal>,
     },

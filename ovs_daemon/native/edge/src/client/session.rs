@@ -226,7 +226,11 @@ impl Session {
                 self.wait_because(&connection.why(), shared);
             }
             let generation = connection.generation();
-            self.step(Message::Lost { generation }, shared, Some(&mut *ring));
+            let message = match connection.was_closed() {
+                true => Message::LetGo { generation },
+                false => Message::Lost { generation },
+            };
+            self.step(message, shared, Some(&mut *ring));
         }
         if let Some(connection) = self.connection.as_mut()
             && connection.wants_ring()
@@ -374,7 +378,8 @@ impl Session {
                     shared.completions.push(Completion { id: request.id, outcome });
                 }
                 let refusal = self.refusal.take().or_else(|| self.refusal_of_silence());
-                shared.notices.push(Notice::Ended { volume, ending, refusal });
+                let all_ended = self.machine.has_ended_all();
+                shared.notices.push(Notice::Ended { volume, ending, all_ended, refusal });
             }
         }
         None

@@ -62,6 +62,8 @@ pub(super) struct Stream {
     receiving: bool,
     sending: bool,
     ended: bool,
+    /// By the engine.
+    closed: bool,
     why: String,
     deadline_ns: Option<u64>,
     received: Slice,
@@ -106,6 +108,7 @@ impl Stream {
             receiving: false,
             sending: false,
             ended: false,
+            closed: false,
             why: String::new(),
             deadline_ns: Some(monotonic_ns() + PATIENCE_NS),
             received,
@@ -135,6 +138,10 @@ impl Stream {
 
     pub(super) fn has_ended(&self) -> bool {
         self.ended && !self.connecting && !self.receiving && !self.sending
+    }
+
+    pub(super) fn was_closed(&self) -> bool {
+        self.closed
     }
 
     pub(super) fn why(&self) -> String {
@@ -194,7 +201,11 @@ impl Stream {
                 self.receiving = false;
                 match result {
                     1.. => self.take_received(result as usize),
-                    0 => self.fail("the engine closed the connection"),
+                    0 => {
+                        // What we have shut ourselves ends in the same way.
+                        self.closed = !self.ended;
+                        self.fail("the engine closed the connection");
+                    }
                     _ => self.fail(format!("receiving failed: {}", error(result))),
                 }
             }

@@ -398,6 +398,7 @@ fn detaching_ends_cleanly_with_and_without_an_engine() {
     assert_eq!(bench.outcomes(1), [(1, Outcome::Failed(ESHUTDOWN))]);
     let ended = |b: &Bench| matches!(b.notices.last(), Some(Notice::Ended { .. }));
     bench.until(ended);
+    assert!(matches!(bench.notices.last(), Some(Notice::Ended { all_ended: true, .. })));
     let volume = {
         bench.notices.clear();
         bench.attach()

@@ -2,7 +2,9 @@
 //!
 //! An attach is answered when an engine has accepted the session and the guest's socket listens, or
 //! with the reason why not; a detach when the engine has let go of the session. Both have a limit,
-//! so that an engine that hangs does not hang the operator.
+//! so that an engine that hangs does not hang the operator. A detach says (`confirmed`) whether what
+//! the guest had asked for has ended: where it does not know, writes may follow, and the daemon must
+//! have them shut out before anybody else reads the volume.
 
 use std::path::{Path, PathBuf};
 
@@ -451,7 +453,10 @@ impl Desk {
                 }
                 self.save_or_say();
             }
-            Notice::Ended { ending, refusal, .. } => self.ended(at, ending, refusal, room),
+            Notice::Ended { ending, all_ended, refusal, .. } => {
+                let served = self.served.swap_remove(at);
+                self.ended(served, ending, all_ended, refusal, room);
+            }
         }
     }
 
@@ -485,8 +490,14 @@ impl Desk {
         }
     }
 
-    fn ended(&mut self, at: usize, ending: Ending, refusal: Option<Refusal>, room: &mut Room<'_>) {
-        let mut served = self.served.swap_remove(at);
+    fn ended(
+        &mut self,
+        mut served: Served,
+        ending: Ending,
+        all_ended: bool,
+        refusal: Option<Refusal>,
+        room: &mut Room<'_>,
+    ) {
         let title = served.title();
         served.withdraw(room);
         if ending == Ending::Deleted {
@@ -501,9 +512,12 @@ impl Desk {
                 Some(Failure::new("unknown_volume", &what, why, "check that the volume exists"))
             }
         };
+        if served.leaving && served.opened && !all_ended {
+            self.log.push(format!("{title}: its engine did not say that all writes have ended"));
+        }
         for asker in std::mem::take(&mut served.waiters) {
             match &failure {
-                None => self.succeed(asker, json!({})),
+                None => self.succeed(asker, json!({"confirmed": all_ended})),
                 Some(failure) => self.fail(asker, failure),
             }
         }
@@ -521,7 +535,7 @@ impl Desk {
             let title = served.title();
             self.log.push(format!("{title}: its engine is slow to let go of it"));
             for asker in waiters {
-                self.succeed(asker, json!({}));
+                self.succeed(asker, json!({"confirmed": false}));
             }
             return;
         }

@@ -20,6 +20,11 @@
 //!   its last system call); over a network it is when our own kernel has let go, and what the
 //!   engine still has of the connection is shut out by its [`Door`], or by the epoch when the
 //!   volume has moved.
+//! * **No claim without proof.** A session that is over says whether anything that it asked for can
+//!   still change the volume ([`Session::has_ended_all`]): whoever gets the volume next reads it. Its
+//!   writes have ended when each was answered, or when the engine that let it in has closed the
+//!   connection as it was asked to, which it does last of all. A connection that only was given up,
+//!   or was never let in, says nothing about the writes of itself and of earlier ones.
 //! * **No way back.** An engine with an older ownership epoch than one seen before, or than the
 //!   operator has told of, is refused.
 //!
@@ -98,8 +103,13 @@ pub enum Message {
         /// Of the connection that this came from.
         generation: u32,
     },
-    /// The connection could not be made, or the engine has closed its end.
+    /// The connection could not be made, broke or was given up.
     Lost {
+        /// Of the connection that this came from.
+        generation: u32,
+    },
+    /// The engine has closed its end by itself. Otherwise the same as [`Message::Lost`].
+    LetGo {
         /// Of the connection that this came from.
         generation: u32,
     },
@@ -138,7 +148,8 @@ pub enum Action {
         /// Milliseconds.
         pause_ms: u32,
     },
-    /// Ask the engine to finish and close; [`Message::Lost`] follows when it has.
+    /// Ask the engine to finish and close; [`Message::LetGo`] follows when it has, and
+    /// [`Message::Lost`] when it is not waited for any more.
     Leave {
         /// Of the connection.
         generation: u32,
@@ -231,6 +242,10 @@ pub struct Session {
     settled: bool,
     /// What ends the session once the engine lets go of the memory.
     ending: Option<Ending>,
+    /// The present connection was let in, and with that nothing of earlier ones can happen any more.
+    let_in: bool,
+    /// Writes of earlier connections, also in earlier lives of the Edge, may still happen.
+    unsure: bool,
     table: Table,
     mutant: Option<Mutant>,
 }
@@ -252,6 +267,8 @@ impl Session {
             at_once: false,
             settled: false,
             ending: None,
+            let_in: false,
+            unsure: true,
             table: Table::new(entries),
             mutant: None,
         }
@@ -316,6 +333,12 @@ impl Session {
         self.epoch
     }
 
+    /// Nothing that a session which is over has asked for can change the volume any more. One that was
+    /// never let in knows nothing of earlier ones of its Edge, and says no.
+    pub fn has_ended_all(&self) -> bool {
+        self.phase == Phase::Over && !self.unsure
+    }
+
     /// Requests accepted and not completed.
     pub fn in_flight(&self) -> u32 {
         self.table.len()
@@ -358,7 +381,11 @@ impl Session {
             Message::Nonsense { generation } if self.is_present(generation) => {
                 self.leave(Some(Breach::Nonsense), out);
             }
-            Message::Lost { generation } if self.is_waited_for(generation) => self.lost(out),
+            Message::Lost { generation } if self.is_waited_for(generation) => self.lost(false, out),
+            Message::LetGo { generation } if self.is_waited_for(generation) => {
+                // One that nobody asked to close it has died, or what it says is still to be read.
+                self.lost(self.phase == Phase::Leaving, out);
+            }
             Message::Retarget { targets, first, epoch, keep } => {
                 self.targets = targets.max(1);
                 self.retarget(first.min(self.targets - 1), epoch, keep, out);
@@ -419,6 +446,7 @@ impl Session {
             self.generation = self.generation.wrapping_add(1);
         }
         self.phase = Phase::Connecting;
+        self.let_in = false;
         out.push(Action::Connect { generation: self.generation });
     }
 
@@ -431,6 +459,7 @@ impl Session {
         }
         let first = !self.settled;
         self.phase = Phase::Ready;
+        (self.let_in, self.unsure) = (true, false);
         (self.attempts, self.failures) = (0, 0);
         self.settled = true;
         self.epoch = attached.epoch;
@@ -489,7 +518,14 @@ impl Session {
         }
     }
 
-    fn lost(&mut self, out: &mut Vec<Action>) {
+    /// `finished`: the engine closed the connection when all that it had taken was done.
+    fn lost(&mut self, finished: bool, out: &mut Vec<Action>) {
+        let finished = finished || self.is(Mutant::BelieveGivenUp);
+        if core::mem::take(&mut self.let_in) {
+            self.unsure = !finished && self.table.has_sent_writes();
+        } else if finished && self.is(Mutant::BelieveTurnedAway) {
+            self.unsure = false;
+        }
         let first_of_all = core::mem::take(&mut self.at_once);
         if first_of_all {
             (self.attempts, self.failures) = (0, 0);
@@ -534,7 +570,7 @@ impl Session {
         self.ending.get_or_insert(Ending::Detached);
         match self.phase {
             Phase::Connecting | Phase::Ready => self.leave(None, out),
-            Phase::New | Phase::Pausing => self.lost(out),
+            Phase::New | Phase::Pausing => self.lost(false, out),
             Phase::Leaving | Phase::Over => {}
         }
     }

@@ -47,11 +47,18 @@ pub enum Mutant {
     /// A host that lost its attachment makes tokens of the present generation (planted by the world:
     /// it is the daemon that looks at the record).
     TokenWithoutAttachment,
+    /// A connection that was given up counts as one whose engine has finished.
+    BelieveGivenUp,
+    /// So does one that was closed before it was let in.
+    BelieveTurnedAway,
+    /// A host that let go of the volume itself, and does not know whether its writes have ended,
+    /// raises no generation (planted by the world: it is the daemon that changes the record).
+    KeepGeneration,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 20] = [
+    pub const ALL: [Mutant; 23] = [
         Mutant::NoGate,
         Mutant::BelieveOldGenerations,
         Mutant::SameGeneration,
@@ -72,5 +79,8 @@ impl Mutant {
         Mutant::ShutOutWithoutWait,
         Mutant::ForgetGeneration,
         Mutant::TokenWithoutAttachment,
+        Mutant::BelieveGivenUp,
+        Mutant::BelieveTurnedAway,
+        Mutant::KeepGeneration,
     ];
 }

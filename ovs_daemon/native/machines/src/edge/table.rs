@@ -61,6 +61,11 @@ impl Table {
         self.credits = credits.min(self.slots.len() as u32);
     }
 
+    /// Some write was sent on the present connection and is not answered.
+    pub(super) fn has_sent_writes(&self) -> bool {
+        self.slots.iter().flatten().any(|slot| slot.sent && slot.command.verb.is_write())
+    }
+
     fn slot(&mut self, tag: u32) -> Option<&mut Slot> {
         self.slots.get_mut(tag as usize).and_then(Option::as_mut)
     }

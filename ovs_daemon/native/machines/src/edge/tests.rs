@@ -1,3 +1,5 @@
+use alloc::vec;
+
 use format::edge::Verb;
 
 use super::*;
@@ -209,6 +211,46 @@ fn a_detached_session_answers_everything_once_the_engine_let_go() {
     let expected = [gone(0), gone(1), gone(2), Action::Ended(Ending::Detached)];
     assert_eq!(step(&mut session, Message::Lost { generation: 1 }), expected);
     assert_eq!(session.phase(), Phase::Over);
+}
+
+#[test]
+fn a_session_that_is_over_says_whether_all_has_ended() {
+    let write = Message::Submit(command(0, Verb::Write, 0, 4096));
+    let read = Message::Submit(command(1, Verb::Read, 0, 4096));
+    let answer = Message::Answered { generation: 1, done: done(0) };
+    let (lost, let_go) = (Message::Lost { generation: 1 }, Message::LetGo { generation: 1 });
+    let again = [
+        Message::Timer,
+        Message::Attached { generation: 2, attached: attached(1, 8) },
+        Message::Detach,
+        Message::LetGo { generation: 2 },
+    ];
+    let turned_away = [Message::Timer, Message::Detach, Message::LetGo { generation: 2 }].to_vec();
+    let cases: [(&str, bool, Vec<Message>); 9] = [
+        ("it lets go", true, vec![write.clone(), Message::Detach, let_go.clone()]),
+        ("it is given up", false, vec![write.clone(), Message::Detach, lost.clone()]),
+        ("nothing was asked for", true, vec![Message::Detach, lost.clone()]),
+        ("a read", true, vec![read, Message::Detach, lost.clone()]),
+        ("all was answered", true, vec![write.clone(), answer, Message::Detach, lost.clone()]),
+        ("it broke, and pauses", false, vec![write.clone(), lost.clone(), Message::Detach]),
+        ("it died, and pauses", false, vec![write.clone(), let_go, Message::Detach]),
+        ("let in again", true, [vec![write.clone(), lost.clone()], again.to_vec()].concat()),
+        ("not let in again", false, [vec![write, lost], turned_away].concat()),
+    ];
+    for (name, expected, messages) in cases {
+        let mut session = ready(8);
+        for message in messages {
+            step(&mut session, message);
+        }
+        assert_eq!((session.phase(), session.has_ended_all()), (Phase::Over, expected), "{name}");
+    }
+    // Of what an earlier life has asked for, one that is restored knows nothing.
+    for mut session in [Session::restored(8, MIB, false), Session::new(8)] {
+        step(&mut session, Message::Start);
+        step(&mut session, Message::Detach);
+        step(&mut session, Message::LetGo { generation: 1 });
+        assert_eq!((session.phase(), session.has_ended_all()), (Phase::Over, false));
+    }
 }
 
 fn retarget(targets: u32, first: u32, epoch: u64, keep: bool) -> Message {
