@@ -18,6 +18,7 @@ use crate::explore::{Goal, Violation, World};
 
 pub(super) const ROUND: &str = "every target is tried before a pause";
 pub(super) const DOOR: &str = "a connection ends only for a later one";
+pub(super) const CERTAIN: &str = "what is said to have ended has";
 const HOSTS: u32 = 2;
 
 /// How much may happen in a world.
@@ -47,6 +48,8 @@ pub(super) struct Faults {
     pub(super) takeovers: u8,
     /// The owner crashes and comes back.
     pub(super) crashes: u8,
+    /// The operator detaches the volume; from then on the Edge waits for nobody who is slow.
+    pub(super) detaches: u8,
 }
 
 /// One thing that happens.
@@ -84,6 +87,8 @@ pub(super) enum Move {
     Crash,
     /// The operator tells the Edge who the owner is.
     Retarget,
+    /// The operator detaches the volume.
+    Detach,
     /// A pause is over.
     Timer,
 }
@@ -226,7 +231,8 @@ impl FollowWorld {
                     }
                 }
                 Action::Opened { .. } => self.tried = 0,
-                Action::Resized { .. } | Action::Ended(_) => {}
+                Action::Ended(_) => self.ended()?,
+                Action::Resized { .. } => {}
             }
         }
         Ok(())
@@ -269,11 +275,29 @@ impl FollowWorld {
             return Err(Violation::new(LINEAR, format!("tag {} is completed again", done.tag)));
         };
         let Asked { number, request, .. } = self.outstanding.remove(at);
+        if self.session.phase() == Phase::Over {
+            // It was given up: whether it takes effect is what the session says of all.
+            return Ok(());
+        }
         if self.register.answered(number, value) {
             return Ok(());
         }
         let text = format!("nothing explains that {request:?} {number} returned {value:?}");
         Err(Violation::new(LINEAR, text))
+    }
+
+    /// The session is over.
+    fn ended(&mut self) -> Result<(), Violation> {
+        if self.session.has_ended_all() && self.leaves_behind() {
+            return Err(Violation::new(CERTAIN, "an engine still has a write to execute"));
+        }
+        Ok(())
+    }
+
+    /// An engine still has a write to execute. One that is frozen is fenced when it thaws.
+    fn leaves_behind(&self) -> bool {
+        let links = self.links.iter().filter(|link| self.frozen != Some(link.host));
+        links.flat_map(|link| &link.ring).any(|(command, _)| command.verb.is_write())
     }
 
     fn submit(&mut self, at: usize) -> Result<(), Violation> {
@@ -313,7 +337,7 @@ impl FollowWorld {
             }
             Said::End => {
                 link.cut = true;
-                self.step(Message::Lost { generation }, None)
+                self.step(Message::LetGo { generation }, None)
             }
         }
     }
@@ -431,6 +455,9 @@ impl FollowWorld {
         if left.crashes > 0 {
             out.push(Move::Crash);
         }
+        if left.detaches > 0 {
+            out.push(Move::Detach);
+        }
         if self.frozen.is_none() && left.moves > 0 {
             out.push(Move::HandOver);
         }
@@ -462,7 +489,8 @@ impl World for FollowWorld {
 
     fn moves(&self, out: &mut Vec<Move>) {
         for (at, left) in self.menu.iter().enumerate() {
-            if *left > 0 && self.outstanding.len() < self.bounds.0.outstanding {
+            let asks = *left > 0 && !self.is_leaving();
+            if asks && self.outstanding.len() < self.bounds.0.outstanding {
                 out.push(Move::Submit(at));
             }
         }
@@ -475,7 +503,8 @@ impl World for FollowWorld {
             }
             // A frozen engine does not answer a hello or a goodbye.
             let hangs = self.frozen == Some(link.host) && link.said.is_empty();
-            if hangs && matches!(self.session.phase(), Phase::Connecting | Phase::Leaving) {
+            let waits = matches!(self.session.phase(), Phase::Connecting | Phase::Leaving);
+            if waits && (hangs || self.is_leaving()) {
                 out.push(Move::GiveUp);
             }
         }
@@ -552,6 +581,10 @@ impl World for FollowWorld {
                 let (first, epoch) = (self.owner, self.epoch);
                 self.step(Message::Retarget { targets: HOSTS, first, epoch, keep }, None)?;
             }
+            Move::Detach => {
+                self.left.detaches -= 1;
+                self.step(Message::Detach, None)?;
+            }
             Move::Timer => {
                 self.timer = false;
                 self.step(Message::Timer, None)?;
@@ -590,6 +623,22 @@ impl FollowWorld {
     pub(super) fn is_done(&self) -> bool {
         let asked = self.menu.iter().all(|left| *left == 0);
         asked && self.outstanding.is_empty() && self.left == Faults::default()
+    }
+
+    /// It was detached, or is being so.
+    fn is_leaving(&self) -> bool {
+        self.bounds.0.faults.detaches > self.left.detaches
+    }
+
+    /// The session is over and certain that all has ended, of which something was on its way.
+    pub(super) fn is_certain(&self) -> bool {
+        self.session.has_ended_all() && self.replayed
+    }
+
+    /// The session is over, is not certain, and is right in that.
+    pub(super) fn is_uncertain(&self) -> bool {
+        let over = self.session.phase() == Phase::Over;
+        over && !self.session.has_ended_all() && self.leaves_behind()
     }
 
     /// A request was sent a second time.

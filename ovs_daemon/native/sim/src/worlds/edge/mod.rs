@@ -404,7 +404,7 @@ impl EdgeWorld {
             }
             Said::Refused => Message::Refused { generation },
             Said::Closed(reason) => Message::Closed { generation, reason },
-            Said::End => Message::Lost { generation },
+            Said::End => Message::LetGo { generation },
         };
         self.step(message, None)
     }

@@ -7,6 +7,9 @@
 //! generation, sooner or later; say in the record that it has shut out earlier ones; hand the volume
 //! over, or die: the next one reads the record, and then opens the volume.
 //!
+//! A host may also let go of the volume itself, which the other one is given then: its Edge says
+//! goodbye, and the record is changed when that is answered, or when it is given up.
+//!
 //! The engine's door is the production machine; what is around it repeats `edge::server::doors` and,
 //! of the daemon, `control/fencing.py` and `control/opening.py`. Requests of a former owner end with
 //! it: that is the epoch's promise.
@@ -17,7 +20,7 @@ use super::{Fixed, follow::fresh_door};
 use crate::explore::{Goal, Violation, World};
 
 pub(super) const TAKEN: &str = "who lost the volume writes no more";
-pub(super) const ALONE: &str = "hosts do not write beside each other";
+pub(super) const STILL: &str = "what a host reads stays until it writes";
 const HOSTS: usize = 2;
 
 /// How much may happen in a world.
@@ -25,6 +28,8 @@ const HOSTS: usize = 2;
 pub(super) struct Bounds {
     /// The volume is taken from the host that has it, and given to the other one.
     pub(super) preempts: u8,
+    /// The host that has it lets go of it, and it is given to the other one.
+    pub(super) let_goes: u8,
     /// Connections of each Edge.
     pub(super) connections: u8,
     /// Writes that are asked for.
@@ -40,6 +45,15 @@ pub(super) struct Bounds {
 pub(super) enum Move {
     /// The volume is given to the other host.
     Preempt,
+    /// The Edge of the host that has it says goodbye, with or without unanswered writes.
+    Leave {
+        /// Some are.
+        unanswered: bool,
+    },
+    /// Its daemon takes it out of the record, and the other host is given the volume.
+    LetGo,
+    /// The engine hears a goodbye (connection).
+    Hear(usize),
     /// A host's daemon reads the record.
     Look(usize),
     /// It makes a token of what it has read.
@@ -78,19 +92,35 @@ struct Link {
     key: u32,
     host: usize,
     generation: u64,
+    /// How often the volume had changed hands when its token was made.
+    turn: u64,
     stage: Stage,
+    /// The Edge has said goodbye on it.
+    left: bool,
+    /// Writes that it had sent before that may still arrive.
+    behind: bool,
     /// Taken and not executed.
     taken: u8,
+}
+
+/// A host's Edge has said goodbye.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Leaving {
+    /// All that it had sent was answered.
+    quiet: bool,
+    /// Its connection that had been let in.
+    key: Option<u32>,
 }
 
 /// What a host knows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 struct Known {
-    /// The record's generation when it was read, if the volume was attached there.
-    seen: Option<u64>,
+    /// The record's generation and turn when it was read, if the volume was attached there.
+    seen: Option<(u64, u64)>,
     /// Of its Edge's token.
-    token: Option<u64>,
+    token: Option<(u64, u64)>,
     connections: u8,
+    leaving: Option<Leaving>,
 }
 
 /// A volume, its record, two hosts.
@@ -102,6 +132,11 @@ pub(super) struct PreemptWorld {
     /// The record: who has the volume, and the generation.
     attached: usize,
     generation: u64,
+    /// How often the volume has changed hands, and in which turn each generation began.
+    turn: u64,
+    began: Vec<u64>,
+    /// Hosts of earlier turns are known to have ended.
+    ended: u64,
     /// Earlier generations are shut out, says the record; then a preempt is acknowledged.
     confirmed: u64,
     /// What the owner's engine was told.
@@ -111,8 +146,10 @@ pub(super) struct PreemptWorld {
     hosts: [Known; HOSTS],
     links: Vec<Link>,
     next_key: u32,
-    /// The latest generation of which a write was executed, and who did.
+    /// The latest turn of which a write was executed, and who did.
     executed: Option<(u64, usize)>,
+    /// The latest turn of which somebody was let in, and may have read.
+    entered: u64,
     reopened: bool,
     turned_away: bool,
 }
@@ -121,13 +158,16 @@ impl PreemptWorld {
     /// Host 0 has the volume, and has made its token.
     pub(super) fn new(bounds: &'static Bounds, mutant: Option<Mutant>) -> Self {
         let mut hosts = [Known::default(); HOSTS];
-        hosts[0] = Known { seen: Some(0), token: Some(0), connections: 0 };
+        hosts[0] = Known { seen: Some((0, 0)), token: Some((0, 0)), ..Known::default() };
         Self {
             bounds: Fixed(bounds),
             mutant,
             left: *bounds,
             attached: 0,
             generation: 0,
+            turn: 0,
+            began: vec![0],
+            ended: 0,
             confirmed: 0,
             told: 0,
             door: Ok(fresh_door(mutant)),
@@ -135,6 +175,7 @@ impl PreemptWorld {
             links: Vec::new(),
             next_key: 0,
             executed: None,
+            entered: 0,
             reopened: false,
             turned_away: false,
         }
@@ -146,7 +187,44 @@ impl PreemptWorld {
 
     fn look(&mut self, host: usize) {
         let has = self.attached == host || self.is(Mutant::TokenWithoutAttachment);
-        self.hosts[host].seen = has.then_some(self.generation);
+        self.hosts[host].seen = has.then_some((self.generation, self.turn));
+    }
+
+    /// The volume is given to the other host.
+    fn change_hands(&mut self, raises: bool) {
+        self.attached = 1 - self.attached;
+        self.turn += 1;
+        if raises {
+            self.generation += 1;
+            self.began.push(self.turn);
+        }
+    }
+
+    /// The Edge of the host that has the volume says goodbye on all its connections, and its daemon
+    /// makes no token any more.
+    fn leave(&mut self, unanswered: bool) {
+        let host = self.attached;
+        let mut leaving = Leaving { quiet: !unanswered, key: None };
+        for link in self.links.iter_mut().filter(|link| link.host == host) {
+            link.left = true;
+            link.behind = unanswered && link.stage == Stage::Entered;
+            // The last one says it for all: to be let in it had to wait for those before it.
+            leaving.key = (link.stage == Stage::Entered).then_some(link.key);
+        }
+        (self.hosts[host].seen, self.hosts[host].token) = (None, None);
+        self.hosts[host].leaving = Some(leaving);
+    }
+
+    /// As `policy/fencing.py`: the generation stays only where all is known to have ended.
+    fn let_go(&mut self) {
+        self.left.let_goes -= 1;
+        let Some(Leaving { quiet, key }) = self.hosts[self.attached].leaving.take() else { return };
+        let gone = |key| !self.links.iter().any(|link| link.key == key);
+        let certain = quiet || key.is_some_and(gone);
+        self.change_hands(!certain && !self.is(Mutant::KeepGeneration));
+        if certain {
+            self.ended = self.turn;
+        }
     }
 
     fn knock(&mut self, at: usize) {
@@ -157,7 +235,7 @@ impl PreemptWorld {
         };
         let guest = Guest { edge: [host as u8; 16], connection: u64::from(key), generation };
         match door.knock(key, guest) {
-            Verdict::Enter => self.links[at].stage = Stage::Entered,
+            Verdict::Enter => self.enter(at),
             Verdict::Wait { end } => {
                 self.links[at].stage = Stage::Waiting;
                 self.end(&end);
@@ -180,33 +258,37 @@ impl PreemptWorld {
         let key = self.links.remove(at).key;
         let Ok(door) = &mut self.door else { return };
         for entering in door.gone(key) {
-            for link in self.links.iter_mut().filter(|link| link.key == entering) {
-                link.stage = Stage::Entered;
+            if let Some(at) = self.links.iter().position(|link| link.key == entering) {
+                self.enter(at);
             }
+        }
+    }
+
+    fn enter(&mut self, at: usize) {
+        self.links[at].stage = Stage::Entered;
+        if !self.links[at].left {
+            self.entered = self.entered.max(self.links[at].turn);
         }
     }
 
     fn execute(&mut self, at: usize) -> Result<(), Violation> {
         let link = &mut self.links[at];
         link.taken -= 1;
-        let (generation, host) = (link.generation, link.host);
-        // The hosts take turns: it has the volume in every other generation.
-        let has = |generation| generation % HOSTS as u64 == host as u64;
-        if generation < self.confirmed || !(self.confirmed..=self.generation).any(has) {
+        let (turn, host) = (link.turn, link.host);
+        // The hosts take turns: each has the volume in every other one.
+        let has = |turn| turn % HOSTS as u64 == host as u64;
+        let ended = self.ended.max(self.began[self.confirmed as usize]);
+        if turn < ended || !(ended..=self.turn).any(has) {
             let text = format!(
-                "a write of host {host} and generation {generation} is executed after {} was \
-                 acknowledged",
-                self.confirmed
+                "a write of host {host} and turn {turn} is executed after {ended} was acknowledged"
             );
             return Err(Violation::new(TAKEN, text));
         }
-        if let Some((latest, by)) = self.executed
-            && latest > generation
-        {
-            let text = format!("host {host} of generation {generation} after {by} of {latest}");
-            return Err(Violation::new(ALONE, text));
+        if self.entered > turn {
+            let text = format!("host {host} of turn {turn} writes, one of {} reads", self.entered);
+            return Err(Violation::new(STILL, text));
         }
-        self.executed = Some((generation, host));
+        self.executed = Some((turn, host));
         Ok(())
     }
 
@@ -222,9 +304,14 @@ impl PreemptWorld {
 
     /// The one that has the volume has written, and everybody was shut out who had lost it.
     pub(super) fn is_done(&self) -> bool {
-        let written = self.executed == Some((self.generation, self.attached));
+        let written = self.executed == Some((self.turn, self.attached));
         let told = !self.bounds.0.heard || self.confirmed == self.generation;
-        self.left.preempts == 0 && written && told
+        self.left.preempts == 0 && self.left.let_goes == 0 && written && told
+    }
+
+    /// A host that has let go and was certain left the others their tokens.
+    pub(super) fn goes_on(&self) -> bool {
+        self.is_done() && self.generation < self.turn
     }
 
     /// A host that lost the volume is turned away by another owner than the one that it lost it at.
@@ -249,8 +336,21 @@ impl World for PreemptWorld {
         if self.left.preempts > 0 {
             out.push(Move::Preempt);
         }
+        if self.left.let_goes > 0 {
+            let mut mine = self.links.iter().filter(|link| link.host == self.attached);
+            if self.hosts[self.attached].leaving.is_some() {
+                out.push(Move::LetGo);
+            } else {
+                out.push(Move::Leave { unanswered: true });
+                if mine.all(|link| link.taken == 0) {
+                    out.push(Move::Leave { unanswered: false });
+                }
+            }
+        }
         for (host, known) in self.hosts.iter().enumerate() {
-            out.push(Move::Look(host));
+            if known.leaving.is_none() {
+                out.push(Move::Look(host));
+            }
             if known.seen.is_some() && known.seen != known.token {
                 out.push(Move::Renew(host));
             }
@@ -261,6 +361,13 @@ impl World for PreemptWorld {
         for (at, link) in self.links.iter().enumerate() {
             match link.stage {
                 Stage::Knocking => out.push(Move::Knock(at)),
+                Stage::Entered if link.left => {
+                    out.push(Move::Hear(at));
+                    // What was sent before the goodbye is taken before it is heard.
+                    if self.left.writes > 0 && link.behind {
+                        out.push(Move::Ask(at));
+                    }
+                }
                 Stage::Entered if self.left.writes > 0 => out.push(Move::Ask(at)),
                 Stage::Ending if link.taken == 0 => out.push(Move::Gone(at)),
                 _ => {}
@@ -290,18 +397,30 @@ impl World for PreemptWorld {
         match *step {
             Move::Preempt => {
                 self.left.preempts -= 1;
-                self.attached = 1 - self.attached;
-                self.generation += 1;
+                self.hosts[self.attached].leaving = None;
+                self.change_hands(true);
             }
+            Move::Leave { unanswered } => self.leave(unanswered),
+            Move::LetGo => self.let_go(),
+            Move::Hear(at) => self.links[at].stage = Stage::Ending,
             Move::Look(host) => self.look(host),
             Move::Renew(host) => self.hosts[host].token = self.hosts[host].seen,
             Move::Connect(host) => {
                 let known = &mut self.hosts[host];
                 known.connections += 1;
-                let generation = known.token.unwrap_or_default();
+                let (generation, turn) = known.token.unwrap_or_default();
                 let (key, stage) = (self.next_key, Stage::Knocking);
                 self.next_key += 1;
-                self.links.push(Link { key, host, generation, stage, taken: 0 });
+                self.links.push(Link {
+                    key,
+                    host,
+                    generation,
+                    turn,
+                    stage,
+                    left: false,
+                    behind: false,
+                    taken: 0,
+                });
             }
             Move::Knock(at) => self.knock(at),
             Move::Ask(at) => {
@@ -344,6 +463,10 @@ impl World for PreemptWorld {
             },
             Goal { name: "a later generation waits for an earlier one", holds: Self::waits },
         ];
+        if self.bounds.0.let_goes > 0 {
+            let name = "a host that is certain lets go without a new generation";
+            goals.push(Goal { name, holds: Self::goes_on });
+        }
         if self.left.owners > 0 {
             let name = "the next owner turns away who lost the volume";
             goals.push(Goal { name, holds: Self::turns_away_elsewhere });

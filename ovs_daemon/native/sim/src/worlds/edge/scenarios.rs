@@ -2,8 +2,8 @@
 
 use machines::edge::{Ending, Mutant, Phase};
 
-use super::follow::{self, DOOR, FollowWorld, ROUND};
-use super::preempt::{self, ALONE, PreemptWorld, TAKEN};
+use super::follow::{self, CERTAIN, DOOR, FollowWorld, ROUND};
+use super::preempt::{self, PreemptWorld, STILL, TAKEN};
 use super::{Bounds, EPOCH, EdgeWorld, Faults, LINEAR, ONCE, OWNER, PROGRESS, Request};
 use crate::scenario::Scenario;
 
@@ -17,6 +17,16 @@ const DISK: (&str, &str) = (
 const MEMORY: (&str, &str) = (
     OWNER,
     "an engine is asked, and memory given back, only when no other engine may still use it",
+);
+const GIVEN_UP: (&str, &str) = (
+    TAKEN,
+    "once it is acknowledged that a volume was taken away from a host, no write of that host is \
+     executed",
+);
+const READS: (&str, &str) = (
+    STILL,
+    "once a host that was given the volume is let in, and reads, no write of one that had it before \
+     is executed",
 );
 const EPOCHS: (&str, &str) = (EPOCH, "no engine serves after one with a newer epoch");
 const FORGOTTEN: (&str, &str) =
@@ -44,6 +54,11 @@ fn name_of(mutant: Mutant) -> &'static str {
         Mutant::ShutOutWithoutWait => "what an earlier generation had sent is not waited for",
         Mutant::ForgetGeneration => "the next owner forgets the generation",
         Mutant::TokenWithoutAttachment => "a host that lost the volume gets a new token",
+        Mutant::BelieveGivenUp => "an engine that was given up counts as one that has finished",
+        Mutant::BelieveTurnedAway => {
+            "an engine that never let the connection in counts as one that has finished"
+        }
+        Mutant::KeepGeneration => "a host that is not certain raises no generation",
     }
 }
 
@@ -204,6 +219,7 @@ fn follow_scenario(
         (faults.moves, "hand-overs"),
         (faults.takeovers, "takeovers"),
         (faults.crashes, "crashes"),
+        (faults.detaches, "detaches"),
     ];
     for (count, what) in counts {
         if count > 0 {
@@ -248,7 +264,13 @@ fn owners(more: u8) -> Scenario {
     let bounds = follow::Bounds {
         menu: vec![(Request::Write(0), 2), (Request::Read(0), 2)],
         outstanding: 2,
-        faults: follow::Faults { cuts: more.min(1), moves: 1, takeovers: 1, crashes: more.min(2) },
+        faults: follow::Faults {
+            cuts: more.min(1),
+            moves: 1,
+            takeovers: 1,
+            crashes: more.min(2),
+            detaches: 0,
+        },
         goals: vec![
             ("everything is answered after all that can go wrong", FollowWorld::is_done),
             ("the other host serves while the first is frozen", FollowWorld::serves_elsewhere),
@@ -265,6 +287,32 @@ fn owners(more: u8) -> Scenario {
     follow_scenario("edge-owners", &[DISK, EPOCHS, FORGOTTEN, rounds], bounds, &mutants)
 }
 
+/// A session that is detached, and what it says then.
+fn leaves(more: u8) -> Scenario {
+    let bounds = follow::Bounds {
+        menu: vec![(Request::Write(0), 1 + more.min(1)), (Request::Read(0), 1)],
+        outstanding: 2,
+        faults: follow::Faults {
+            cuts: 1,
+            moves: more.min(1),
+            takeovers: more.min(1),
+            crashes: more.min(1),
+            detaches: 1,
+        },
+        goals: vec![
+            ("one is certain that what it sent twice has ended", FollowWorld::is_certain),
+            ("one is not certain, and is right", FollowWorld::is_uncertain),
+        ],
+    };
+    let certain = (
+        CERTAIN,
+        "when a session that is over says that all has ended, no engine executes a write of it any \
+         more",
+    );
+    let mutants = [(Mutant::BelieveGivenUp, CERTAIN), (Mutant::BelieveTurnedAway, CERTAIN)];
+    follow_scenario("edge-leaves", &[certain], bounds, &mutants)
+}
+
 fn preempt_scenario(
     name: &'static str,
     invariants: &[(&'static str, &'static str)],
@@ -272,11 +320,11 @@ fn preempt_scenario(
     mutants: &[(Mutant, &'static str)],
 ) -> Scenario {
     let bounds: &'static preempt::Bounds = Box::leak(Box::new(bounds));
-    let preempt::Bounds { preempts, connections, writes, owners, heard } = bounds;
+    let preempt::Bounds { preempts, let_goes, connections, writes, owners, heard } = bounds;
     let told = if *heard { "" } else { ", which hear nothing of it" };
     let text = format!(
-        "two hosts, taken away {preempts} times, {connections} connections each, {writes} writes, \
-         {owners} further owners{told}"
+        "two hosts, taken away {preempts} times, let go {let_goes} times, {connections} connections \
+         each, {writes} writes, {owners} further owners{told}"
     );
     let start = PreemptWorld::new(bounds, None);
     let mut made = Scenario::new(name, "machines::edge", text, invariants, start);
@@ -293,40 +341,47 @@ fn preempt_scenario(
 fn preempts(more: u8) -> Scenario {
     let bounds = preempt::Bounds {
         preempts: 1 + more.min(1),
+        let_goes: 0,
         connections: 2,
         writes: 3,
         owners: 1,
         heard: true,
     };
-    let taken = (
-        TAKEN,
-        "once it is acknowledged that a volume was taken away from a host, no write of that host is \
-         executed",
-    );
     let mutants = [
         (Mutant::EarlierGeneration, TAKEN),
         (Mutant::ShutOutWithoutWait, TAKEN),
         (Mutant::ForgetGeneration, TAKEN),
         (Mutant::TokenWithoutAttachment, TAKEN),
     ];
-    preempt_scenario("edge-preempts", &[taken], bounds, &mutants)
+    preempt_scenario("edge-preempts", &[GIVEN_UP], bounds, &mutants)
 }
 
 /// The owner's daemon hears nothing: tokens are all that tells of it.
 fn tokens(more: u8) -> Scenario {
     let bounds = preempt::Bounds {
         preempts: 2,
+        let_goes: 0,
         connections: 2,
         writes: 3 + more.min(1),
         owners: 1,
         heard: false,
     };
-    let alone = (
-        ALONE,
-        "no write of a host that lost the volume is executed after one of a host that was given it",
-    );
-    let mutants = [(Mutant::NoShutOut, ALONE), (Mutant::ShutOutWithoutWait, ALONE)];
-    preempt_scenario("edge-tokens", &[alone], bounds, &mutants)
+    let mutants = [(Mutant::NoShutOut, STILL), (Mutant::ShutOutWithoutWait, STILL)];
+    preempt_scenario("edge-tokens", &[READS], bounds, &mutants)
+}
+
+/// A host lets go of the volume by itself, and is certain that its writes have ended, or not.
+fn lets_go(more: u8) -> Scenario {
+    let bounds = preempt::Bounds {
+        preempts: more.min(1),
+        let_goes: 1,
+        connections: 2,
+        writes: 2 + more.min(1),
+        owners: 1,
+        heard: true,
+    };
+    let mutants = [(Mutant::KeepGeneration, STILL), (Mutant::ShutOutWithoutWait, TAKEN)];
+    preempt_scenario("edge-lets-go", &[GIVEN_UP, READS], bounds, &mutants)
 }
 
 /// All worlds of the session; higher levels allow more.
@@ -339,7 +394,9 @@ pub fn scenarios(level: u32) -> Vec<Scenario> {
         endings(more),
         cuts(more),
         owners(more),
+        leaves(more),
         preempts(more),
         tokens(more),
+        lets_go(more),
     ]
 }
