@@ -127,13 +127,21 @@ class EdgeClient:
         """Close the connections of a volume's guests over NBD; they may connect again."""
         self._call(f"reconnect volume {uuid}", {"op": "drop", "volume": uuid})
 
-    def detach(self, uuid: str) -> None:
-        """Stop serving a volume and remove its socket; one not served is fine."""
+    def detach(self, uuid: str) -> bool:
+        """Stop serving a volume and remove its socket; one not served is fine.
+
+        :returns: whether it is certain that nothing that its guests had asked for can change the
+            volume any more. It is not when the engine does not say so, nor when this Edge does not
+            serve the volume: an earlier life of it may have, and left writes behind
+        """
         try:
-            self._call(f"detach volume {uuid}", {"op": "detach", "volume": uuid})
+            answer = self._call(f"detach volume {uuid}", {"op": "detach", "volume": uuid})
         except VStorageError as failure:
             if not failure.code.startswith("unknown_"):
                 raise
+            return False
+        # An Edge of an earlier release says that it is done also where it has given up waiting.
+        return answer.get("confirmed") is True
 
     def attached(self) -> set[str]:
         """The volumes (UUID) that the Edge has attached."""

@@ -11,7 +11,8 @@ who may attach, and whose live migration attaches at both ends), or that the oth
 uses it, one file while any holder uses that.
 
 Who loses a volume that another node serves is shut out by the volume's owner, before the verb that
-takes it away returns (`fencing.py`): the Edge there may never hear of it.
+takes it away returns (`fencing.py`): the Edge there may never hear of it. Who loses it here, where
+not all that was asked for is known to have ended, is shut out before anybody else attaches it.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ import re
 from dataclasses import dataclass, replace
 
 from ovs_daemon.control.checks import describe_holders, require_available
-from ovs_daemon.control.fencing import raised, shut_out
+from ovs_daemon.control.fencing import change_to, shut_out
 from ovs_daemon.control.host import Host
 from ovs_daemon.control.records import LOCAL, Attachment, Mode, Volume
 from ovs_daemon.control.remote import is_foreign, require_reachable, served_here, where
 from ovs_daemon.edge import EdgeUnavailable, Serving
 from ovs_daemon.errors import Code, VStorageError
+from ovs_daemon.policy.fencing import Change
 from ovs_daemon.registry import Conflict, retry
 
 LOG = logging.getLogger(__name__)
@@ -75,6 +77,7 @@ def _attach(host: Host, what: str, found: Volume, wish: Wish) -> Volume:
         held, intended = _intend(host, what, found, wish)
         if held is not None and held.mode is Mode.DIRECT:
             return intended
+    asked = False
     try:
         # The owner may take its time, and guests of other volumes wait for the Edge to be told.
         settled = shut_out(host, what, intended)
@@ -84,13 +87,17 @@ def _attach(host: Host, what: str, found: Volume, wish: Wish) -> Volume:
         if held is None and not is_foreign(host, settled):
             # One that its process serves read-only is closed and opened again, which may take long.
             settled = host.open(settled)
+        asked = True
         with host.edge_lock:
             return serve(host, settled)
-    except (VStorageError, Conflict):
+    except (VStorageError, Conflict) as failure:
         # A failure leaves it attached to who had it: its guest may only be waiting for the Edge.
         if held is None:
+            refused = isinstance(failure, VStorageError) and not isinstance(
+                failure, EdgeUnavailable
+            )
             with host.edge_lock:
-                _withdraw(host, intended, wish.holder)
+                _withdraw(host, intended, wish.holder, served=asked and not refused)
         raise
 
 
@@ -104,16 +111,17 @@ def _intend(host: Host, what: str, found: Volume, wish: Wish) -> tuple[Attachmen
             "it is a template",
             f"clone it, or 'vstorage volume attach --read-only {volume.name}'",
         )
-    before = volume
+    before, confirmed = volume, True
     if wish.preempt and any(one != _wanted(host, volume, wish) for one in volume.attachments):
         # Not stored by itself: killed in between, the others have it still.
-        _stop_serving(host, volume, ())
+        confirmed = _stop_serving(host, volume, ())
         volume = replace(volume, attachments=())
     held = volume.held_by(wish.holder)
     _refuse_to_share(what, volume, wish, host.settings.node)
     if held is not None and held.mode is Mode.DIRECT:
         return held, volume
-    return held, _store(host, before, _with(volume, _wanted(host, volume, wish)))
+    wanted = _with(volume, _wanted(host, volume, wish))
+    return held, _store(host, before, wanted, change_to(host, before, wanted, confirmed))
 
 
 def detach(
@@ -126,32 +134,37 @@ def detach(
     :param everybody: take it from all holders, whoever they are
     :raises VStorageError: ``unknown_volume``, ``in_use``, ``edge_unavailable``, ``not_here`` for
         one that its owner serves directly, or an engine code; it then still counts as attached.
-        ``busy`` when it does not any more, but those who lost it cannot be shut out
+        ``busy`` when it does not any more, but those on other nodes who lost it cannot be shut out
     """
     what = f"detach volume {reference!r}"
     found = host.require(what, reference)
 
-    def attempt() -> tuple[Volume, bool]:
+    def attempt() -> tuple[Volume, Change | None]:
         volume = host.again(what, found)
         remaining = () if everybody else volume.without(holder or LOCAL)
         if holder is None and remaining and remaining == volume.attachments:
             _refuse_others(what, volume)
         if remaining == volume.attachments:
-            return volume, False
+            return volume, None
         if any(one.mode is Mode.DIRECT for one in volume.attachments):
             # Only the process that serves it can stop.
             host.require_own(what, volume)
-        _stop_serving(host, volume, remaining)
-        return _store(host, volume, remaining), True
+        confirmed = _stop_serving(host, volume, remaining)
+        change = change_to(host, volume, remaining, confirmed)
+        return _store(host, volume, remaining, change), change
 
     with host.locks.holding(found.uuid):
         with host.edge_lock:
-            detached, changed = retry(what, attempt)
-        if changed and host.is_open(detached.uuid):
+            detached, change = retry(what, attempt)
+        if change is not None and host.is_open(detached.uuid):
             # One that was open read-only for its guest is to be writable again; others do not wait
             # for that.
             detached = host.open(detached)
-        return shut_out(host, what, detached)
+        if change is None or change.takes_away:
+            return shut_out(host, what, detached)
+        # Its guest is gone from here. What that left behind is for whoever attaches it next to wait
+        # for: a backend that stands still for hours keeps nobody from letting go of its volumes.
+        return detached
 
 
 def reconnect(host: Host, reference: str) -> Volume:
@@ -304,35 +317,55 @@ def _serving(host: Host, volume: Volume, attachments: tuple[Attachment, ...]) ->
     )
 
 
-def _stop_serving(host: Host, volume: Volume, remaining: tuple[Attachment, ...]) -> None:
-    """Serve a volume to the remaining holders only."""
+def _stop_serving(host: Host, volume: Volume, remaining: tuple[Attachment, ...]) -> bool:
+    """Serve a volume to the remaining holders only.
+
+    :returns: whether all has ended that was asked for by those who do not remain. Holders on one
+        host have one session of its Edge, which ends with the last of them
+    """
     mine = served_here(host, volume)
     remaining = served_here(host, replace(volume, attachments=remaining))
     if not mine and not remaining:
         # Whoever serves the others looks at the record.
-        return
+        return True
     if any(one.mode is Mode.DIRECT for one in mine):
         # One that could not be opened is not served either.
-        if host.is_open(volume.uuid):
-            host.engine.unexport_nbd(volume.uuid)
-        return
+        return not host.is_open(volume.uuid) or _stop_exporting(host, volume)
     try:
         if remaining:
             host.edge.attach(_serving(host, volume, remaining))
-        else:
-            host.edge.detach(volume.uuid)
+            return True
+        if host.edge.detach(volume.uuid):
+            return True
+        LOG.warning("volume %s: its engine did not say that all writes have ended", volume.name)
     except EdgeUnavailable as failure:
         # Nobody listens: the guest's socket went with the Edge. One that only does not answer may
         # still serve it.
         if not failure.gone:
             raise
+    return False
 
 
-def _withdraw(host: Host, volume: Volume, holder: str) -> None:
-    """An attachment that failed must not be made true later."""
-    remaining = volume.without(holder)
+def _stop_exporting(host: Host, volume: Volume) -> bool:
+    """End what the engine's own process serves; whether all has ended that was asked for there."""
+    host.engine.unexport_nbd(volume.uuid)
     try:
-        _stop_serving(host, volume, remaining)
+        # That nobody new is shut out by it does not keep it from waiting.
+        host.engine.shut_out(volume.uuid, volume.generation)
+    except VStorageError as failure:
+        LOG.warning("volume %s after its guest has left: %s", volume.name, failure)
+        return False
+    return True
+
+
+def _withdraw(host: Host, volume: Volume, holder: str, served: bool) -> None:
+    """An attachment that failed must not be made true later.
+
+    :param served: a guest may have used it
+    """
+    remaining, confirmed = volume.without(holder), False
+    try:
+        confirmed = _stop_serving(host, volume, remaining)
     except VStorageError as failure:
         LOG.warning("volume %s after a failed attach: %s", volume.uuid, failure)
 
@@ -340,16 +373,20 @@ def _withdraw(host: Host, volume: Volume, holder: str) -> None:
         # Others may have attached it since.
         current = host.store.volume(volume.uuid)
         if current is not None:
-            _store(host, current, current.without(holder))
+            left = current.without(holder)
+            change = change_to(host, current, left, confirmed or not served)
+            _store(host, current, left, change)
 
     retry(f"take back the attachment of volume {volume.name!r}", attempt)
 
 
-def _store(host: Host, volume: Volume, attachments: tuple[Attachment, ...]) -> Volume:
+def _store(
+    host: Host, volume: Volume, attachments: tuple[Attachment, ...], change: Change
+) -> Volume:
     """:raises Conflict: somebody else attached or detached it meanwhile"""
     if volume.attachments == attachments:
         return volume
-    generation = raised(host, volume, attachments)
+    generation = change.generation_after(volume.generation)
     if generation == volume.generation:
         return host.swap(volume, attachments=attachments)
     return host.swap(volume, attachments=attachments, generation=generation)

@@ -10,6 +10,10 @@ The order, and what a crash leaves behind:
    what they have on their way;
 3. the owner records that (``enforced``), and whoever took it away goes on.
 
+An attachment of this node that has ended, as its Edge or its engine confirm, is taken away without
+all that: nothing of it can happen any more. One that they do not confirm goes the same way, but for
+that nobody waits who only lets go of it: whoever attaches the volume next does.
+
 Whoever takes a volume away and is killed after the first step has told nobody that it is done; the
 owner goes on by itself. An owner that is killed is followed by one that reads the record. And a
 token of the new generation proves to an engine that the record was raised: it shuts out earlier
@@ -28,7 +32,7 @@ from ovs_daemon.control.records import Attachment, Volume
 from ovs_daemon.control.topology import Node
 from ovs_daemon.control.view import View
 from ovs_daemon.errors import Code, VStorageError, unknown_volume
-from ovs_daemon.policy.fencing import Seat, Standing, Step, generation_after, next_step
+from ovs_daemon.policy.fencing import Change, Seat, Standing, Step, next_step
 
 LOG = logging.getLogger(__name__)
 
@@ -37,10 +41,15 @@ _PATIENCE_S = 30.0
 _LOOK_S = 1.0
 
 
-def raised(host: Host, volume: Volume, attachments: tuple[Attachment, ...]) -> int:
-    """The generation with these attachments in place of those that the record has."""
+def change_to(
+    host: Host, volume: Volume, attachments: tuple[Attachment, ...], confirmed: bool
+) -> Change:
+    """These attachments in place of those that the record has.
+
+    :param confirmed: see :class:`Change`
+    """
     before, after = _seats(volume, volume.attachments), _seats(volume, attachments)
-    return generation_after(volume.generation, before, after, host.settings.node)
+    return Change(before, after, host.settings.node, confirmed)
 
 
 def _seats(volume: Volume, attachments: tuple[Attachment, ...]) -> set[Seat]:

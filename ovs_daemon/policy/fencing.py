@@ -1,9 +1,14 @@
 """When users of a volume have to be shut out, and when they are.
 
-An attachment that is taken away is served by the Edge of some node. This node's own is told at
-once; that of another one may not hear of it: its daemon may be dead, while its Edge lives and has a
-token that is good for hours. So the generation of the volume's attachments is raised in the same
-step, which makes that token worthless, and the owner's engine is told before anybody counts on it.
+An attachment that ends is served by the Edge of some node. That of another node may not hear of it:
+its daemon may be dead, while its Edge lives and has a token that is good for hours. This node's own
+is told at once, and yet may not know whether all has ended that its guest had asked for: the engine
+may have writes that wait for its backend or a limit, and be out of reach. Whoever has the volume
+next would read it, and then see these change what it has read.
+
+So whoever is not certain to have ended is lost, wherever it was served: the generation of the
+volume's attachments is raised in the same step, which makes its token worthless, and the owner's
+engine is told before anybody counts on it.
 """
 
 from __future__ import annotations
@@ -16,10 +21,32 @@ from dataclasses import dataclass
 Seat = tuple[str, str]
 
 
-def generation_after(generation: int, before: Set[Seat], after: Set[Seat], me: str) -> int:
-    """The generation of a volume's attachments when they change, as ``me`` changes them."""
-    lost = {node for _, node in before - after}
-    return generation + 1 if lost - {me} else generation
+@dataclass(frozen=True)
+class Change:
+    """Other attachments than before, as ``me`` changes them.
+
+    :param confirmed: all that was asked for by those who end on ``me`` has ended
+    """
+
+    before: Set[Seat]
+    after: Set[Seat]
+    me: str
+    confirmed: bool
+
+    @property
+    def takes_away(self) -> bool:
+        """Whether another node loses what it serves: whoever asked for that is to be told when it
+        is done."""
+        return bool(self._losing - {self.me})
+
+    @property
+    def _losing(self) -> set[str]:
+        return {node for _, node in self.before - self.after}
+
+    def generation_after(self, generation: int) -> int:
+        """The generation of the volume's attachments with it."""
+        ended = {self.me} if self.confirmed else set()
+        return generation + 1 if self._losing - ended else generation
 
 
 class Step(enum.Enum):

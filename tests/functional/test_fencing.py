@@ -11,7 +11,7 @@ import pytest
 from tests.crash.client import RequestFailed
 from tests.support import libnbd
 from tests.support.nbdwire import Disconnected
-from tests.support.node import CLI_SECONDS_MAX, Node, parse_nbd_uri
+from tests.support.node import CLI_SECONDS_MAX, CliError, Node, parse_nbd_uri
 from tests.support.rooms import Guest, Rooms, rooms
 from tests.support.sockets import ask
 from tests.support.waiting import wait_until
@@ -152,3 +152,57 @@ def test_others_who_share_the_volume_go_on(cloud: Rooms) -> None:
     until_refused(cloud["h2"])
     for name in ("a1", "h1"):
         disks[name].shutdown()
+
+
+def unconfirmed(node: Node) -> bool:
+    """Whether it is not certain that all former users of a volume are shut out."""
+    codes = {finding["code"] for finding in node.cli("status")["findings"]}
+    return "shut_out_unconfirmed" in codes
+
+
+@pytest.mark.parametrize("host", ["h1", "a1"])
+def test_what_a_host_left_behind_changes_nothing_that_the_next_one_reads(
+    cloud: Rooms, host: str
+) -> None:
+    """It lets go by its own daemon while a write of its guest waits within the owner's engine."""
+    former, owner, following = cloud[host], cloud["a1"], cloud["h2"]
+    disk = open_disk(former.cli("volume", "attach", "web1"))
+    fill(disk, 1)
+    # What the next write owes lasts longer than an hour; the one behind it waits for that.
+    owner.cli("volume", "limit", "web1", "--write-bytes-s", "1", "--burst-s", "0.001")
+    disk.pwrite(b"\2" * 4096, 0)
+    disk.aio_pwrite(nbd.Buffer.from_bytearray(bytearray(b"\3" * 4096)), 0)
+    wait_until(
+        lambda: served(former)[0]["in_flight"] > 0,
+        "write on its way",
+        lambda: served(former),
+        meanwhile=lambda: disk.poll(100),
+    )
+    assert former.cli("volume", "detach", "web1")["attachments"] == []
+    with pytest.raises(CliError, match="they may still write"):
+        following.cli("volume", "attach", "web1")
+    assert cloud.volume("web1", "h2")["attachments"] == []
+    assert unconfirmed(owner)
+    owner.cli("volume", "limit", "web1")
+    wait_until(lambda: not unconfirmed(owner), "word of the owner that nothing of it is left")
+    after = open_disk(following.cli("volume", "attach", "web1"))
+    assert after.pread(4096, 0) == b"\3" * 4096, "it was done before anybody could read"
+    fill(after, 4)
+    holds(after, 4)
+    after.shutdown()
+
+
+def test_a_host_that_lets_go_in_order_leaves_others_their_sessions(cloud: Rooms) -> None:
+    disks = {}
+    for name in ("h1", "h2"):
+        held = ("--holder", f"nova@{name}", "--shared")
+        disks[name] = open_disk(cloud[name].cli("volume", "attach", "web1", *held))
+        fill(disks[name], 1)
+    # Its daemon could give its Edge no other token.
+    cloud["h2"].kill9_daemon()
+    disks["h1"].shutdown()
+    cloud["h1"].cli("volume", "detach", "web1", "--holder", "nova@h1")
+    assert not unconfirmed(cloud["a1"])
+    fill(disks["h2"], 2)
+    holds(disks["h2"], 2)
+    disks["h2"].shutdown()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ovs_daemon.edge import EdgeClient, EdgeUnavailable
+from ovs_daemon.errors import Code, VStorageError
 
 
 class FakeEdge(EdgeClient):
@@ -18,6 +19,8 @@ class FakeEdge(EdgeClient):
         self.served: dict[str, dict[str, Any]] = {}
         #: volumes whose guests' connections were closed, in order
         self.dropped: list[str] = []
+        #: what it says of a detach: whether all has ended that guests had asked for
+        self.detached: dict[str, Any] = {"confirmed": True}
         #: what it was told about where volumes are, in order
         self.retargeted: list[dict[str, Any]] = []
 
@@ -32,8 +35,10 @@ class FakeEdge(EdgeClient):
         if request["op"] == "attach":
             self.served[request["volume"]] = request
         elif request["op"] == "detach":
-            if self.served.pop(request["volume"], None) is not None:
-                self.dropped.append(request["volume"])
+            if self.served.pop(request["volume"], None) is None:
+                raise VStorageError(Code.UNKNOWN_VOLUME, what, "this Edge does not serve it", "")
+            self.dropped.append(request["volume"])
+            return {"ok": True, **self.detached}
         elif request["op"] == "retarget":
             self.retargeted.append(request)
         elif request["op"] == "drop":

@@ -99,7 +99,7 @@ def test_requests_as_agreed(path: Path) -> None:
     client = EdgeClient(path)
     attach(client)
     client.drop_connections("u1")
-    client.detach("u1")
+    assert not client.detach("u1"), "an Edge of an earlier release does not say"
     client.ping()
     assert client.attached() == {"u1"}
     assert edge.requests == [
@@ -136,7 +136,17 @@ def test_a_refusal_is_the_edges_own(path: Path) -> None:
     with pytest.raises(VStorageError) as caught:
         attach(client)
     assert caught.value.to_dict() == error
-    client.detach("u1")
+    assert not client.detach("u1"), "an earlier life of it may have left writes behind"
+    client.close()
+    edge.stop()
+
+
+@pytest.mark.parametrize("confirmed", [True, False])
+def test_a_detach_says_whether_all_has_ended(path: Path, confirmed: bool) -> None:
+    answer = {"ok": True, "confirmed": confirmed}
+    edge = ToyEdge(path, lambda _: json.dumps(answer).encode() + b"\n")
+    client = EdgeClient(path)
+    assert client.detach("u1") is confirmed
     client.close()
     edge.stop()
 

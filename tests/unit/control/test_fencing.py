@@ -6,6 +6,7 @@ import contextlib
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from ovs_daemon.control.remote import Follower, where
 from ovs_daemon.control.status import status
 from ovs_daemon.control.steward import Steward
 from ovs_daemon.control.store import put
-from ovs_daemon.edge import Serving
+from ovs_daemon.edge import EdgeUnavailable, Serving
 from ovs_daemon.errors import Code, VStorageError
 from tests.support.fake_edge import FakeEdge, generation_of
 from tests.support.town import MIB, Inhabitant, Town
@@ -303,3 +304,132 @@ def test_volumes_that_are_moved_keep_no_other_waiting(town: Town) -> None:
         mover.join()
     wait_until(lambda: all(map(enforced, moved)), "shut-out of those", meanwhile=steward.tend)
     steward._guards.stop()
+
+
+def edge_of(node: Inhabitant) -> FakeEdge:
+    edge = node.host.edge
+    assert isinstance(edge, FakeEdge)
+    return edge
+
+
+def gives_up(edge: FakeEdge) -> None:
+    edge.detached = {"confirmed": False}
+
+
+def of_an_earlier_release(edge: FakeEdge) -> None:
+    edge.detached = {}
+
+
+def restarted(edge: FakeEdge) -> None:
+    edge.restart()
+
+
+def crashed(edge: FakeEdge) -> None:
+    edge.up = False
+
+
+@pytest.mark.parametrize("became", [gives_up, of_an_earlier_release, restarted, crashed])
+def test_whoever_lets_go_and_is_not_certain_to_have_ended_is_shut_out(
+    town: Town, monkeypatch: pytest.MonkeyPatch, became: Callable[[FakeEdge], None]
+) -> None:
+    monkeypatch.setattr(fencing, "_PATIENCE_S", -1.0)
+    for host in ("two", "three"):
+        town[host].host.await_change = lambda _revision, _seconds: None
+    became(edge_of(town["two"]))
+    # The host has let go, and waits for nobody.
+    released = attachments.detach(town["two"].host, "web1")
+    assert (released.attachments, released.generation, released.enforced) == ((), 1, 0)
+    # Whoever wants to have it next does.
+    with pytest.raises(VStorageError, match="they may still write"):
+        attachments.attach(town["three"].host, "web1", Wish(Mode.EDGE))
+    assert (record(town).attachments, record(town).generation) == ((), 1)
+    town["one"].steward.tend()
+    assert let_in(town["one"], record(town)) == 1
+    attachments.attach(town["three"].host, "web1", Wish(Mode.EDGE))
+    assert generation_of(token_at(town["three"], record(town))) == 1
+
+
+def test_the_owner_itself_is_not_certain_and_shuts_out_its_own_edge(town: Town) -> None:
+    attachments.detach(town["two"].host, "web1")
+    attachments.attach(town["one"].host, "web1", Wish(Mode.EDGE))
+    gives_up(edge_of(town["one"]))
+    assert attachments.detach(town["one"].host, "web1").generation == 1
+    # What its engine has of it is waited for.
+    attachments.attach(town["one"].host, "web1", Wish(Mode.EDGE))
+    assert (record(town).enforced, let_in(town["one"], record(town))) == (1, 1)
+    assert generation_of(token_at(town["one"], record(town))) == 1
+
+
+def test_a_guest_of_the_engines_own_process_is_waited_for(town: Town) -> None:
+    attachments.detach(town["two"].host, "web1")
+    attachments.attach(town["one"].host, "web1", Wish(Mode.DIRECT))
+    assert attachments.detach(town["one"].host, "web1").generation == 0
+    attachments.attach(town["one"].host, "web1", Wish(Mode.DIRECT))
+    town["one"].engine.fail.add("shut_out")
+    released = attachments.detach(town["one"].host, "web1")
+    assert (released.attachments, released.generation) == ((), 1)
+    with pytest.raises(VStorageError, match="shut_out"):
+        attachments.attach(town["one"].host, "web1", Wish(Mode.EDGE))
+    town["one"].engine.fail.clear()
+    attachments.attach(town["one"].host, "web1", Wish(Mode.EDGE))
+    assert record(town).enforced == 1
+
+
+def test_one_of_two_holders_on_a_host_leaves_the_other_ones_session(town: Town) -> None:
+    attachments.attach(town["two"].host, "web1", Wish(Mode.EDGE, holder="nova", shared=True))
+    gives_up(edge_of(town["two"]))
+    attachments.detach(town["two"].host, "web1")
+    assert record(town).generation == 0
+    attachments.detach(town["two"].host, "web1", holder="nova")
+    assert record(town).generation == 1
+
+
+def test_a_preempt_from_the_same_host_is_not_certain_either(town: Town) -> None:
+    gives_up(edge_of(town["two"]))
+    attachments.attach(town["one"].host, "web1", Wish(Mode.EDGE, holder="nova", shared=True))
+    town["two"].host.await_change = lambda _revision, _seconds: town["one"].steward.tend()
+    attachments.attach(town["two"].host, "web1", Wish(Mode.EDGE, holder="other", preempt=True))
+    assert (record(town).generation, record(town).enforced) == (1, 1)
+
+
+def test_an_attach_that_its_edge_refuses_shuts_out_nobody(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edge = edge_of(town["three"])
+    shared = Wish(Mode.EDGE, holder="nova", shared=True)
+
+    def refuse(_serving: Serving) -> None:
+        raise VStorageError(Code.EDGE_UNAVAILABLE, "attach", "no engine answers", "")
+
+    monkeypatch.setattr(edge, "attach", refuse)
+    with pytest.raises(VStorageError, match="no engine answers"):
+        attachments.attach(town["three"].host, "web1", shared)
+    assert [one.node for one in record(town).attachments] == ["two"]
+    assert record(town).generation == 0, "the other one goes on with the token that it has"
+
+    def hang(serving: Serving) -> None:
+        edge.served[serving.uuid] = {}
+        raise EdgeUnavailable("attach", Path("edge.sock"), "it hangs", gone=False)
+
+    monkeypatch.setattr(edge, "attach", hang)
+    gives_up(edge)
+    with pytest.raises(EdgeUnavailable):
+        attachments.attach(town["three"].host, "web1", shared)
+    assert [one.node for one in record(town).attachments] == ["two"]
+    assert record(town).generation == 1, "a guest may have used it"
+
+
+def test_killed_between_the_edge_and_the_record(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The Edge has let go and is not certain; the record has not heard of it."""
+    gives_up(edge_of(town["two"]))
+    with monkeypatch.context() as patch:
+        patch.setattr(attachments, "_store", killed(lambda: None))
+        with pytest.raises(KeyboardInterrupt):
+            attachments.detach(town["two"].host, "web1")
+    assert [one.node for one in record(town).attachments] == ["two"]
+    edge_of(town["two"]).detached = {"confirmed": True}
+    # What the Edge does not serve any more it is not certain of.
+    attachments.detach(town["two"].host, "web1")
+    assert (record(town).attachments, record(town).generation) == ((), 1)
