@@ -5,7 +5,7 @@
 //! a thread of its own that gives way to all others, is for what the upkeep asks.
 //!
 //! A connection that breaks is made again, and what was asked is asked again: putting, reading and
-//! deleting twice is harmless. Only when that takes longer than [`peer::GRACE`], or when an OSD does
+//! deleting twice is harmless. Only when that takes longer than [`Link::grace`], or when an OSD does
 //! not answer in time, its requests fail, and until it is back it is out of reach at once.
 
 mod fleet;
@@ -32,6 +32,9 @@ pub use roll::{RollError, roll};
 /// Connections to an OSD for guests: one for what is large, one for the rest.
 const LINES: usize = 2;
 
+/// How long requests of a connection that broke wait for the next one.
+const GRACE: Duration = Duration::from_millis(1500);
+
 /// Whose OSDs they are, and how that is proved.
 #[derive(Clone, Debug)]
 pub struct Link {
@@ -39,6 +42,15 @@ pub struct Link {
     pub cluster: [u8; 16],
     /// Its key.
     pub key: ClusterKey,
+    /// How long requests of a connection that broke wait for the next one.
+    pub grace: Duration,
+}
+
+impl Link {
+    /// To the OSDs of a cluster.
+    pub fn new(cluster: [u8; 16], key: ClusterKey) -> Self {
+        Self { cluster, key, grace: GRACE }
+    }
 }
 
 /// How a connection is.

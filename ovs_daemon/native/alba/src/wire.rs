@@ -436,6 +436,7 @@ fn outcome(got: io::Result<usize>) -> Result<usize, WireError> {
 mod tests {
     use std::net::TcpListener;
     use std::sync::Arc;
+    use std::time::{Duration, Instant};
 
     use format::fragment::payload_crcs;
 
@@ -447,6 +448,17 @@ mod tests {
         let (theirs, _) = listener.accept().unwrap();
         let wire = |stream: TcpStream| Wire::new(Arc::new(stream.into()), 64 << 20).unwrap();
         (wire(ours), wire(theirs))
+    }
+
+    /// Receives until it is over: why it is.
+    fn end_of(wire: &mut Wire, received: &mut Vec<Received>) -> WireError {
+        let end = Instant::now() + Duration::from_secs(60);
+        loop {
+            match wire.receive(received) {
+                Ok(_) => assert!(Instant::now() < end, "it goes on"),
+                Err(error) => return error,
+            }
+        }
     }
 
     #[test]
@@ -480,7 +492,7 @@ mod tests {
         assert!(pool.kept() > 9 << 20, "{}", pool.kept());
         assert_eq!(ours.queued(), 0);
         drop(ours);
-        assert!(matches!(theirs.receive(&mut received), Err(WireError::Ended)));
+        assert!(matches!(end_of(&mut theirs, &mut received), WireError::Ended));
     }
 
     #[test]
@@ -527,22 +539,12 @@ mod tests {
         ours.send(&Frame::new(Kind::Hello, 0, &[1; 101], 0), &[1; 101], None);
         ours.flush(None).unwrap();
         let mut received = Vec::new();
-        let error = loop {
-            match theirs.receive(&mut received) {
-                Ok(_) => {}
-                Err(error) => break error,
-            }
-        };
+        let error = end_of(&mut theirs, &mut received);
         assert!(matches!(error, WireError::TooLarge), "{error}");
         let (mut ours, mut theirs) = pair();
         ours.send(&Frame::new(Kind::Hello, 0, b"this", 0), b"that", None);
         ours.flush(None).unwrap();
-        let error = loop {
-            match theirs.receive(&mut received) {
-                Ok(_) => {}
-                Err(error) => break error,
-            }
-        };
+        let error = end_of(&mut theirs, &mut received);
         assert!(matches!(error, WireError::Malformed(Malformed::Checksum)), "{error}");
         assert!(received.is_empty());
     }

@@ -6,7 +6,8 @@ use std::net::{TcpListener, TcpStream};
 
 use super::*;
 
-const SHORT: Patience = Patience(Duration::from_millis(100));
+/// For an answer that does not come; the connection is made in less, however busy the machine is.
+const SHORT: Patience = Patience(Duration::from_secs(2));
 /// For an answer that comes.
 const LONG: Patience = Patience(Duration::from_secs(60));
 

@@ -163,7 +163,7 @@ impl Config {
         let known = media::file_len(path).ok().flatten().is_some();
         let key = known.then(|| net::ClusterKey::read(path)).transpose();
         let key = key.map_err(|why| key_error(path, why))?;
-        Ok(key.map(|key| Link { cluster: self.cluster().unwrap_or_default(), key }))
+        Ok(key.map(|key| Link::new(self.cluster().unwrap_or_default(), key)))
     }
 
     /// Where Edges of other hosts connect, and the key that their tokens are signed with.

@@ -4,6 +4,8 @@
 mod support;
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::time::Duration;
 
 use engine::{Engine, Error};
 use serde_json::json;
@@ -46,8 +48,9 @@ fn counts(engine: &Engine, round: usize) -> Vec<u64> {
     (0..VOLUMES).map(read).collect()
 }
 
-/// Writes 1, 2, 3 ... to each volume in turn, each after the answer to the one before.
-fn write_round_robin(mut guests: Vec<Guest>, stop: &AtomicBool) {
+/// Writes 1, 2, 3 ... to each volume in turn, each after the answer to the one before; tells when it
+/// has begun.
+fn write_round_robin(mut guests: Vec<Guest>, begun: Sender<()>, stop: &AtomicBool) {
     let mut count = 0u64;
     while !stop.load(Ordering::Relaxed) {
         count += 1;
@@ -55,6 +58,8 @@ fn write_round_robin(mut guests: Vec<Guest>, stop: &AtomicBool) {
         for guest in &mut guests {
             guest.write(0, &bytes);
         }
+        // Nobody hears it but the first time.
+        let _ = begun.send(());
     }
 }
 
@@ -69,7 +74,10 @@ fn no_write_is_in_it_without_those_that_were_answered_before() {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let guests = (0..VOLUMES).map(|n| Guest::new(&engine, &volume(n))).collect();
-        let writer = scope.spawn(|| write_round_robin(guests, &stop));
+        let ((begun, hear), stopped) = (channel(), &stop);
+        let writer = scope.spawn(move || write_round_robin(guests, begun, stopped));
+        let heard = hear.recv_timeout(Duration::from_secs(60));
+        heard.expect("the first round is written");
         for round in 0..ROUNDS {
             engine.snapshot_group(&group(round)).unwrap();
         }

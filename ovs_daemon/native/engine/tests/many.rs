@@ -48,7 +48,7 @@ fn volumes_that_nobody_uses_cost_next_to_nothing() {
         create(&engine, &uuid(number), None).unwrap();
         open(&engine, &uuid(number), None).unwrap();
     }
-    assert_eq!(descriptors(), files, "a volume that was never written has no file open");
+    descriptors_fall_to(files, "a volume that was never written has no file open");
     let each = resident().saturating_sub(memory) / VOLUMES;
     assert!(each < 32 << 10, "{each} bytes for each volume");
     for number in 0..USED {

@@ -5,13 +5,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
 
 use alba::cluster::OsdAddress;
 use alba::folder::FolderOsd;
 use alba::osd::{Osd, Request};
 use alba::preset::Preset;
-use alba::remote::{Fleet, Link};
+use alba::remote::Fleet;
 use alba::sealed::{Key, Keys};
 use alba::{Backend, Cause, Cluster, Put, Sealed};
 use format::fragment::payload_crcs;
@@ -20,13 +19,12 @@ use format::osd::{Claim, Role};
 use format::seal::Encryption;
 
 use crate::cache::FILE_NAME;
-use crate::tests::{CLUSTER, Lab, content, key, put};
+use crate::tests::{CLUSTER, Lab, content, key, put, until};
 use crate::{Bounds, Running, Setup};
 
 const OBJECT: &str = "log/sco/1";
 const LEN: usize = 3 << 20;
 const PAGE: usize = 4096;
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Servers of role cache, each with one disk, which a lab's root takes along when it goes.
 struct Caches {
@@ -84,14 +82,6 @@ impl Caches {
         cluster.set_caches(&self.places()).unwrap();
         let up = |cluster: &Cluster| cluster.caches().iter().all(|one| one.trouble.is_none());
         until("the caches are reached", || up(cluster));
-    }
-}
-
-pub(crate) fn until(what: &str, mut is: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !is() {
-        assert!(Instant::now() < end, "after {PATIENCE:?} still not so: {what}");
-        std::thread::sleep(Duration::from_millis(2));
     }
 }
 
@@ -344,7 +334,7 @@ fn a_cache_takes_whole_blocks_only_and_each_role_does_its_own() {
     let caches = Caches::start(&lab, 1, 1 << 30, 0);
     let cluster = lab.open();
     put(&cluster, "a/b", &content(1, 5000)).unwrap();
-    let fleet = Fleet::start(Link { cluster: CLUSTER, key: key() }).unwrap();
+    let fleet = Fleet::start(lab.patient_link()).unwrap();
     let claim = |folder: PathBuf| alba::folder::read_claim(&folder).unwrap().unwrap();
     let remote = fleet.add(claim(caches.folder(0)), caches.addresses[0]);
     let cache: &dyn Osd = &remote;

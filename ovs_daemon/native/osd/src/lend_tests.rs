@@ -80,7 +80,7 @@ fn relay(server: SocketAddr, cut: Arc<AtomicBool>) -> SocketAddr {
 /// Puts a fragment over a connection that breaks or not; bytes that its buffers leave to others.
 fn kept_after_a_put(name: &str, breaks: bool) -> usize {
     let lab = Lab::new(name);
-    let fleet = Fleet::start(lab.link()).unwrap();
+    let fleet = Fleet::start(lab.patient_link()).unwrap();
     let claim = read_claim(&lab.folder(0)).unwrap().unwrap();
     let cut = Arc::new(AtomicBool::new(breaks));
     let osd: &dyn Osd = &fleet.add(claim, relay(lab.addresses()[0], cut.clone()));

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use alba::cluster::{OsdAddress, Place};
 use alba::folder::{FolderOsd, read_claim};
@@ -23,6 +24,18 @@ pub(crate) const CLUSTER: [u8; 16] = [7; 16];
 
 pub(crate) fn key() -> ClusterKey {
     ClusterKey::new(&[b'k'; 32]).unwrap()
+}
+
+/// Whatever should happen has by then, however busy the machine is.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Waits until it is so.
+pub(crate) fn until(what: &str, mut is: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !is() {
+        assert!(Instant::now() < end, "after {PATIENCE:?} still not so: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
 }
 
 pub(crate) struct Lab {
@@ -143,14 +156,32 @@ impl Lab {
     }
 
     pub(crate) fn link(&self) -> Link {
-        Link { cluster: CLUSTER, key: key() }
+        Link::new(CLUSTER, key())
+    }
+
+    /// For tests in which no server stays away: whoever asks one waits as long as it takes.
+    pub(crate) fn patient_link(&self) -> Link {
+        Link { grace: PATIENCE, ..self.link() }
     }
 
     pub(crate) fn open(&self) -> Cluster {
+        self.open_with(self.link())
+    }
+
+    /// A cluster that has reached each server which runs.
+    pub(crate) fn open_with(&self, link: Link) -> Cluster {
         let mut preset = Preset::shipped().remove(0);
         preset.fragment_size = 64 << 10;
         let places: Vec<Place> = self.places().into_iter().map(Place::Server).collect();
-        Cluster::connect(&places, preset, 0, Some(self.link())).unwrap()
+        let cluster = Cluster::connect(&places, preset, 0, Some(link)).unwrap();
+        let asked = |number: &usize| self.standings.get(number).is_none_or(|one| one.is_asked());
+        let run = (0..self.count()).filter(|number| self.servers[*number].is_some());
+        let run: Vec<[u8; 16]> = run.filter(asked).map(|number| self.osd(number)).collect();
+        until("those that run are reached", || {
+            let osds = cluster.osds();
+            osds.iter().all(|osd| osd.reachable() || !run.contains(&osd.claim().osd))
+        });
+        cluster
     }
 
     pub(crate) fn files(&self, object: &str) -> Vec<PathBuf> {
@@ -249,9 +280,7 @@ fn servers_die_and_come_back_and_nothing_is_taken_for_absent() {
         assert!(error.to_string().contains("out of reach"), "{error}");
     }
     [0, 1, 2, 4, 5, 6].into_iter().for_each(|number| lab.restart(number));
-    while !late.troubles().is_empty() {
-        std::thread::yield_now();
-    }
+    until("all are back", || late.troubles().is_empty());
     assert_eq!(get(&late, "a/1").unwrap(), bytes);
     assert_eq!(put(&late, "a/2", b"new"), Ok(Put::Created));
 }
@@ -260,16 +289,14 @@ fn servers_die_and_come_back_and_nothing_is_taken_for_absent() {
 #[test]
 fn a_restart_is_hardly_noticed() {
     let mut lab = Lab::new("restart");
-    let cluster = lab.open();
+    let cluster = lab.open_with(lab.patient_link());
     for round in 0..5 {
         lab.stop(round);
         lab.restart(round);
         let (name, bytes) = (format!("a/{round}"), content(round, 100_000));
         assert_eq!(put(&cluster, &name, &bytes), Ok(Put::Created));
         // Those that were slow come later.
-        while lab.files(&name).len() < 9 {
-            std::thread::yield_now();
-        }
+        until("all fragments are there", || lab.files(&name).len() >= 9);
         assert_eq!(get(&cluster, &name).unwrap(), bytes);
     }
 }
@@ -282,9 +309,7 @@ fn damage_is_noticed_and_computed_away() {
     let bytes = content(5, 100_000);
     let cluster = lab.open();
     put(&cluster, "a", &bytes).unwrap();
-    while lab.files("a").len() < 9 {
-        std::thread::yield_now();
-    }
+    until("all fragments are there", || lab.files("a").len() >= 9);
     for file in lab.files("a") {
         let sound = fs::read(&file).unwrap();
         for at in (0..sound.len()).step_by(4001) {
@@ -311,9 +336,7 @@ fn a_replaced_disk_is_refilled_over_the_network() {
     fs::remove_dir_all(lab.folder(4)).unwrap();
     FolderOsd::claim(&lab.folder(4), &claim).unwrap();
     lab.restart(4);
-    while !cluster.troubles().is_empty() {
-        std::thread::yield_now();
-    }
+    until("it is back", || cluster.troubles().is_empty());
     let done = cluster.repair().unwrap();
     assert_eq!((done.objects, done.mended.unplaced, done.lost), (2, 0, 0));
     assert!(done.mended.fragments >= 2 && done.mended.between_domains == 0, "{done:?}");
@@ -324,7 +347,7 @@ fn a_replaced_disk_is_refilled_over_the_network() {
 #[test]
 fn only_whole_fragments_are_stored_and_paths_lead_nowhere_else() {
     let lab = Lab::new("whole");
-    let fleet = Fleet::start(lab.link()).unwrap();
+    let fleet = Fleet::start(lab.patient_link()).unwrap();
     let claim = read_claim(&lab.folder(0)).unwrap().unwrap();
     let osd: &dyn Osd = &fleet.add(claim, lab.addresses[0]);
     let cluster = lab.open();
@@ -356,7 +379,7 @@ fn only_whole_fragments_are_stored_and_paths_lead_nowhere_else() {
 #[test]
 fn more_small_reads_than_there_is_room_for_are_all_answered() {
     let lab = Lab::new("reads");
-    let fleet = Fleet::start(lab.link()).unwrap();
+    let fleet = Fleet::start(lab.patient_link()).unwrap();
     let claim = read_claim(&lab.folder(0)).unwrap().unwrap();
     let osd: &dyn Osd = &fleet.add(claim, lab.addresses[0]);
     let cluster = lab.open();
@@ -401,7 +424,7 @@ fn a_full_disk_refuses_puts_and_goes_on_with_the_rest() {
     let (reserve, bounds) = (u64::MAX, Bounds::default());
     let full = Setup { listen, key: key(), folders, reserve, cache_bytes: 0, bounds };
     lab.servers[3] = Some(Running::start(&full).unwrap());
-    let fleet = Fleet::start(lab.link()).unwrap();
+    let fleet = Fleet::start(lab.patient_link()).unwrap();
     let claim = read_claim(&lab.folder(3)).unwrap().unwrap();
     let osd: &dyn Osd = &fleet.add(claim, lab.addresses[3]);
     assert_eq!(osd.space().unwrap().1, 0);

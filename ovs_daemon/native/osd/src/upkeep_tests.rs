@@ -9,8 +9,7 @@ use alba::remote::Fleet;
 use alba::{Cause, Put};
 use format::osd::wire::Class;
 
-use crate::cache_tests::until;
-use crate::tests::{Lab, content, put};
+use crate::tests::{Lab, content, put, until};
 
 const BYTES: usize = 3_000_000;
 

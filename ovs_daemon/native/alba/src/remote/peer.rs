@@ -20,8 +20,6 @@ use crate::osd::{Answer, Reply, Request};
 use crate::wire::{Received, Wire};
 
 const SECOND: u64 = 1_000_000_000;
-/// How long requests of a connection that broke wait for the next one, in nanoseconds.
-pub(super) const GRACE: u64 = SECOND * 3 / 2;
 /// How long connecting and greeting may take.
 const GREETING: u64 = 2 * SECOND;
 /// How long an answer may take.
@@ -111,7 +109,7 @@ pub(crate) struct Peer {
     unsent: VecDeque<u64>,
     waiting_bytes: usize,
     next_tag: u64,
-    /// When it broke, or was tried for the first time; nobody waits longer than [`GRACE`].
+    /// When it broke, or was tried for the first time; nobody waits longer than [`Link::grace`].
     broke_at: Option<u64>,
     /// Requests fail at once.
     gone: bool,
@@ -251,7 +249,8 @@ impl Peer {
             _ => {}
         }
         let since = *self.broke_at.get_or_insert(now);
-        if !matches!(self.state, State::Up(_)) && !self.gone && now >= since + GRACE {
+        let grace = self.link.grace.as_nanos() as u64;
+        if !matches!(self.state, State::Up(_)) && !self.gone && now >= since + grace {
             self.give_up();
         }
     }

@@ -163,7 +163,7 @@ impl Servers {
         let places: Vec<Place> =
             self.all.iter().map(|server| Place::Server(server.place(counted))).collect();
         let key = ClusterKey::new(KEY.as_bytes()).expect("it is long enough");
-        let link = Link { cluster: CLUSTER, key };
+        let link = Link::new(CLUSTER, key);
         let cluster = Cluster::connect(&places, Preset::shipped().remove(0), 0, Some(link));
         cluster.expect("a cluster of them")
     }
