@@ -498,7 +498,7 @@ mod tests {
     #[test]
     fn what_was_lent_arrives_and_is_not_used_again_before_the_loan_is_settled() {
         let (mut ours, mut theirs) = pair();
-        let (pool, mut conduit) = (Pool::new(64 << 20), Conduit::default());
+        let (pool, mut conduit) = (Pool::new(64 << 20), Conduit::of_this_thread());
         let mut buffer = pool.take(9 << 20).unwrap();
         for (at, byte) in buffer.iter_mut().enumerate() {
             *byte = (at / PAGE * 3 + at) as u8;

@@ -5,8 +5,14 @@
 //! would copy them first; a network card reads them as well. The kernel may read them again until the
 //! peer has acknowledged them, and after the descriptor is closed: nobody may change them before the
 //! peer has said, in words of its own, that it has them. `media::Loan` keeps account of that.
+//!
+//! Of a broken socket splice(2) tells with SIGPIPE as well as with an error, and unlike sendmsg(2) it
+//! cannot be told not to. A process that has not been told to ignore the signal would end: whose
+//! process this is, as a library, is not known. So the thread holds it back; it comes to nobody else.
 
 use std::io::{self, IoSlice};
+use std::marker::PhantomData;
+use std::mem::zeroed;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use media::Fd;
@@ -16,11 +22,13 @@ use crate::stream::send_some_now;
 /// Bytes on their way at a time. Many pipes of this size are open to every user (pipe(7)).
 const ROOM: usize = 256 << 10;
 
-/// See the top of the file. Belongs to one thread.
-#[derive(Debug, Default)]
+/// See the top of the file.
+#[derive(Debug)]
 pub struct Conduit {
     /// An empty one, if there is one.
     pipe: Option<Pipe>,
+    /// It stays with the thread that holds the signal back.
+    thread: PhantomData<*const ()>,
 }
 
 #[derive(Debug)]
@@ -87,6 +95,19 @@ fn outcome(done: isize) -> io::Result<usize> {
 }
 
 impl Conduit {
+    /// One for the calling thread, which holds SIGPIPE back from now on.
+    pub fn of_this_thread() -> Self {
+        // SAFETY: `set` is initialised by sigemptyset before it is used, and outlives the calls; they
+        // fail for signals and ways that there are not.
+        unsafe {
+            let mut set: libc::sigset_t = zeroed();
+            libc::sigemptyset(&mut set);
+            libc::sigaddset(&mut set, libc::SIGPIPE);
+            libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
+        }
+        Self { pipe: None, thread: PhantomData }
+    }
+
     /// Sends bytes whose pages nobody changes (see the top of the file), as far as the socket takes them
     /// without waiting; 0: nothing now. It is a socket that does not wait. `more`: something follows.
     /// Where pages cannot be handed over, or there is no pipe, they are copied.
@@ -163,7 +184,7 @@ mod tests {
         for (at, byte) in buffer.iter_mut().enumerate() {
             *byte = (at / 4096 * 7 + at) as u8;
         }
-        let mut conduit = Conduit::default();
+        let mut conduit = Conduit::of_this_thread();
         // Not at a page.
         let bytes = &buffer[777..];
         let (mut sent, mut full, mut heard) = (0, 0, vec![0; bytes.len()]);
@@ -186,7 +207,7 @@ mod tests {
         let (fd, mut theirs) = pair();
         let mut buffer = Pool::new(0).take(64 << 10).unwrap();
         buffer.fill(1);
-        send_wholly(&mut Conduit::default(), &fd, &buffer);
+        send_wholly(&mut Conduit::of_this_thread(), &fd, &buffer);
         // What nobody may do: it shows what the kernel still reads.
         buffer.fill(2);
         let mut heard = vec![0; 64 << 10];
@@ -198,8 +219,8 @@ mod tests {
     fn where_pages_cannot_be_handed_over_they_are_copied() {
         let (fd, mut theirs) = pair();
         let nothing = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
-        let pipe = Some(Pipe { out: nothing(), into: nothing() });
-        let mut conduit = Conduit { pipe };
+        let mut conduit = Conduit::of_this_thread();
+        conduit.pipe = Some(Pipe { out: nothing(), into: nothing() });
         assert_eq!(conduit.send(&fd, b"hello", false).unwrap(), 5);
         let mut heard = [0; 5];
         theirs.read_exact(&mut heard).unwrap();
@@ -208,7 +229,7 @@ mod tests {
 
     #[test]
     fn what_a_broken_socket_did_not_take_is_not_sent_to_another() {
-        let mut conduit = Conduit::default();
+        let mut conduit = Conduit::of_this_thread();
         let mut buffer = Pool::new(0).take(64 << 20).unwrap();
         buffer.fill(7);
         let (fd, theirs) = pair();

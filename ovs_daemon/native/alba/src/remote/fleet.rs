@@ -88,7 +88,7 @@ impl Lane {
             match Ring::new(256) {
                 Ok(ring) => {
                     let _ = started.send(Ok(()));
-                    let conduit = Conduit::default();
+                    let conduit = Conduit::of_this_thread();
                     Loop { ring, conduit, mailbox: inside, peers: Vec::new() }.run();
                 }
                 Err(e) => drop(started.send(Err(e))),
