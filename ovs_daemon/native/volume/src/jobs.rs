@@ -410,8 +410,7 @@ pub fn store_sco(
         sink.write(&header.encode())?;
         let mut ordinal = 0;
         while ordinal < header.clusters {
-            let count = (header.clusters - ordinal).min(BLOCK_CLUSTERS);
-            let span = source.span(ordinal, count);
+            let (count, span) = next_block(source, ordinal, header.clusters - ordinal);
             sink.fill(span, &mut |block| read_checked(source, ordinal, count, block))?;
             ordinal += count;
         }
@@ -432,6 +431,21 @@ pub fn store_sco(
 /// Clusters that are read at a time: 256 KiB, which stays in a core's cache until their checksums are
 /// compared.
 const BLOCK_CLUSTERS: u32 = 64;
+/// Bytes of the file that are read for them at most: between clusters there may be thousands of headers
+/// of batches that have none, and what is read must find room behind the object's other bytes.
+const BLOCK_SPAN: usize = 2 << 20;
+
+/// How many of the `rest` clusters from `ordinal` on are read now, and their span.
+fn next_block(source: &dyn ScoSource, ordinal: u32, rest: u32) -> (u32, usize) {
+    let mut count = rest.min(BLOCK_CLUSTERS);
+    loop {
+        let span = source.span(ordinal, count);
+        if count == 1 || span <= BLOCK_SPAN {
+            return (count, span);
+        }
+        count /= 2;
+    }
+}
 
 /// Reads clusters and compares their checksums; they end up next to each other at the front of
 /// `block`, in as many bytes as is returned.
