@@ -74,11 +74,9 @@ pub struct Cluster {
     codecs: Mutex<BTreeMap<Layout, Arc<Codec>>>,
     found: Mutex<BTreeMap<String, Arc<Found>>>,
     uses: Mutex<BTreeSet<Use>>,
-    /// Those that this process has told all of their disks of: one that was only read may have been
-    /// told to one disk by somebody who died then.
-    told: Mutex<BTreeSet<Use>>,
-    /// Uses of what is mended or moved, and the OSDs that this process has told of them.
-    told_of: Mutex<BTreeMap<Use, BTreeSet<u64>>>,
+    /// The OSDs (by their numbers for placement) that this process has told of a use: one that was
+    /// only read may have been told to one disk by somebody who died then.
+    told: Mutex<BTreeMap<Use, BTreeSet<u64>>>,
     /// The OSDs (by number) whose records of use are known.
     read: Mutex<BTreeSet<usize>>,
     /// How OSDs stand, by their numbers for placement; of others nothing is known but that they are
@@ -156,7 +154,6 @@ impl Cluster {
             found: Mutex::default(),
             uses: Mutex::default(),
             told: Mutex::default(),
-            told_of: Mutex::default(),
             read: Mutex::default(),
             standings: Mutex::default(),
             missing,

@@ -16,8 +16,7 @@ use crate::{BackendError, Cause, Fill, Put, Result, Sink};
 
 use super::find::unknown;
 use super::leftovers::{in_time, now};
-use super::uses::Use;
-use super::{Cluster, Terms, failed, lock, random_id};
+use super::{Cluster, Terms, failed, random_id};
 
 /// How long slow OSDs may take at least, after an object is stored without them.
 const STRAGGLERS_MIN: Duration = Duration::from_millis(100);
@@ -227,9 +226,8 @@ impl Cluster {
                 let why = format!("no policy of preset {} fits: {}", preset.name, why.join("; "));
                 return Err(BackendError { cause, ..failed("store", name, why) });
             };
-            let osds = self.osds();
-            let used = Use::of(&policy, stay.iter().map(|osd| &osds[*osd]));
-            if lock(&self.told).contains(&used) {
+            let used = self.use_on(&policy, &stay);
+            if self.is_told(&used, &stay) {
                 return Ok((policy, roomy));
             }
             let before = up.len();
@@ -239,8 +237,7 @@ impl Cluster {
                 return Err(unknown("store", name));
             }
             if up.len() == before {
-                lock(&self.uses).insert(used.clone());
-                lock(&self.told).insert(used);
+                self.have_told(used, &up);
                 return Ok((policy, roomy));
             }
         }

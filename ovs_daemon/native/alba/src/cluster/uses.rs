@@ -7,7 +7,13 @@
 //! A disk that was removed has nothing that anybody needs (`machines::alba::parting`). What it had
 //! was stored on others of its Domain, which a record that names it need not name: such a record
 //! stands for all disks of the cluster but those that were removed.
+//!
+//! Records are never deleted. So that there are few, a record names what earlier ones of its policy name
+//! as well: with a disk away nothing is said that was not said before, and the disk needs only be one of
+//! those that were told. Whoever reads it is warned of no less: a record of more disks hides an object
+//! wherever one of fewer does, and no disk is named that no record named before.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -30,7 +36,7 @@ pub(super) struct Use {
 }
 
 impl Use {
-    /// Of a policy on these OSDs.
+    /// Of a policy on these OSDs alone.
     pub(super) fn of<'a>(policy: &Policy, osds: impl Iterator<Item = &'a Arc<dyn Osd>>) -> Self {
         let disk = |osd: &Arc<dyn Osd>| (osd.id(), osd.claim().domain.clone());
         let (c, disks) = (policy.acknowledge() as u8, osds.map(disk).collect());
@@ -43,6 +49,19 @@ impl Use {
             [layout.data(), layout.parity(), layout.domains(), layout.local()]
                 .map(|count| count as u8);
         Self { k, m, domains, local, c: 0, disks: BTreeMap::new() }
+    }
+
+    /// Whether they are of one layout.
+    fn is_like(&self, other: &Self) -> bool {
+        let layout = |one: &Self| (one.k, one.m, one.domains, one.local);
+        layout(self) == layout(other)
+    }
+
+    /// Whether it warns of everything that another one warns of, whoever reads them and whichever disks
+    /// were removed by then: of as many fragments or fewer, on the same disks and others.
+    fn covers(&self, other: &Self) -> bool {
+        let names = |(id, domain): (&u64, &String)| self.disks.get(id) == Some(domain);
+        self.is_like(other) && self.c <= other.c && other.disks.iter().all(names)
     }
 
     /// What it says.
@@ -108,7 +127,53 @@ fn away_of<'a>(disks: impl IntoIterator<Item = (u64, &'a str)>, up: &BTreeSet<u6
     away.into_values().collect()
 }
 
+/// Records that OSDs are told at a time: a disk stores each for good before it has the next one.
+const TELL: usize = 16;
+
+/// Those that no other one covers.
+fn largest(mut all: Vec<Use>) -> Vec<Use> {
+    // Whatever covers one comes before it.
+    all.sort_unstable_by_key(|one| (Reverse(one.disks.len()), one.c));
+    let mut kept: Vec<Use> = Vec::new();
+    for one in all {
+        if !kept.iter().any(|other| other.covers(&one)) {
+            kept.push(one);
+        }
+    }
+    kept
+}
+
 impl Cluster {
+    /// Of a policy on these OSDs, and on all disks that records of it name already.
+    pub(super) fn use_on(&self, policy: &Policy, on: &[usize]) -> Use {
+        let (osds, census) = (self.osds(), self.census());
+        let mut new = Use::of(policy, on.iter().map(|osd| &osds[*osd]));
+        let mut named: BTreeMap<u64, String> = BTreeMap::new();
+        for one in lock(&self.uses).iter().filter(|one| one.is_like(&new) && one.c == new.c) {
+            let stay = one.disks.iter().filter(|(id, _)| !census.removed.contains(id));
+            named.extend(stay.map(|(id, domain)| (*id, domain.clone())));
+        }
+        named.append(&mut new.disks);
+        Use { disks: named, ..new }
+    }
+
+    /// Whether this process has told these OSDs of a use, and half of all.
+    pub(super) fn is_told(&self, one: &Use, targets: &[usize]) -> bool {
+        let (members, size) = (self.census().members, self.size());
+        let targets: Vec<u64> = targets.iter().map(|osd| self.osd(*osd).id()).collect();
+        lock(&self.told).get(one).is_some_and(|told| {
+            let count = told.iter().filter(|id| members.contains_key(id)).count();
+            2 * count >= size && targets.iter().all(|id| told.contains(id))
+        })
+    }
+
+    /// They have been told.
+    pub(super) fn have_told(&self, one: Use, up: &[usize]) {
+        let ids: Vec<u64> = up.iter().map(|osd| self.osd(*osd).id()).collect();
+        lock(&self.uses).insert(one.clone());
+        lock(&self.told).entry(one).or_default().extend(ids);
+    }
+
     fn census(&self) -> Census {
         let mut census = Census::default();
         for osd in self.osds() {
@@ -177,15 +242,17 @@ impl Cluster {
             || hidden
     }
 
-    /// Tells OSDs of a new use, and of all earlier ones, since some may be new themselves; those that
-    /// cannot be told are left out.
+    /// Tells OSDs of a new use, and of all earlier ones that none covers, since some may be new
+    /// themselves; those that cannot be told are left out.
     pub(super) fn tell_uses(&self, up: &mut Vec<usize>, new: &Use) {
         let mut all: Vec<Use> = lock(&self.uses).iter().cloned().collect();
         all.push(new.clone());
-        for one in &all {
-            let answers = self.ask_all(up.iter().map(|osd| (*osd, one.put())).collect());
-            let mut told = answers.into_iter().map(|answer| answer.is_ok());
-            up.retain(|_| told.next().unwrap_or(false));
+        for some in largest(all).chunks(TELL) {
+            let jobs = up.iter().flat_map(|osd| some.iter().map(|one| (*osd, one.put())));
+            let answers: Vec<bool> =
+                self.ask_all(jobs.collect()).iter().map(|answer| answer.is_ok()).collect();
+            let mut told = answers.chunks(some.len());
+            up.retain(|_| told.next().is_some_and(|all| all.iter().all(|stored| *stored)));
         }
     }
 
@@ -198,22 +265,18 @@ impl Cluster {
         acknowledge: u8,
         targets: impl Iterator<Item = &'a usize>,
     ) -> bool {
-        let targets: Vec<u64> = targets.map(|osd| self.osd(*osd).id()).collect();
+        let targets: Vec<usize> = targets.copied().collect();
         let disks = self.census().members;
         let one = Use { c: acknowledge, disks, ..Use::of_layout(layout) };
-        if let Some(told) = lock(&self.told_of).get(&one)
-            && targets.iter().all(|id| told.contains(id))
-        {
+        if self.is_told(&one, &targets) {
             return true;
         }
         let mut up: Vec<usize> = self.reach().up().to_vec();
         self.tell_uses(&mut up, &one);
-        let told: BTreeSet<u64> = up.iter().map(|osd| self.osd(*osd).id()).collect();
-        if 2 * told.len() < self.size() || !targets.iter().all(|id| told.contains(id)) {
+        if 2 * up.len() < self.size() || !targets.iter().all(|osd| up.contains(osd)) {
             return false;
         }
-        lock(&self.uses).insert(one.clone());
-        lock(&self.told_of).insert(one, told);
+        self.have_told(one, &up);
         true
     }
 
@@ -225,23 +288,106 @@ impl Cluster {
         let known: BTreeSet<String> = lock(&self.uses).iter().map(Use::name).collect();
         let folder = Request::Names { folder: USES.to_owned() };
         let listed = self.ask_all(up.iter().map(|osd| (*osd, folder.clone())).collect());
-        let mut unread: BTreeMap<String, usize> = BTreeMap::new();
+        // By their names: those that have them.
+        let mut unread: BTreeMap<String, Vec<usize>> = BTreeMap::new();
         let mut whole = BTreeSet::new();
         for (osd, names) in up.into_iter().zip(listed) {
             let Ok(names) = names_of(names) else { continue };
             whole.insert(osd);
             let new = names.into_iter().filter(|name| !known.contains(name));
-            unread.extend(new.map(|name| (name, osd)));
+            new.for_each(|name| unread.entry(name).or_default().push(osd));
         }
-        let jobs = unread.iter().map(|(name, osd)| (*osd, Request::Record { name: name.clone() }));
-        let texts = self.ask_all(jobs.collect());
-        for ((_, osd), text) in unread.iter().zip(texts) {
-            match bytes_of(text).ok().and_then(|text| serde_json::from_slice(&text).ok()) {
-                Some(one) => drop(lock(&self.uses).insert(one)),
-                // It may say anything: what this OSD knows is not known here.
-                None => drop(whole.remove(osd)),
-            }
+        for turn in 0..osds.len() {
+            self.read_records(&mut unread, turn);
+        }
+        // What is not read may say anything: what these know is not known here.
+        for osd in unread.into_values().flatten() {
+            whole.remove(&osd);
         }
         *lock(&self.read) = whole;
+    }
+
+    /// Reads each of these records from that of its OSDs whose turn it is; those that it gives are no
+    /// longer unread.
+    fn read_records(&self, unread: &mut BTreeMap<String, Vec<usize>>, turn: usize) {
+        let which = unread.iter().filter_map(|(name, on)| Some((name.clone(), *on.get(turn)?)));
+        let which: Vec<(String, usize)> = which.collect();
+        let record = |(name, osd): &(String, usize)| (*osd, Request::Record { name: name.clone() });
+        let texts = self.ask_all(which.iter().map(record).collect());
+        for ((name, _), text) in which.iter().zip(texts) {
+            let read = bytes_of(text).ok().and_then(|text| serde_json::from_slice(&text).ok());
+            if let Some(one) = read {
+                lock(&self.uses).insert(one);
+                unread.remove(name);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DISKS: u64 = 5;
+
+    /// Of these disks, of which two are in a Domain each time.
+    fn disks(set: u32) -> BTreeMap<u64, String> {
+        let there = (0..DISKS).filter(|id| set & 1 << id != 0);
+        there.map(|id| (id, format!("dc{}", id / 2))).collect()
+    }
+
+    /// What a reader may know: the disks that he reaches, and how all stand, one of them removed or none.
+    fn readers() -> impl Iterator<Item = (BTreeSet<u64>, Census)> {
+        let stand = |gone: Option<u64>| {
+            let mut members = disks(u32::MAX);
+            members.retain(|id, _| Some(*id) != gone);
+            Census { members, removed: gone.into_iter().collect() }
+        };
+        let sets = 0..1u32 << DISKS;
+        sets.flat_map(move |up| {
+            let gone = (0..DISKS).map(Some).chain([None]);
+            gone.map(move |gone| (disks(up).into_keys().collect(), stand(gone)))
+        })
+    }
+
+    #[test]
+    fn who_has_a_record_that_covers_another_is_warned_of_as_much() {
+        let readers: Vec<(BTreeSet<u64>, Census)> = readers().collect();
+        let every = || 0..1u32 << DISKS;
+        let sets = every().flat_map(|one| every().map(move |two| (one, two)));
+        let sets: Vec<(u32, u32)> = sets.collect();
+        let mut covered = 0;
+        for (k, m, domains, c) in [(2, 1, 1, 3), (2, 2, 3, 3), (1, 2, 3, 2)] {
+            let of = |set: u32, c: u8| Use { k, m, domains, local: 0, c, disks: disks(set) };
+            let both = |(one, two): &(u32, u32)| {
+                [(of(*one, c), of(*two, c)), (of(*one, c - 1), of(*two, c))]
+            };
+            for (large, small) in sets.iter().flat_map(both).filter(|(one, two)| one.covers(two)) {
+                covered += 1;
+                for (up, census) in &readers {
+                    let warns =
+                        |one: &Use, enough| one.hides(&away_of(one.disks(census), up), enough);
+                    for enough in [Enough::Acknowledged, Enough::Readable] {
+                        assert!(
+                            !warns(&small, enough) || warns(&large, enough),
+                            "{small:?} {large:?}"
+                        );
+                    }
+                    let (named, all) = (small.disks(census), large.disks(census));
+                    assert!(named.keys().all(|id| all.contains_key(id)), "{small:?} {large:?}");
+                }
+            }
+        }
+        assert!(covered > 1000, "{covered}");
+    }
+
+    #[test]
+    fn what_is_told_says_all_that_is_known() {
+        let of = |set: u32, c: u8| Use { k: 2, m: 1, domains: 1, local: 0, c, disks: disks(set) };
+        let all: Vec<Use> =
+            (0..1 << DISKS).flat_map(|set| [of(set, 2), of(set, 3)]).chain([of(7, 1)]).collect();
+        let told = largest(all.clone());
+        assert_eq!(told, [of(u32::MAX, 2), of(7, 1)]);
+        assert!(all.iter().all(|one| told.iter().any(|other| other.covers(one))));
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use machines::alba::{Layout, Policy};
@@ -12,6 +12,7 @@ use machines::alba::{Layout, Policy};
 use super::faulty::{self, Faulty};
 use super::leftovers::{Moment, in_time, now};
 use super::tests::{Lab, content, get, put};
+use super::uses::Use;
 use super::{Cluster, Terms};
 use crate::osd::{Osd, Request};
 use crate::{Backend, Put, Sink};
@@ -237,16 +238,112 @@ fn what_lies_on_unknown_disks_is_not_taken_for_absent() {
 fn a_record_of_use_that_was_only_read_is_told_to_all_again() {
     let lab = Lab::new("told");
     put(&lab.open(), "a", b"first").unwrap();
-    let records = |number: usize| {
-        let folder = lab.disk(number / 3, number % 3).join("uses");
-        fs::read_dir(folder).map_or(0, Iterator::count)
-    };
     for number in 1..9 {
         fs::remove_dir_all(lab.disk(number / 3, number % 3).join("uses")).unwrap();
     }
     put(&lab.open(), "b", b"second").unwrap();
-    let told: BTreeSet<usize> = (0..9).filter(|disk| records(*disk) > 0).collect();
+    let told: BTreeSet<usize> = (0..9).filter(|disk| records(&lab, *disk) > 0).collect();
     assert_eq!(told, (0..9).collect());
+}
+
+/// The records of use that a disk has.
+fn records(lab: &Lab, disk: usize) -> usize {
+    fs::read_dir(lab.disk(disk / 3, disk % 3).join("uses")).map_or(0, Iterator::count)
+}
+
+/// As in an upgrade of one node after the other, and again.
+#[test]
+fn disks_that_are_away_for_a_while_make_no_records_of_use() {
+    let lab = Lab::new("few");
+    let cluster = lab.open();
+    let up: Vec<Arc<AtomicBool>> = (0..9).map(|_| Arc::new(true.into())).collect();
+    let osds = cluster.osds().into_iter().zip(&up);
+    let osds = osds.map(|(osd, up)| Faulty::switched(osd, faulty::nothing, up)).collect();
+    let cluster = view(&cluster, osds);
+    put(&cluster, "whole", b"all are there").unwrap();
+    let upgrade = |round: usize| -> Vec<usize> {
+        for (number, up) in up.iter().enumerate() {
+            up.store(false, Ordering::Relaxed);
+            put(&cluster, &format!("away/{round}/{number}"), b"one is away").unwrap();
+            up.store(true, Ordering::Relaxed);
+            put(&cluster, &format!("back/{round}/{number}"), b"it is back").unwrap();
+        }
+        (0..9).map(|disk| records(&lab, disk)).collect()
+    };
+    let first = upgrade(1);
+    // One for all, and where a disk less makes another policy be chosen, one without the first disk that
+    // was away, and one for all.
+    assert!(first.iter().all(|count| (1..=3).contains(count)), "{first:?}");
+    assert_eq!(upgrade(2), first);
+}
+
+/// Who was away when the others were told gets no fragment before it has been told, too.
+#[test]
+fn a_disk_that_was_not_told_is_told_when_it_is_back() {
+    let lab = Lab::new("later");
+    put(&lab.open(), "a", b"names all of them").unwrap();
+    fs::remove_dir_all(lab.disk(2, 2).join("uses")).unwrap();
+    let first = lab.open();
+    let away = Arc::new(AtomicBool::new(false));
+    let odd = |(number, osd): (usize, Arc<dyn Osd>)| match number {
+        8 => Faulty::switched(osd, faulty::nothing, &away),
+        _ => osd,
+    };
+    let cluster = view(&first, first.osds().into_iter().enumerate().map(odd).collect());
+    put(&cluster, "b", b"without the last").unwrap();
+    assert_eq!(records(&lab, 8), 0);
+    away.store(true, Ordering::Relaxed);
+    put(&cluster, "c", b"with it").unwrap();
+    assert!(records(&lab, 8) > 0);
+}
+
+/// What earlier releases have left: one for each set of disks that were there.
+#[test]
+fn many_records_that_one_covers_are_told_to_nobody_again() {
+    static TOLD: AtomicUsize = AtomicUsize::new(0);
+    fn counted(request: &Request) -> bool {
+        TOLD.fetch_add(matches!(request, Request::PutRecord { .. }).into(), Ordering::Relaxed);
+        false
+    }
+    let lab = Lab::new("many");
+    let cluster = lab.open();
+    let osds = cluster.osds();
+    for policy in &cluster.preset.policies {
+        for left_out in 0..1usize << 6 {
+            let some = osds.iter().enumerate().filter(|(at, _)| left_out & 1 << at == 0);
+            let record = Use::of(policy, some.map(|(_, osd)| osd)).put();
+            osds.iter().for_each(|osd| drop(osd.call(record.clone()).unwrap()));
+        }
+    }
+    assert!(records(&lab, 0) >= 64);
+    let each = osds.iter().map(|osd| Faulty::always(osd.clone(), counted)).collect();
+    put(&view(&cluster, each), "a", b"told").unwrap();
+    let (told, policies) = (TOLD.load(Ordering::Relaxed), cluster.preset.policies.len());
+    assert!((9..=9 * policies).contains(&told), "{told} records for 9 disks");
+    assert_eq!(Backend::len(&view(&cluster, osds), "a"), Ok(Some(4)));
+}
+
+/// The disk that is asked for it goes in between, or has a damaged one.
+#[test]
+fn a_record_of_use_that_one_disk_does_not_give_is_read_from_another() {
+    let lab = Lab::new("give");
+    let cluster = lab.open();
+    put(&cluster, "a", b"told").unwrap();
+    let known = cluster.uses.lock().unwrap().clone();
+    let all: BTreeSet<usize> = (0..9).collect();
+    for silent in [[0].into(), [8].into(), [0, 3, 8].into(), all.clone()] {
+        let silent: &BTreeSet<usize> = &silent;
+        let odd = |(number, osd): (usize, Arc<dyn Osd>)| match silent.contains(&number) {
+            true => Faulty::always(osd, |request| matches!(request, Request::Record { .. })),
+            false => osd,
+        };
+        let other = view(&cluster, cluster.osds().into_iter().enumerate().map(odd).collect());
+        let (uses, read) = (other.uses.lock().unwrap().clone(), other.read.lock().unwrap().clone());
+        match silent == &all {
+            true => assert_eq!((uses.len(), read.len()), (0, 0), "what they know is not known"),
+            false => assert_eq!((uses, read), (known.clone(), all.clone()), "{silent:?}"),
+        }
+    }
 }
 
 /// As many fragments as make it readable, and too few to be acknowledged: who opens the volume takes
