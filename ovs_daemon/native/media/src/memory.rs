@@ -12,13 +12,19 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// One mapping of memory. Unmapped when the last [`Slice`] is gone.
 pub struct Arena {
     base: NonNull<u8>,
     len: usize,
     fd: Option<OwnedFd>,
+    /// See [`Arena::look_after`].
+    uses: AtomicU32,
 }
+
+/// Of `Arena::uses`: nothing is left to be done.
+const ALL_LARGE: u32 = u32::MAX;
 
 // SAFETY: an Arena is plain memory that is only reached through copies and system calls; it has no
 // thread affinity.
@@ -96,7 +102,7 @@ impl Arena {
             return Err(io::Error::last_os_error());
         }
         let base = NonNull::new(address.cast()).expect("mmap never returns address 0 here");
-        Ok(Arc::new(Self { base, len, fd }))
+        Ok(Arc::new(Self { base, len, fd, uses: AtomicU32::new(0) }))
     }
 
     /// Asks for large pages, where there are any: fewer of them have to be found and cleared.
@@ -104,6 +110,24 @@ impl Arena {
         // Without them it works as well.
         // SAFETY: the range is this mapping, whose content the advice does not change.
         unsafe { libc::madvise(self.base.as_ptr().cast(), self.len, libc::MADV_HUGEPAGE) };
+    }
+
+    /// It has been used once more, and nobody uses it now. After the first, second, fourth, eighth
+    /// time and so on what is in small pages is put into large ones, if the kernel finds them now,
+    /// until all is: to look for them takes time. The content stays.
+    pub(crate) fn look_after(&self) {
+        let uses = self.uses.load(Ordering::Relaxed);
+        if uses == ALL_LARGE {
+            return;
+        }
+        let uses = uses + 1;
+        let done = uses.is_power_of_two() && {
+            // SAFETY: the range is this mapping, whose content the advice does not change.
+            let advised =
+                unsafe { libc::madvise(self.base.as_ptr().cast(), self.len, libc::MADV_COLLAPSE) };
+            advised == 0
+        };
+        self.uses.store(if done { ALL_LARGE } else { uses }, Ordering::Relaxed);
     }
 
     /// Where it begins, for [`crate::Buffer`], which owns its arena alone.

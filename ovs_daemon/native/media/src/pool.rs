@@ -4,6 +4,10 @@
 //! pages, and takes them back: more work than what is done with the bytes. A [`Pool`] keeps some for
 //! the next user, who finds in them what the last one left and has to overwrite it.
 //!
+//! Each small page of a buffer costs whoever has the kernel read or write it: 4 MiB go to a disk at a
+//! fourth of the work from large ones. Where memory is in pieces the kernel has none when a buffer is
+//! filled for the first time; so it is asked again, more and more rarely, while nobody uses the buffer.
+//!
 //! Pages that were handed to the kernel without a copy (`net::Conduit`) are read by it at a time of its
 //! own, for the last time perhaps long after the connection is closed. A [`Loan`] says so: a buffer of
 //! which one was never settled is not used again but given up, and the kernel keeps its pages, as they
@@ -14,12 +18,21 @@ use std::fmt;
 use std::io;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use crate::memory::Arena;
 
 /// Buffers are made in multiples of this: the size of a large page.
 const STEP: usize = 2 << 20;
+
+/// Whether the operator lets programs have large pages: what collapses them does not ask.
+fn large_pages_are_wanted() -> bool {
+    static WANTED: LazyLock<bool> = LazyLock::new(|| {
+        let setting = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");
+        setting.is_ok_and(|setting| !setting.contains("[never]"))
+    });
+    *WANTED
+}
 
 #[derive(Default)]
 struct Free {
@@ -92,6 +105,9 @@ impl Pool {
     fn give_back(&self, arena: Arc<Arena>) {
         if arena.len() > self.keep {
             return;
+        }
+        if large_pages_are_wanted() {
+            arena.look_after();
         }
         let mut dropped = Vec::new();
         let mut free = self.free();
@@ -288,6 +304,28 @@ mod tests {
         settled.settle();
         drop(shared);
         assert_eq!(pool.kept(), 0, "one loan was never settled");
+    }
+
+    #[test]
+    fn what_is_in_a_buffer_stays_while_its_pages_are_looked_after() {
+        let pool = Pool::new(16 * STEP);
+        // Small pages, which become large ones if the kernel has some.
+        let arena = Arena::anonymous(2 * STEP).unwrap();
+        let mut buffer = Buffer {
+            arena,
+            len: 2 * STEP - 9,
+            pool: Some(pool.clone()),
+            lent: AtomicUsize::new(0),
+        };
+        for (at, byte) in buffer.iter_mut().enumerate() {
+            *byte = (at * 7 + at / 4096) as u8;
+        }
+        let expected = buffer.to_vec();
+        drop(buffer);
+        for _ in 0..9 {
+            let buffer = pool.take(2 * STEP - 9).unwrap();
+            assert!(buffer[..] == expected[..]);
+        }
     }
 
     #[test]
