@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use format::fragment::{ErasureHeader, NAME_MAX, PayloadSums, StoredFragment, crc32, payload_crcs};
+use format::log::PAGE;
 use format::{Malformed, crc32c};
 use machines::alba::{Cut, Layout, Over, Set, plan};
 use media::Pool;
@@ -36,6 +37,21 @@ pub struct Label<'a> {
     pub generation: u64,
     /// Whether the object is sealed (see `format::seal`).
     pub sealed: bool,
+}
+
+/// An object, padded with zeroes to [`padded_len`].
+#[derive(Clone, Debug)]
+pub struct Padded {
+    /// Its bytes.
+    pub bytes: Part,
+    /// The CRC32C of its 4 KiB, from the first on, as far as they are known.
+    pub crcs: Vec<Option<u32>>,
+}
+
+impl From<Part> for Padded {
+    fn from(bytes: Part) -> Self {
+        Self { bytes, crcs: Vec::new() }
+    }
 }
 
 /// A piece: its number, its first byte of the object, and its bytes.
@@ -106,7 +122,7 @@ impl Fragment {
     /// The inverse of [`Self::encode`]; compares every checksum.
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let header = StoredFragment::decode(bytes)?;
-        let payload_at = format::log::PAGE;
+        let payload_at = PAGE;
         let crcs_at = payload_at + header.payload_len();
         let payload = bytes.get(payload_at..crcs_at).ok_or(Malformed::Short)?;
         let crcs = bytes.get(crcs_at..).ok_or(Malformed::Short)?;
@@ -160,7 +176,7 @@ pub fn encode_object(
 ) -> io::Result<Vec<Fragment>> {
     let mut padded = object.to_vec();
     padded.resize(padded_len(codec, cut), 0);
-    let (padded, pool) = (Part::from(padded), Pool::new(0));
+    let (padded, pool) = (Padded::from(Part::from(padded)), Pool::new(0));
     let pieces = (0..cut.pieces()).map(|one| encode_piece(codec, label, &padded, cut, one, &pool));
     Ok(pieces.collect::<io::Result<Vec<_>>>()?.concat())
 }
@@ -181,7 +197,7 @@ pub fn padded_len(codec: &Codec, cut: &Cut) -> usize {
 pub fn encode_piece(
     codec: &Codec,
     label: &Label,
-    padded: &Part,
+    padded: &Padded,
     cut: &Cut,
     piece: u32,
     pool: &Arc<Pool>,
@@ -190,13 +206,20 @@ pub fn encode_piece(
     let (layout, len) = (codec.layout(), cut.fragment_len() as usize);
     let (at, piece_len) = (cut.piece_at(piece), cut.piece_len(piece));
     let first = at as usize;
-    let data = padded.sub(first..first + layout.data() * len);
+    let data = padded.bytes.sub(first..first + layout.data() * len);
+    let crcs = padded.crcs.get(first / PAGE..).unwrap_or_default();
     let mut parity = pool.take((layout.fragments() - layout.data()) * len)?;
     let mut sums = vec![PayloadSums::new(len); layout.fragments()];
     {
         let data: Vec<&[u8]> = data.chunks_exact(len).collect();
         let mut parity: Vec<&mut [u8]> = parity.chunks_exact_mut(len).collect();
-        codec.encode_seen(&data, &mut parity, &mut |number, stripe| sums[number].add(stripe));
+        let mut seen = vec![0; layout.data()];
+        codec.encode_seen(&data, &mut parity, &mut |number, stripe| {
+            let Some(seen) = seen.get_mut(number) else { return sums[number].add(stripe) };
+            let known = crcs.get((number * len + *seen) / PAGE..).unwrap_or_default();
+            sums[number].add_known(stripe, known);
+            *seen += stripe.len();
+        });
     }
     let parity = Part::from(parity);
     let payload = |number: usize| match number.checked_sub(layout.data()) {

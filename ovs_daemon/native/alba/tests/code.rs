@@ -4,9 +4,13 @@
 use std::collections::BTreeSet;
 
 use alba::code::Codec;
-use alba::pieces::{Fragment, Label, decode_object, encode_object, restore};
+use alba::pieces::{
+    Fragment, Label, Padded, decode_object, encode_object, encode_piece, padded_len, restore,
+};
 use alba::preset::Preset;
+use format::{Malformed, crc32c};
 use machines::alba::{Cut, Layout, Set};
+use media::Pool;
 
 /// Those of the shipped presets, and odd ones.
 fn layouts() -> Vec<Layout> {
@@ -125,6 +129,38 @@ fn objects_of_every_length_come_back() {
         fragments.retain(|one| one.header.piece > 0 || one.header.fragment != 4);
         let error = decode_object(fragments).unwrap_err().to_string();
         assert!(error.starts_with("3 fragments of piece 0") || error.starts_with("0"), "{error}");
+    }
+}
+
+#[test]
+fn what_changes_after_it_was_compared_is_seen_by_who_gets_the_fragment() {
+    let codec = Codec::new(Layout::new(4, 2, 3, 1).unwrap());
+    // Two pieces of 4 fragments of 8 KiB, the last not full.
+    let object: Vec<u8> = (0..50_000).map(|at: usize| (at * 7 + at / 256) as u8).collect();
+    let cut = Cut::new(codec.layout(), 50_000, 8192);
+    let plain = encode(&codec, "a/b", &object, 8192);
+    let label =
+        Label { object: "a/b", object_len: 50_000, acknowledge: 5, generation: 3, sealed: false };
+    let mut bytes = object.clone();
+    bytes.resize(padded_len(&codec, &cut), 0);
+    let crcs = bytes.chunks(4096).map(|page| Some(crc32c(page)));
+    let known: Vec<Option<u32>> = crcs.take(object.len() / 4096).collect();
+    let pool = Pool::new(0);
+    let encode = |bytes: Vec<u8>| -> Vec<Fragment> {
+        let padded = Padded { bytes: bytes.into(), crcs: known.clone() };
+        let piece = |piece| encode_piece(&codec, &label, &padded, &cut, piece, &pool).unwrap();
+        (0..cut.pieces()).flat_map(piece).collect()
+    };
+    assert_eq!(encode(bytes.clone()), plain);
+    // One in the second fragment of the first piece, one in the first of the second piece.
+    for (at, (piece, fragment)) in [(12_288, (0, 1)), (32_768 + 5000, (1, 0))] {
+        let mut spoilt = bytes.clone();
+        spoilt[at] ^= 1;
+        for one in encode(spoilt) {
+            let hit = (one.header.piece, one.header.fragment) == (piece, fragment);
+            let expected = if hit { Err(Malformed::Checksum) } else { Ok(one.clone()) };
+            assert_eq!(Fragment::decode(&one.encode()), expected, "byte {at}");
+        }
     }
 }
 

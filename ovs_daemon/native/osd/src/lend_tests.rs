@@ -35,7 +35,7 @@ fn fragment(pool: &Arc<Pool>) -> (String, Parts) {
         generation: 9,
         sealed: false,
     };
-    let padded = Part::from(buffer);
+    let padded = Part::from(buffer).into();
     let fragments = encode_piece(&codec, &label, &padded, &cut, 0, pool).unwrap();
     let fragment = fragments.into_iter().next().unwrap();
     let name = fragment.header.name().unwrap();

@@ -412,6 +412,7 @@ pub fn store_sco(
         while ordinal < header.clusters {
             let (count, span) = next_block(source, ordinal, header.clusters - ordinal);
             sink.fill(span, &mut |block| read_checked(source, ordinal, count, block))?;
+            sink.compared(&index.crcs[ordinal as usize..][..count as usize]);
             ordinal += count;
         }
         sink.write(&tail)
@@ -469,6 +470,10 @@ fn read_checked(
             block.copy_within(start * PAGE..(start + pages) * PAGE, end);
         }
         end += pages * PAGE;
+    }
+    if end != count as usize * PAGE {
+        let why = format!("it gave {end} bytes of {count} clusters from {ordinal} on");
+        return Err(failed(Cause::Failed, why));
     }
     let clusters = &block[..end];
     for (offset, cluster) in clusters.chunks_exact(PAGE).enumerate() {

@@ -5,12 +5,12 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use format::fragment::{FragmentName, NAME_MAX};
+use format::log::PAGE;
 use machines::alba::{Cut, Layout, Policy, Seen, Standing, Verdict, counts, living, mix, place};
 use media::Buffer;
 
 use crate::osd::{Answer, Request, fragment_path};
-use crate::part::Part;
-use crate::pieces::{Fragment, Label, encode_piece, padded_len};
+use crate::pieces::{Fragment, Label, Padded, encode_piece, padded_len};
 use crate::preset::Preset;
 use crate::{BackendError, Cause, Fill, Put, Result, Sink};
 
@@ -46,6 +46,8 @@ pub(super) enum Outcome {
 struct Memory<'a> {
     name: &'a str,
     bytes: Buffer,
+    /// The CRC32C of its 4 KiB, as far as they are known.
+    crcs: Vec<Option<u32>>,
 }
 
 impl Sink for Memory<'_> {
@@ -59,6 +61,15 @@ impl Sink for Memory<'_> {
         let filled = fill(&mut self.bytes[before..]);
         self.bytes.truncate(before + filled.as_ref().map_or(0, |filled| *filled));
         filled.map(|_| ())
+    }
+
+    fn compared(&mut self, crcs: &[u32]) {
+        // Fragments are cut at whole 4 KiB of the object; of others they say nothing.
+        let pages = self.bytes.len() / PAGE;
+        if self.bytes.len().is_multiple_of(PAGE) && crcs.len() <= pages {
+            self.crcs.resize(pages - crcs.len(), None);
+            self.crcs.extend(crcs.iter().copied().map(Some));
+        }
     }
 }
 
@@ -133,9 +144,9 @@ impl Cluster {
         // A SCO's object is a little larger than its data.
         let expected = preset.sco_size + preset.sco_size / 128;
         let bytes = self.pool.take_empty(expected as usize).map_err(|e| no_memory(name, &e))?;
-        let mut object = Memory { name, bytes };
+        let mut object = Memory { name, bytes, crcs: Vec::new() };
         fill(&mut object)?;
-        let mut object = object.bytes;
+        let Memory { bytes: mut object, crcs, .. } = object;
         let object_len = object.len() as u64;
         let (policy, osds) = self.prepare(name, object_len, preset)?;
         if let Some(beside) = beside {
@@ -152,7 +163,7 @@ impl Cluster {
             generation,
             sealed,
         };
-        let padded: Part = object.into();
+        let padded = Padded { bytes: object.into(), crcs };
         let stored = self.store(&label, &padded, &cut, &policy, &osds);
         let stored = stored.and_then(|()| in_time(name, generation, began));
         if stored.is_err() {
@@ -162,7 +173,7 @@ impl Cluster {
         stored?;
         if preset.cache_on_write {
             let first = fragment_name(&label, &cut, policy.layout());
-            self.warm_cache(name, first, cut, padded.sub(0..object_len as usize));
+            self.warm_cache(name, first, cut, padded.bytes.sub(0..object_len as usize));
         }
         Ok(Outcome::Put(Put::Created))
     }
@@ -254,7 +265,7 @@ impl Cluster {
     fn store(
         &self,
         label: &Label,
-        padded: &Part,
+        padded: &Padded,
         cut: &Cut,
         policy: &Policy,
         osds: &[usize],
@@ -338,5 +349,30 @@ impl Cluster {
                 until = Some(Instant::now() + begin.elapsed().max(STRAGGLERS_MIN));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use media::Pool;
+
+    use super::*;
+
+    #[test]
+    fn checksums_are_kept_of_whole_4_kib_of_the_object_only() {
+        let bytes = Pool::new(0).take_empty(1).unwrap();
+        let mut object = Memory { name: "a", bytes, crcs: Vec::new() };
+        object.write(&[1; PAGE]).unwrap();
+        object.fill(3 * PAGE, &mut |_| Ok(2 * PAGE)).unwrap();
+        object.compared(&[7, 8]);
+        assert_eq!(object.crcs, [None, Some(7), Some(8)]);
+        object.write(&[3; 5]).unwrap();
+        object.compared(&[9]);
+        object.write(&[3; PAGE - 5]).unwrap();
+        object.compared(&[0; 5]);
+        assert_eq!(object.crcs, [None, Some(7), Some(8)], "they are of other 4 KiB");
+        object.write(&[4; PAGE]).unwrap();
+        object.compared(&[6]);
+        assert_eq!(object.crcs, [None, Some(7), Some(8), None, Some(6)]);
     }
 }

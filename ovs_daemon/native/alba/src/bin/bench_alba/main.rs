@@ -26,7 +26,7 @@ use format::log::PAGE;
 use format::osd::wire;
 use machines::alba::{Cut, Layout, mix};
 
-use servers::{Servers, cpu_us};
+use servers::{Servers, cpu_us, threads_us};
 
 const MIB: usize = 1 << 20;
 /// Bytes that are read at once, as by uploads.
@@ -62,23 +62,29 @@ fn sco(folder: &Path) -> File {
     file
 }
 
-/// Puts the file as an object. Every 4 KiB is read and its checksum computed, as uploads do.
+/// Puts the file as an object. Every 4 KiB is read and its checksum computed, as uploads do; there it
+/// is compared with the one in the buffer.
 fn upload(cluster: &Cluster, name: &str, mut file: &File) {
     file.rewind().expect("a file");
-    let mut block = |place: &mut [u8]| {
+    let mut crcs = Vec::with_capacity(BLOCK / PAGE);
+    let mut block = |place: &mut [u8], crcs: &mut Vec<u32>| {
         file.read_exact(place).map_err(|e| BackendError {
             attempted: "read",
             object: name.to_owned(),
             cause: Cause::Failed,
             why: e.to_string(),
         })?;
-        for page in place.chunks_exact(PAGE) {
-            black_box(crc32c(page));
-        }
+        crcs.clear();
+        crcs.extend(place.chunks_exact(PAGE).map(crc32c));
         Ok(place.len())
     };
-    let mut fill =
-        |sink: &mut dyn Sink| (0..OBJECT / BLOCK).try_for_each(|_| sink.fill(BLOCK, &mut block));
+    let mut fill = |sink: &mut dyn Sink| {
+        (0..OBJECT / BLOCK).try_for_each(|_| {
+            sink.fill(BLOCK, &mut |place| block(place, &mut crcs))?;
+            sink.compared(&crcs);
+            Ok(())
+        })
+    };
     cluster.put(name, &mut fill).expect("an upload");
 }
 
@@ -133,9 +139,10 @@ fn uploads(servers: &Servers, cluster: &Cluster, file: &File) -> (f64, f64) {
         least.push((thread_us() - start) / mib);
         let names: Vec<String> =
             (0..OBJECTS).map(|one| format!("bench/sco/{round}-{one}")).collect();
-        let start = cpu_us("self") + servers.cpu_us();
+        let used = || threads_us("self") + servers.threads_us();
+        let start = used();
         names.iter().for_each(|name| upload(cluster, name, file));
-        ours.push((cpu_us("self") + servers.cpu_us() - start) / mib);
+        ours.push((used() - start) / mib);
         println!(
             "round {}: upload {:.0}, limit {:.0} us/MiB",
             round + 1,

@@ -33,6 +33,19 @@ pub(crate) fn cpu_us(pid: &str) -> f64 {
     times.map(|one| one.parse::<f64>().expect("a number")).sum::<f64>() * TICK_US
 }
 
+/// The same of the threads that a process has now, to the nanosecond (proc(5), schedstat): where many
+/// processes do a little each, their hundredths of a second are too coarse.
+pub(crate) fn threads_us(pid: &str) -> f64 {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("it runs");
+    let used = threads.map(|thread| {
+        let path = thread.expect("an entry").path().join("schedstat");
+        let text = fs::read_to_string(path).expect("it runs");
+        let first = text.split(' ').next().and_then(|first| first.parse::<f64>().ok());
+        first.expect("its first field")
+    });
+    used.sum::<f64>() / 1e3
+}
+
 /// See the top of the file.
 pub(crate) struct Server {
     pub(crate) folder: PathBuf,
@@ -94,6 +107,10 @@ impl Server {
 
     fn cpu_us(&self) -> f64 {
         cpu_us(&self.child.id().to_string())
+    }
+
+    fn threads_us(&self) -> f64 {
+        threads_us(&self.child.id().to_string())
     }
 
     fn place(&self, counted: bool) -> OsdAddress {
@@ -171,6 +188,11 @@ impl Servers {
     /// CPU that all servers have used.
     pub(crate) fn cpu_us(&self) -> f64 {
         self.all.iter().chain(&self.cache).map(Server::cpu_us).sum()
+    }
+
+    /// The same of the threads that they have now, more exactly.
+    pub(crate) fn threads_us(&self) -> f64 {
+        self.all.iter().chain(&self.cache).map(Server::threads_us).sum()
     }
 
     /// Counts from nothing.
