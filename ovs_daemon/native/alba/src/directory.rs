@@ -27,6 +27,8 @@ pub(crate) const PRUNED_MAX: u32 = 10;
 pub struct Directory {
     root: PathBuf,
     puts: AtomicU64,
+    /// Bytes that were written.
+    taken: AtomicU64,
     descriptors: Descriptors,
     /// Folders that a power loss cannot take: their entries were synced by this process.
     durable: Mutex<HashSet<PathBuf>>,
@@ -43,6 +45,7 @@ impl Directory {
         Ok(Self {
             root: root.to_owned(),
             puts: AtomicU64::new(0),
+            taken: AtomicU64::new(0),
             descriptors: Descriptors::default(),
             durable: Mutex::default(),
         })
@@ -126,9 +129,10 @@ impl Directory {
 fn write_temporary(
     name: &str,
     file: File,
+    taken: &AtomicU64,
     fill: &mut dyn FnMut(&mut dyn Sink) -> Result<()>,
 ) -> Result<()> {
-    let mut sink = FileSink { name, file, place: Vec::new() };
+    let mut sink = FileSink { name, file, taken, place: Vec::new() };
     fill(&mut sink)?;
     sink.file.sync_all().map_err(|e| error("store", name, e))
 }
@@ -136,6 +140,7 @@ fn write_temporary(
 struct FileSink<'a> {
     name: &'a str,
     file: File,
+    taken: &'a AtomicU64,
     /// For bytes that are read, see [`Sink::fill`].
     place: Vec<u8>,
 }
@@ -149,7 +154,9 @@ impl Sink for FileSink<'_> {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file.write_all(bytes).map_err(|e| error("store", self.name, e))
+        self.file.write_all(bytes).map_err(|e| error("store", self.name, e))?;
+        self.taken.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        Ok(())
     }
 }
 
@@ -280,7 +287,7 @@ impl Backend for Directory {
                 Err(e) => return Err(failed(e)),
             }
         };
-        let outcome = write_temporary(name, file, fill).and_then(|()| {
+        let outcome = write_temporary(name, file, &self.taken, fill).and_then(|()| {
             match fs::hard_link(&temporary, &path) {
                 Ok(()) => Ok(Put::Created),
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(Put::Exists),
@@ -347,6 +354,10 @@ impl Backend for Directory {
 
     fn distrust(&self, name: &str) {
         self.descriptors.close(name);
+    }
+
+    fn taken(&self) -> u64 {
+        self.taken.load(Ordering::Relaxed)
     }
 
     fn space(&self) -> Result<Option<Space>> {

@@ -171,6 +171,11 @@ pub trait Backend: Send + Sync {
         Ok(None)
     }
 
+    /// Grows with each part of an object that it takes: a large one may be under way for long.
+    fn taken(&self) -> u64 {
+        0
+    }
+
     /// Parts of the backend that are not there; it works without them as long as it can.
     fn troubles(&self) -> Vec<BackendError> {
         Vec::new()

@@ -32,7 +32,7 @@ use crate::following::start_name;
 use crate::lease::Lease;
 use crate::mailbox::{Command, Mailbox, Reply};
 use crate::places::{Place, Places};
-use crate::presets;
+use crate::presets::{self, Backends};
 use crate::replication::{prepare_dtl_dir, undo_leftovers};
 use crate::shard::{self, CLASS_VOLUME, Setup, closed};
 use crate::spec::{CreateSpec, OpenVolume, Parent, QosSpec, check_size, parse, uuid};
@@ -45,7 +45,7 @@ const CLUSTER: u64 = format::log::PAGE as u64;
 /// How long a volume that is to go to another node waits for a backend that takes nothing of it; and
 /// its guests, at the end, for the rest. It has just taken nearly everything then, so that it is away
 /// when it takes longer.
-const MOVE_PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const MOVE_PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Default)]
 struct Threads {
@@ -62,7 +62,7 @@ pub struct Engine {
     pub(crate) mailboxes: Vec<Arc<Mailbox>>,
     pub(crate) places: Arc<Places>,
     shared: Arc<SharedScos>,
-    workers: Workers,
+    pub(crate) workers: Workers,
     threads: Mutex<Threads>,
     next_shard: AtomicUsize,
     pub(crate) claims: Claims,
@@ -141,8 +141,12 @@ impl Engine {
     /// Starts an engine; see [`Config`].
     pub fn new(config_json: &str) -> Result<Self> {
         let config = Config::parse(config_json)?;
+        let backends = presets::backend(&config)?;
+        Self::start(config, backends)
+    }
+
+    pub(crate) fn start(config: Config, (backend, sealed): Backends) -> Result<Self> {
         let what = "cannot start the engine";
-        let (backend, sealed) = presets::backend(&config)?;
         for dir in [&config.buffer_dir, &config.run_dir, &config.run_dir.join("direct")] {
             let made = Dir::create(dir).and_then(|dir| dir.sync_entry());
             made.map_err(|e| store_error(what, &e))?;
@@ -490,41 +494,6 @@ impl Engine {
 
     fn pins(&self, log: &str) -> alba::Result<Vec<String>> {
         self.backend.list(&volume::pins_folder(log))
-    }
-
-    /// Brings what a volume has now to the backend, and into a checkpoint, while it is served: what
-    /// closing it has to bring there afterwards is little. However much that is, it is waited for as
-    /// long as the backend takes some of it every minute.
-    pub fn settle_volume(&self, text: &str) -> Result<()> {
-        self.settle_within(text, MOVE_PATIENCE)
-    }
-
-    pub(crate) fn settle_within(&self, text: &str, patience: Duration) -> Result<()> {
-        let what = format!("cannot bring what volume {text} has to the backend");
-        let (uuid, place) = self.place(what.clone(), text)?;
-        let (volume, control) = (place.volume, Control::Settle);
-        let mut oldest = self.oldest_unsaved(place.shard, &uuid)?;
-        let settled = self.begin(place.shard, |reply| Command::Control { volume, control, reply });
-        loop {
-            if let Some(answer) = settled.wait_at_most(patience) {
-                return answer;
-            }
-            let before = std::mem::replace(&mut oldest, self.oldest_unsaved(place.shard, &uuid)?);
-            if oldest == before {
-                let why = format!("the backend took nothing of it for {} s", patience.as_secs());
-                let fix = "it is served as before, and nothing is lost; see what 'vstorage status' \
-                           says about the backend, then try again";
-                return Err(Error::new("BACKEND", what, why, fix));
-            }
-        }
-    }
-
-    /// The first SCO of a volume that is not on the backend.
-    fn oldest_unsaved(&self, shard: usize, uuid: &Uuid) -> Result<Value> {
-        let mut volumes = self.ask(shard, |reply| Command::Status { reply })?;
-        let uuid = uuid_text(uuid);
-        let found = volumes.iter_mut().find(|volume| volume["uuid"] == uuid.as_str());
-        Ok(found.map_or(Value::Null, |volume| volume["oldest_unsaved_sco"].take()))
     }
 
     /// Brings everything of a volume to the backend, takes a checkpoint and stops serving it. Its

@@ -25,6 +25,7 @@ mod reach;
 mod rebalance;
 mod replication;
 mod roll;
+mod settling;
 mod shard;
 mod shut_out;
 mod spec;

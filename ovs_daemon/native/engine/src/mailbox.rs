@@ -15,7 +15,7 @@ use machines::map::Map;
 use machines::qos::Limits;
 use media::Ring;
 use net::Bell;
-use volume::{Control, Following, JobDone, Pair, Volume};
+use volume::{Control, Following, JobDone, Pair, Saving, Volume};
 
 use crate::error::Result;
 
@@ -119,6 +119,11 @@ pub(crate) enum Command {
         volume: VolumeId,
         generation: u64,
         reply: Reply<()>,
+    },
+    /// How far it is with what is to be on the backend.
+    Saving {
+        volume: VolumeId,
+        reply: Reply<Saving>,
     },
     Status {
         reply: Reply<Vec<serde_json::Value>>,

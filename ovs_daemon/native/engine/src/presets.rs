@@ -38,7 +38,7 @@ fn bad_preset(what: &str, error: PresetError) -> Error {
 }
 
 /// The backend, and the same once more when it is one that knows presets.
-type Backends = (Arc<dyn Backend>, Option<Arc<Sealed>>);
+pub(crate) type Backends = (Arc<dyn Backend>, Option<Arc<Sealed>>);
 
 /// Opens the backend that the configuration names.
 pub(crate) fn backend(config: &Config) -> Result<Backends> {

@@ -528,6 +528,12 @@ impl Shard {
                 self.edge.shut_out(volume, generation);
                 self.shut_outs.push((volume, reply));
             }
+            // Without an answer (the volume is gone) the caller hears that it was closed.
+            Command::Saving { volume, reply } => {
+                if let Some(volume) = self.hosted.get(volume) {
+                    let _ = reply.send(Ok(volume.saving()));
+                }
+            }
             Command::Status { reply } => {
                 let now = monotonic_ns();
                 let volumes = self

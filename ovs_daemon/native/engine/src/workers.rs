@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -110,6 +111,8 @@ pub(crate) struct Workers {
     /// What other nodes ask of the DTL node. A tail is sent for as long as its reader likes, and
     /// nothing that is short may stand behind it.
     lanes: Lanes,
+    /// What the backend has done for volumes so far.
+    done: Arc<AtomicU64>,
 }
 
 #[derive(Clone, Default)]
@@ -149,7 +152,14 @@ impl Workers {
     ) -> std::io::Result<(Self, Vec<JoinHandle<()>>)> {
         let queue = Arc::<Queue>::default;
         let (urgent, background, remote, reach) = (queue(), queue(), queue(), queue());
-        let workers = Self { urgent, background, remote, reach, lanes: Lanes::default() };
+        let workers = Self {
+            urgent,
+            background,
+            remote,
+            reach,
+            lanes: Lanes::default(),
+            done: Arc::default(),
+        };
         let reach: Arc<Mutex<Reach<(usize, Job, u64)>>> = Arc::default();
         let mut threads = Vec::new();
         for (name, queue, count) in [
@@ -165,7 +175,8 @@ impl Workers {
             for _ in 0..count {
                 let (queue, backend, reach) = (queue.clone(), backend.clone(), reach.clone());
                 let (lease, mailboxes) = (lease.clone(), mailboxes.to_vec());
-                let thread = Thread { queue, backend, reach, mailboxes, lease };
+                let done = workers.done.clone();
+                let thread = Thread { queue, backend, reach, mailboxes, lease, done };
                 let work = move || thread.work();
                 threads.push(std::thread::Builder::new().name(name.to_owned()).spawn(work)?);
             }
@@ -182,6 +193,11 @@ impl Workers {
             _ => &self.background,
         };
         queue.push(shard, Errand::Job(job, term));
+    }
+
+    /// How much the backend has done for volumes so far; grows.
+    pub(crate) fn done(&self) -> u64 {
+        self.done.load(Ordering::Relaxed)
     }
 
     /// Jobs of volumes that leave by now go first.
@@ -216,6 +232,7 @@ struct Thread {
     reach: Arc<Mutex<Reach<(usize, Job, u64)>>>,
     mailboxes: Vec<Arc<Mailbox>>,
     lease: Arc<Lease>,
+    done: Arc<AtomicU64>,
 }
 
 impl Thread {
@@ -240,10 +257,12 @@ impl Thread {
     /// What waited here may come too late: the shard asked for it, but does not look at the clock
     /// now.
     fn run(&self, job: Job, term: u64) -> JobDone {
-        job.run_while(&*self.backend, &|| {
+        let done = job.run_while(&*self.backend, &|| {
             let lease = self.lease.granted();
             lease.term == term && !lease.is_over()
-        })
+        });
+        self.done.fetch_add(u64::from(done.outcome.is_done()), Ordering::Relaxed);
+        done
     }
 
     fn connect(&self, address: SocketAddr, errand: (usize, Job, u64)) {

@@ -204,6 +204,17 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// The backend has done what a volume's owner wanted of it.
+    pub fn is_done(&self) -> bool {
+        matches!(
+            self,
+            Outcome::Uploaded { result: Ok(()), .. }
+                | Outcome::Checkpointed(Ok(_))
+                | Outcome::Deleted { result: Ok(()), .. }
+                | Outcome::Indexed { result: Ok(_), .. }
+        )
+    }
+
     /// The node that was to be connected to answers nobody.
     pub fn is_away(&self) -> bool {
         matches!(

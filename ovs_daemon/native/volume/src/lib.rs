@@ -17,6 +17,7 @@ mod open;
 mod perform;
 mod reads;
 mod remove;
+mod saving;
 mod shared;
 mod shell;
 mod slab;
@@ -35,6 +36,7 @@ pub use open::{
     Found, OpenError, OpenSpec, Opened, Start, find, has_unsaved, open, saved_end, uuid_text,
 };
 pub use remove::{parent_name, pin, pins_folder, remove};
+pub use saving::Saving;
 pub use shared::SharedScos;
 pub use shell::{Control, ControlDone, Finding, Outputs, Stats, Tuning, Volume};
 pub use standing::Standing;

@@ -44,23 +44,29 @@ impl Volume {
             return;
         }
         let mut actions = mem::take(&mut self.actions);
-        if message == Message::Appended {
-            self.note_released(ring);
-        }
+        self.note_message(&message, ring);
         self.machine.step(message, &mut actions);
         let mut next = 0;
         while next < actions.len() {
             let action = actions[next];
             next += 1;
             if let Some(answer) = self.perform(action, ring, out) {
-                if answer == Message::Appended {
-                    self.note_released(ring);
-                }
+                self.note_message(&answer, ring);
                 self.machine.step(answer, &mut actions);
             }
         }
         actions.clear();
         self.actions = actions;
+    }
+
+    fn note_message(&mut self, message: &Message, ring: &mut Ring) {
+        match message {
+            Message::Appended => self.note_released(ring),
+            Message::UploadFailed { .. } | Message::CheckpointFailed => {
+                self.stats.failed_stores += 1;
+            }
+            _ => {}
+        }
     }
 
     /// Does one thing; `Some`: it is done already, and this came of it.

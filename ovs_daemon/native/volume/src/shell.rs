@@ -86,6 +86,8 @@ pub struct Stats {
     pub batches: u64,
     pub checksum_errors: u64,
     pub moved_clusters: u64,
+    /// Uploads and checkpoints that did not come to the backend.
+    pub failed_stores: u64,
     /// The times of all reads together, and of all writes, trims and flushes (see `load`).
     pub read_ns: u64,
     pub change_ns: u64,

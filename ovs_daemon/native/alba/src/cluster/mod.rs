@@ -36,6 +36,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -87,6 +88,8 @@ pub struct Cluster {
     remotes: Mutex<Remotes>,
     /// For objects that are being put.
     pool: Arc<Pool>,
+    /// Fragments that were stored.
+    taken: AtomicU64,
     cache: tier::Cache,
 }
 
@@ -159,6 +162,7 @@ impl Cluster {
             missing,
             remotes: Mutex::new(Remotes::new(link)?),
             pool: Pool::new(KEEP),
+            taken: AtomicU64::new(0),
             cache: tier::Cache::default(),
         };
         cluster.set_servers(&servers)?;
@@ -293,6 +297,10 @@ impl Backend for Cluster {
         self.forget(name);
         self.osds().iter().for_each(|osd| osd.distrust(name));
         self.cache.distrust(name);
+    }
+
+    fn taken(&self) -> u64 {
+        self.taken.load(Ordering::Relaxed)
     }
 
     fn space(&self) -> Result<Option<Space>> {

@@ -1,6 +1,7 @@
 //! Puts: encode, store on all OSDs that placement chose, acknowledge when c fragments are durable.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
@@ -340,6 +341,8 @@ impl Cluster {
             };
             let Some((number, answer)) = heard else { return outcomes };
             outcomes[number] = answer.map(|_| ());
+            let taken = u64::from(outcomes[number].is_ok());
+            self.taken.fetch_add(taken, Ordering::Relaxed);
             awaited.remove(&number);
             let global = outcomes.iter().take(enough.of);
             if until.is_none()

@@ -279,6 +279,10 @@ impl Backend for Sealed {
         self.cluster.space()
     }
 
+    fn taken(&self) -> u64 {
+        self.cluster.taken()
+    }
+
     fn troubles(&self) -> Vec<BackendError> {
         self.cluster.troubles()
     }
