@@ -88,6 +88,10 @@ class Engine:
         it without touching its data.
         """
 
+    def event_stands(self, id: int) -> bool:
+        """Whether anybody waits for the answer: nobody does once the volume was paired anew. To be
+        asked before the registry is changed, where no pairing can come between."""
+
     def answer_event(self, id: int, accepted: bool) -> None:
         """Whether the registry accepted. A refusal stops the volume at once: it is another's."""
 

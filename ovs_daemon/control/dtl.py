@@ -170,7 +170,9 @@ class DtlDesk:
 
     def _judge(self, event: dict[str, Any]) -> tuple[bool, DtlEvent | None]:
         volume = self._host.store.volume(event["uuid"])
-        if volume is None:
+        # A question of a former pair may fit the record again, where a node was chosen a second
+        # time, while what it held was wiped.
+        if volume is None or not self._host.engine.event_stands(event["id"]):
             return False, None
         to = DtlState(event["to"])
         me = self._host.settings.node

@@ -101,6 +101,8 @@ class FakeEngine:
         self.stopped: set[str] = set()
         self.events: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self.answers: dict[int, bool] = {}
+        #: events whose volumes were paired anew
+        self.stale: set[int] = set()
         #: what was granted, as it was told: the end and the term
         self.leases: list[tuple[int, int]] = []
         #: volumes whose leftovers were removed
@@ -298,6 +300,9 @@ class FakeEngine:
             return json.dumps(self.events.get(timeout=timeout_s))
         except queue.Empty:
             return None
+
+    def event_stands(self, id: int, /) -> bool:
+        return id not in self.stale
 
     def answer_event(self, id: int, accepted: bool, /) -> None:
         self.answers[id] = accepted

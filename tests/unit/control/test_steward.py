@@ -147,6 +147,22 @@ class TestThreads:
         desk.stop()
         assert engine.answers[99]
 
+    def test_a_question_of_a_former_pair_changes_nothing(self, town: Town) -> None:
+        volume = make(town)
+        a1 = town["a1"]
+        a1.engine.stale.add(99)
+        event = {"id": 99, "kind": "dtl_state", "uuid": volume.uuid, "epoch": volume.epoch}
+        event |= {"node": volume.dtl.node, "from": "in_sync", "to": "degraded"}
+        before = a1.host.store.volume(volume.uuid)
+        assert before is not None
+        assert before.dtl.state is not DtlState.DEGRADED
+        a1.desk.handle(event)
+        assert a1.host.store.volume(volume.uuid) == before
+        a1.desk.handle({**event, "id": 100})
+        after = a1.host.store.volume(volume.uuid)
+        assert after is not None
+        assert after.dtl.state is DtlState.DEGRADED
+
     def test_a_question_that_meets_a_bug_is_answered_all_the_same(
         self, town: Town, monkeypatch: pytest.MonkeyPatch
     ) -> None:

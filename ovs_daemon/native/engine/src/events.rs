@@ -97,8 +97,46 @@ impl Events {
         }
     }
 
+    /// A volume is paired anew: what it has asked before is about the former pair, even where the new
+    /// one has the same node.
+    pub(crate) fn forget(&self, shard: usize, volume: VolumeId) {
+        self.lock().asked.retain(|_, asker| (asker.shard, asker.volume) != (shard, volume));
+    }
+
+    /// Whether somebody waits for the answer still.
+    pub(crate) fn stands(&self, id: u64) -> bool {
+        self.lock().asked.contains_key(&id)
+    }
+
     /// Who asked; once.
     pub(crate) fn take(&self, id: u64) -> Option<Asker> {
         self.lock().asked.remove(&id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_asked_before_a_volume_is_paired_anew_stands_no_more() {
+        let events = Events::default();
+        let (a, b) = (VolumeId(1), VolumeId(2));
+        let propose = |proposal| DtlNews::Propose {
+            proposal,
+            from: State::CatchingUp,
+            to: State::InSync,
+            node: "b1".to_owned(),
+            address: None,
+        };
+        events.push(0, a, &[1; 16], 8, &propose(1));
+        events.push(0, b, &[2; 16], 8, &propose(1));
+        events.push(1, a, &[3; 16], 8, &propose(1));
+        events.forget(0, a);
+        events.push(0, a, &[1; 16], 8, &propose(3));
+        assert_eq!([1, 2, 3, 4].map(|id| events.stands(id)), [false, true, true, true]);
+        assert!(events.take(1).is_none());
+        assert_eq!(events.take(4), Some(Asker { shard: 0, volume: a, proposal: 3 }));
+        assert!(!events.stands(4));
     }
 }

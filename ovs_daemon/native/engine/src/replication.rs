@@ -143,6 +143,12 @@ impl Engine {
         self.events.next(timeout.min(Duration::from_secs(86_400)))
     }
 
+    /// Whether the question of an event is still of interest. One that was asked before its volume
+    /// was paired anew is not: what it says is complete may be wiped by now, on the same node.
+    pub fn event_stands(&self, id: u64) -> bool {
+        self.events.stands(id)
+    }
+
     /// Whether the registry accepted what an event asked for. An event of a volume that is gone or
     /// was paired anew meanwhile is no longer of interest.
     pub fn answer_event(&self, id: u64, accepted: bool) {

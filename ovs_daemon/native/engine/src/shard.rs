@@ -380,6 +380,10 @@ impl Shard {
                 self.answer_removals();
             }
             Command::Pair { volume, pair, reply } => {
+                let of_it = |event: &volume::DtlEvent| VolumeId(event.volume) == volume;
+                let events = &mut self.hosted.out.events;
+                events.retain(|e| !of_it(e) || matches!(e.what, DtlNews::Stopped(_)));
+                self.setup.events.forget(self.setup.number, volume);
                 if self.hosted.with(volume, |v, out| v.pair(pair, ring, out)).is_some() {
                     let _ = reply.send(Ok(()));
                 }

@@ -140,6 +140,10 @@ impl Engine {
         self.run(py, |engine| Ok(engine.next_event(timeout_s)))
     }
 
+    fn event_stands(&self, py: Python<'_>, id: u64) -> PyResult<bool> {
+        self.run(py, |engine| Ok(engine.event_stands(id)))
+    }
+
     fn answer_event(&self, py: Python<'_>, id: u64, accepted: bool) -> PyResult<()> {
         self.perform(py, |engine| {
             engine.answer_event(id, accepted);

@@ -342,6 +342,13 @@ impl Cluster<'_> {
         true
     }
 
+    /// The volume that asked was paired anew since then.
+    pub(super) fn is_of_former_pair(&mut self, node: Host, proposal: &Proposal) -> bool {
+        let owner = self.owner(node).filter(|owner| owner.serial == proposal.serial);
+        let dtl = owner.and_then(|owner| owner.dtl.as_deref());
+        dtl.is_some_and(|dtl| dtl.proposal != proposal.number)
+    }
+
     /// The registry has answered a proposal; an old one is ignored.
     pub(super) fn link_answer(&mut self, node: Host, proposal: &Proposal, accepted: bool) {
         let Some(owner) = self.owner(node) else { return };

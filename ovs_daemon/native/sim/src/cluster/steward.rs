@@ -346,6 +346,8 @@ impl Cluster<'_> {
         }
         let keeper = Some(proposal.keeper);
         let accepted = match answer {
+            // Paired anew since then, if with the same node (`Engine::event_stands`).
+            Some(Answer::Read { .. }) if self.is_of_former_pair(node, &proposal) => Some(false),
             Some(Answer::Read { record, version, .. }) => {
                 match judge(node, record, proposal.epoch, keeper, proposal.to) {
                     Err(()) if self.shell(Shell::SwapAnyEpoch) => {
