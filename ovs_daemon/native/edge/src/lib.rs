@@ -8,6 +8,8 @@ mod flow;
 pub mod fuse;
 pub mod memory;
 pub mod nbd;
+#[cfg(test)]
+mod patience;
 pub mod process;
 pub mod server;
 mod slab;

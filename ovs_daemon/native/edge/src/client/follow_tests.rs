@@ -9,6 +9,7 @@ use net::clock::{monotonic_ns, unix_ms};
 use super::*;
 use crate::class_of;
 use crate::memory::MemoryTargets;
+use crate::patience::{Patience, impatient};
 use crate::server::{ClusterKey, EdgeServer};
 use crate::target::RequestId;
 
@@ -125,7 +126,7 @@ impl Bench {
             Some(time) => Wait::AtMost(time),
             None => Wait::Forever,
         };
-        self.turn_with(wait);
+        self.turn_with(impatient(wait));
     }
 
     fn turn_with(&mut self, wait: Wait) {
@@ -155,8 +156,11 @@ impl Bench {
         self.notices.extend(self.targets.take_notices());
     }
 
+    #[track_caller]
     fn until(&mut self, reached: impl Fn(&Self) -> bool) {
+        let patience = Patience::new();
         while !reached(self) {
+            patience.wait_on(|| (&self.log, &self.notices));
             self.turn();
         }
     }
@@ -165,6 +169,7 @@ impl Bench {
         self.targets.submit(volume, Request { id: RequestId(id), offset, verb });
     }
 
+    #[track_caller]
     fn outcomes(&mut self, count: usize) -> Vec<(u64, Outcome)> {
         self.until(|b| b.done.len() >= count);
         let mut all: Vec<_> = self.done.drain(..).map(|c| (c.id.0, c.outcome)).collect();

@@ -8,6 +8,7 @@ use media::{Slice, Wait};
 use super::*;
 use crate::class_of;
 use crate::memory::MemoryTargets;
+use crate::patience::{Patience, impatient};
 use crate::server::EdgeServer;
 use crate::target::{Extent, RequestId};
 
@@ -90,7 +91,7 @@ impl Bench {
             Some(time) => Wait::AtMost(time),
             None => Wait::Forever,
         };
-        self.turn_with(wait);
+        self.turn_with(impatient(wait));
     }
 
     fn turn_with(&mut self, wait: Wait) {
@@ -121,8 +122,11 @@ impl Bench {
         self.notices.extend(self.targets.take_notices());
     }
 
+    #[track_caller]
     fn until(&mut self, reached: impl Fn(&Self) -> bool) {
+        let patience = Patience::new();
         while !reached(self) {
+            patience.wait_on(|| (&self.log, &self.notices));
             self.turn();
         }
     }
@@ -141,6 +145,7 @@ impl Bench {
     }
 
     /// The outcomes by request, once there are so many.
+    #[track_caller]
     fn outcomes(&mut self, count: usize) -> Vec<(u64, Outcome)> {
         self.until(|b| b.done.len() >= count);
         let mut all: Vec<_> = self.done.drain(..).map(|c| (c.id.0, c.outcome)).collect();
@@ -197,7 +202,10 @@ fn what_is_submitted_just_before_sleep_is_published() {
     let volume = bench.attach();
     bench.until(|b| b.engine.as_ref().is_some_and(|engine| !engine.server.wants_polling()));
     bench.write(volume, 1, 0, 0x11);
-    while bench.targets.wants_polling() {}
+    let patience = Patience::new();
+    while bench.targets.wants_polling() {
+        patience.wait_on(|| &bench.log);
+    }
     bench.turn_with(Wait::Forever);
     assert_eq!(bench.outcomes(1), [(1, Outcome::Done)]);
 }

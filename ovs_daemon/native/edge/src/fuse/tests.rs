@@ -7,6 +7,7 @@ use media::Wait;
 
 use super::*;
 use crate::memory::MemoryTargets;
+use crate::patience::Patience;
 
 const MIB: u64 = 1 << 20;
 const CLASS: u8 = 9;
@@ -112,9 +113,12 @@ impl World {
         }
     }
 
-    /// What the next reply is; the test hangs, and its runner ends it, if there is none.
+    /// What the next reply is.
+    #[track_caller]
     fn reply(&mut self, file: usize) -> (u64, Answer) {
+        let patience = Patience::new();
         loop {
+            patience.wait_on(|| self.server.take_log());
             self.turn();
             if let Some(reply) = self.kernels[file].receive() {
                 return reply;
@@ -293,7 +297,9 @@ fn what_comes_late_for_a_gone_file_does_not_reach_its_successor() {
     let mut world = World::new(1);
     world.volumes.stall(true);
     world.kernels[0].send(READ, &io_arguments(0, 4096));
+    let patience = Patience::new();
     while world.volumes.stalled_count() == 0 {
+        patience.wait_on(|| world.server.take_log());
         world.turn();
     }
     world.server.unmount(VolumeId(0));

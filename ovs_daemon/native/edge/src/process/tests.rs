@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::memory::MemoryTargets;
+use crate::patience::Patience;
 use crate::server::EdgeServer;
 use crate::target::VolumeId;
 
@@ -47,7 +48,9 @@ impl Engine {
         // The ring of an engine that was dropped in this process holds its listener for a moment
         // longer, and the kernel says when it lets go.
         let socket = run_dir.join("engine.sock");
+        let patience = Patience::new();
         while let Err(error) = server.listen(&socket, &mut ring) {
+            patience.wait_on(|| &error);
             assert_eq!(error.source.kind(), std::io::ErrorKind::AddrInUse, "{error}");
             std::thread::yield_now();
         }
@@ -136,8 +139,11 @@ impl Host {
         }
     }
 
+    #[track_caller]
     fn until(&mut self, mut reached: impl FnMut(&mut Self) -> bool) {
+        let patience = Patience::new();
         while !reached(self) {
+            patience.wait_on(|| LOG.with(RefCell::take));
             self.turn();
         }
     }
@@ -147,6 +153,7 @@ impl Host {
         Client { socket, bytes: Vec::new(), ended: false }
     }
 
+    #[track_caller]
     fn answer(&mut self, client: &mut Client) -> Value {
         let mut heard = None;
         self.until(|_| {
@@ -156,6 +163,7 @@ impl Host {
         heard.unwrap()
     }
 
+    #[track_caller]
     fn ask(&mut self, request: &Value) -> Value {
         let mut client = self.client();
         client.say(&format!("{request}\n"));
