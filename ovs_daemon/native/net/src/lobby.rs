@@ -54,6 +54,11 @@ impl Lobby {
         self.waiting.pop_front().map(|(number, _)| number)
     }
 
+    /// How many there are.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// A connection has said who it is, or is over.
     pub fn leave(&mut self, number: u32) {
         self.waiting.retain(|(other, _)| *other != number);

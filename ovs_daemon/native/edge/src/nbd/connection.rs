@@ -57,6 +57,8 @@ pub(super) struct Connection {
     /// The export it uses, or [`NONE`] before it has chosen.
     pub(super) export: u32,
     pub(super) volume: VolumeId,
+    /// The listener that counts it among those that have not chosen an export, or [`NONE`].
+    pub(super) entrance: u32,
     pub(super) session: Session,
     pub(super) input: Input,
     pub(super) output: Output,
@@ -84,6 +86,7 @@ impl Connection {
             only,
             export: NONE,
             volume: VolumeId(NONE),
+            entrance: NONE,
             session,
             input: Input::new(),
             output: Output::new(index),
@@ -463,6 +466,19 @@ impl Connection {
             None => "no export chosen".to_string(),
         };
         core.log(warn, format!("nbd {name}: connection of {} closed: {why}", self.peer));
+    }
+
+    /// It has not chosen an export, and can still.
+    #[inline]
+    pub(super) fn is_choosing(&self) -> bool {
+        self.export == NONE && self.state != State::Shut
+    }
+
+    /// Ends a connection that has not chosen an export; why is said by whoever calls this.
+    pub(super) fn turn_out(&mut self) {
+        if self.state != State::Shut {
+            self.state = State::Broken;
+        }
     }
 
     /// The end of a turn: sends replies, receives more. False: it is gone and may be forgotten.

@@ -23,6 +23,7 @@
 //! A target may use the memory of a request until it reports the outcome, not longer.
 
 mod connection;
+mod entrance;
 mod exports;
 mod slots;
 #[cfg(test)]
@@ -36,13 +37,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use machines::nbd::Action;
-use media::{Arena, Event, Fd, Ring};
-use net::{Acceptor, ListenError, UnixSocket};
+use media::{Arena, Event, Ring};
+use net::{ListenError, UnixSocket};
 
 use crate::target::{Completion, Targets, VolumeId};
 
 use crate::flow::pool::{CHUNK_BYTES, NONE, Pool};
 use connection::Connection;
+use entrance::{CONNECTIONS_MAX, Listener};
 use exports::Exports;
 pub use exports::Offer;
 use slots::{Slab, Slots, Whole};
@@ -60,8 +62,6 @@ const STATUS_BYTES_MAX: u32 = 1 << 30;
 const TURN_BYTES_MAX: usize = 1 << 20;
 /// Most extents in one reply.
 const EXTENTS_MAX: usize = 4096;
-/// Connections at a time; further ones wait in the listening sockets.
-const CONNECTIONS_MAX: usize = 4096;
 
 /// Smallest arena that serves, in bytes. A good one has 256 MiB for a shard of volumes: every
 /// connection progresses, whatever the others do, while there are 4 chunks of 260 KiB for each, and
@@ -144,14 +144,7 @@ enum TokenKind {
     Receive,
     Send,
     Poll,
-}
-
-struct Listener {
-    acceptor: Acceptor,
-    /// The only export served here, or [`NONE`] for all.
-    only: u32,
-    file: Option<UnixSocket>,
-    closed: bool,
+    Late,
 }
 
 /// What all connections share.
@@ -185,6 +178,9 @@ impl Core {
 pub struct NbdServer {
     core: Core,
     connections: Slab<Box<Connection>>,
+    connections_max: usize,
+    /// That there are as many connections as there may be has been said.
+    told_full: bool,
     listeners: Slab<Listener>,
     /// Connections with something to do at the end of the turn.
     dirty: Vec<u32>,
@@ -214,6 +210,8 @@ impl NbdServer {
                 submitted: false,
             },
             connections: Slab::new(),
+            connections_max: CONNECTIONS_MAX,
+            told_full: false,
             listeners: Slab::new(),
             dirty: Vec::new(),
         }
@@ -239,8 +237,7 @@ impl NbdServer {
             self.core.exports.remove(only);
             ExportError::Listen(error)
         })?;
-        let acceptor = Acceptor::new(socket.fd().clone());
-        self.listen(ring, Listener { acceptor, only, file: Some(socket), closed: false });
+        self.listen(ring, Listener::of_one(only, socket));
         Ok(())
     }
 
@@ -252,8 +249,7 @@ impl NbdServer {
         address: SocketAddr,
     ) -> Result<SocketAddr, ExportError> {
         let (fd, bound) = net::listen_tcp(address).map_err(ExportError::Listen)?;
-        let acceptor = Acceptor::new(fd);
-        self.listen(ring, Listener { acceptor, only: NONE, file: None, closed: false });
+        self.listen(ring, Listener::of_all(fd));
         Ok(bound)
     }
 
@@ -310,6 +306,9 @@ impl NbdServer {
         if kind == TokenKind::Accept as u8 {
             return self.accepted(index, event, ring);
         }
+        if kind == TokenKind::Late as u8 {
+            return self.close_late(index, ring);
+        }
         let Some(connection) = self.connections.get_mut(index) else { return };
         if kind == TokenKind::Receive as u8 {
             connection.received(event.result, &mut self.core, targets);
@@ -363,7 +362,14 @@ impl NbdServer {
         for index in dirty.drain(..) {
             let Some(connection) = self.connections.get_mut(index) else { continue };
             connection.dirty = false;
-            if !connection.end_turn(&mut self.core, ring, targets) {
+            let stays = connection.end_turn(&mut self.core, ring, targets);
+            if connection.entrance != NONE && !(stays && connection.is_choosing()) {
+                let way = std::mem::replace(&mut connection.entrance, NONE);
+                if let Some(listener) = self.listeners.get_mut(way) {
+                    listener.lobby.leave(index);
+                }
+            }
+            if !stays {
                 self.connections.remove(index);
                 self.accept_again(ring);
             } else if connection.wants_turn() {
@@ -413,51 +419,6 @@ impl NbdServer {
     fn listen(&mut self, ring: &mut Ring, listener: Listener) {
         self.listeners.insert(listener);
         self.accept_again(ring);
-    }
-
-    /// Starts accepting on every listener that does not.
-    fn accept_again(&mut self, ring: &mut Ring) {
-        for (index, listener) in self.listeners.iter_mut() {
-            if !listener.closed {
-                listener.acceptor.start(self.core.token(TokenKind::Accept, index), ring);
-            }
-        }
-    }
-
-    fn accepted(&mut self, index: u32, event: Event, ring: &mut Ring) {
-        let Some(listener) = self.listeners.get_mut(index) else { return };
-        if listener.closed {
-            drop(Ring::take_fd(&event));
-            self.listeners.remove(index);
-            return;
-        }
-        let only = listener.only;
-        match listener.acceptor.take_one(&event, ring) {
-            Ok(Some(fd)) => {
-                net::tune_stream(&fd);
-                self.open(fd, only);
-                if self.connections.len() < CONNECTIONS_MAX {
-                    self.accept_again(ring);
-                }
-            }
-            Ok(None) => {}
-            Err(error) => {
-                self.core.log(true, format!("nbd: cannot accept a connection: {error}"));
-            }
-        }
-    }
-
-    /// Serves an accepted stream socket; `only`: the one export it may use.
-    fn open(&mut self, fd: Fd, only: u32) {
-        let peer = net::peer_name(&fd);
-        // The index is known only after insertion.
-        let connection = Connection::new(fd, peer, NONE, only, &mut self.core);
-        let index = self.connections.insert(Box::new(connection));
-        if let Some(connection) = self.connections.get_mut(index) {
-            connection.index = index;
-            connection.output.owner = index;
-            mark(connection, &mut self.dirty);
-        }
     }
 
     fn close_listeners(&mut self, ring: &mut Ring, which: impl Fn(&Listener) -> bool) {

@@ -25,6 +25,10 @@ impl Greeting {
         &self.socket
     }
 
+    pub(super) fn is_over_tcp(&self) -> bool {
+        self.over_tcp
+    }
+
     /// Reads what is there; the hello once it is complete.
     pub(super) fn read(&mut self) -> Result<Option<Hello>, String> {
         let mut part = [0; 2048];

@@ -23,6 +23,9 @@
 //! [`adopt`]: EdgeServer::adopt
 
 mod doors;
+mod entrance;
+#[cfg(test)]
+mod entrance_tests;
 mod greeting;
 mod key;
 mod refusals;
@@ -33,22 +36,20 @@ mod stream_tests;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddr;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
 
 use format::edge::{Frame, Refusal};
 use machines::edge::Door;
 use media::{Arena, Event, Fd, Ring};
 use net::clock::unix_ms;
-use net::{Acceptor, UnixSocket};
 
 use crate::spin::Spin;
 use crate::target::{Completion, Targets, VolumeId, VolumeInfo};
 use crate::token::Token;
 
 use crate::flow::pool::Pool;
+use entrance::{Entrance, SESSIONS_MAX};
 pub use greeting::Adopted;
 use greeting::{Carrier, Greeting};
 use key::generation_here;
@@ -61,15 +62,11 @@ use stream::Streaming;
 const KIND_ACCEPT: u8 = 0;
 const KIND_CONTROL: u8 = 1;
 const KIND_BELL: u8 = 2;
-const KIND_ACCEPT_TCP: u8 = 3;
+const KIND_LATE: u8 = 3;
 const KIND_RECEIVE: u8 = 4;
 const KIND_SEND: u8 = 5;
-/// Connections over TCP that have said nothing yet, at once; a further one ends the oldest.
-const GREETINGS_MAX: usize = 256;
 /// Memory for the requests and answers of all sessions over TCP; pages never used cost nothing.
 const STREAM_ARENA: usize = 256 << 20;
-/// Connections at once; more are refused.
-const SESSIONS_MAX: usize = 4096;
 
 /// Where a volume is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,12 +115,13 @@ struct Connection {
 /// See the file's essay.
 pub struct EdgeServer {
     class: u8,
-    listener: Option<(UnixSocket, Acceptor)>,
-    tcp: Option<Acceptor>,
+    /// By their numbers.
+    entrances: [Entrance; 2],
+    sessions_max: usize,
+    /// That there are as many connections as there may be has been said.
+    told_full: bool,
     /// The key that the tokens of sessions over TCP are signed with.
     key: Option<ClusterKey>,
-    /// Connections over TCP that have not said hello, the oldest first.
-    silent: VecDeque<(u32, u16)>,
     connections: Vec<Connection>,
     free: Vec<u32>,
     /// Sessions whose rings are looked at; the others sleep until their bell is rung.
@@ -155,10 +153,10 @@ impl EdgeServer {
     pub fn new(class: u8) -> Self {
         Self {
             class,
-            listener: None,
-            tcp: None,
+            entrances: Default::default(),
+            sessions_max: SESSIONS_MAX,
+            told_full: false,
             key: None,
-            silent: VecDeque::new(),
             connections: Vec::new(),
             free: Vec::new(),
             awake: Vec::new(),
@@ -178,42 +176,10 @@ impl EdgeServer {
         }
     }
 
-    /// Accepts sessions on a unix socket that only this user may connect to.
-    ///
-    /// # Errors
-    /// The socket can't be made; the error says why.
-    pub fn listen(&mut self, path: &Path, ring: &mut Ring) -> Result<(), net::ListenError> {
-        let socket = UnixSocket::listen(path, 0o600, None)?;
-        let mut acceptor = Acceptor::new(socket.fd().clone());
-        acceptor.start(self.accept_token(KIND_ACCEPT), ring);
-        self.listener = Some((socket, acceptor));
-        Ok(())
-    }
-
     /// Opens sessions over TCP, accepted here or on another shard, whose tokens are signed with
     /// `key`.
     pub fn trust(&mut self, key: ClusterKey) {
         self.key = Some(key);
-    }
-
-    /// Accepts Edges of other hosts. Returns the address in use (port 0 lets the kernel choose).
-    ///
-    /// # Errors
-    /// The socket can't be made; the error says why.
-    pub fn listen_tcp(
-        &mut self,
-        address: SocketAddr,
-        ring: &mut Ring,
-    ) -> Result<SocketAddr, net::ListenError> {
-        let (fd, bound) = net::listen_tcp(address)?;
-        let mut acceptor = Acceptor::new(fd);
-        acceptor.start(self.accept_token(KIND_ACCEPT_TCP), ring);
-        self.tcp = Some(acceptor);
-        Ok(bound)
-    }
-
-    fn accept_token(&self, kind: u8) -> u64 {
-        Token { kind, generation: 0, index: 0 }.pack(self.class)
     }
 
     /// Lines for the log since the last call.
@@ -286,8 +252,10 @@ impl EdgeServer {
     /// An event of our class.
     pub fn on_event<H: Host + ?Sized>(&mut self, event: Event, ring: &mut Ring, host: &mut H) {
         let token = Token::unpack(event.token);
-        if matches!(token.kind, KIND_ACCEPT | KIND_ACCEPT_TCP) {
-            return self.accepted(event, token.kind == KIND_ACCEPT_TCP, ring);
+        match token.kind {
+            KIND_ACCEPT => return self.accepted(event, token.index as usize, ring),
+            KIND_LATE => return self.close_late(token.index as usize, ring),
+            _ => {}
         }
         let present = self.connections.get(token.index as usize);
         if present.is_none_or(|c| c.generation != token.generation || c.place.is_none()) {
@@ -318,51 +286,6 @@ impl EdgeServer {
         self.touched.push(token.index);
     }
 
-    fn accepted(&mut self, event: Event, over_tcp: bool, ring: &mut Ring) {
-        let unix = self.listener.as_mut().map(|(_, acceptor)| acceptor);
-        let acceptor = if over_tcp { self.tcp.as_mut() } else { unix };
-        let taken = match acceptor {
-            Some(acceptor) => acceptor.take(&event, ring),
-            // It no longer listens.
-            None => return drop(Ring::take_fd(&event)),
-        };
-        match taken {
-            Ok(None) => {}
-            Ok(Some(fd)) if self.connections.len() - self.free.len() < SESSIONS_MAX => {
-                let greeting = Greeting::new(fd.clone(), over_tcp);
-                let index = self.insert(Place::Greeting(greeting));
-                if over_tcp {
-                    net::tune_peer(&fd);
-                    self.note_silent(index);
-                }
-                ring.poll_readable(&fd, self.token(KIND_CONTROL, index));
-            }
-            Ok(Some(fd)) => {
-                self.log.push(format!("refused {}: too many sessions", net::peer_name(&fd)));
-            }
-            Err(error) => self.log.push(format!("cannot accept an Edge: {error}")),
-        }
-    }
-
-    /// Nobody may hold connections without saying who it is.
-    fn note_silent(&mut self, index: u32) {
-        let connections = &self.connections;
-        self.silent.retain(|(index, generation)| {
-            let connection = &connections[*index as usize];
-            connection.generation == *generation
-                && matches!(connection.place, Some(Place::Greeting(_)))
-        });
-        self.silent.push_back((index, connections[index as usize].generation));
-        if self.silent.len() > GREETINGS_MAX
-            && let Some((oldest, _)) = self.silent.pop_front()
-            && let Some(Place::Greeting(greeting)) = self.remove(oldest)
-        {
-            let who = net::peer_name(greeting.socket());
-            self.log.push(format!("closed the Edge connection of {who}: it says nothing"));
-            greeting.close();
-        }
-    }
-
     /// The control socket of a connection has something to read.
     fn readable<H: Host + ?Sized>(&mut self, index: u32, ring: &mut Ring, host: &mut H) {
         match self.connections[index as usize].place.as_mut() {
@@ -379,14 +302,14 @@ impl EdgeServer {
                     ring.poll_readable(&fd, self.token(KIND_CONTROL, index));
                 }
                 Ok(Some(hello)) => {
-                    let Some(Place::Greeting(greeting)) = self.remove(index) else { return };
+                    let Some(greeting) = self.take_greeting(index) else { return };
                     self.route(greeting.into_adopted(hello), ring, host);
                 }
                 Err(why) => {
                     let who = net::peer_name(greeting.socket());
                     self.log.push(format!("closed the Edge connection of {who}: {why}"));
                     greeting.refuse(&malformed(&why));
-                    self.remove(index);
+                    self.take_greeting(index);
                 }
             },
             _ => {}
@@ -709,17 +632,6 @@ impl EdgeServer {
             }
         }
         self.stop_listening(ring);
-    }
-
-    /// Stops listening and removes the socket's file.
-    pub fn stop_listening(&mut self, ring: &mut Ring) {
-        if let Some((socket, _)) = self.listener.take() {
-            socket.unlink();
-            ring.shutdown(socket.fd());
-        }
-        if let Some(acceptor) = self.tcp.take() {
-            ring.shutdown(acceptor.fd());
-        }
     }
 }
 

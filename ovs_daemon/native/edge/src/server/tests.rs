@@ -2,18 +2,20 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use format::edge::{
     Attached, CloseReason, Command, Done, EXTENT_LEN, FLAG_OWN, Hello, Layout, VERSION, Verb,
     decode_extent,
 };
 use media::Wait;
-use net::Bell;
 use net::pass;
 use net::shm::{CURSOR_STRIDE, Consumer, Place as RingPlace, Producer};
+use net::{Bell, Lobby};
 
 use super::*;
 use crate::memory::MemoryTargets;
+use crate::patience::{Patience, impatient};
 use crate::target::{Request, VolumeInfo};
 
 const CLASS: u8 = 9;
@@ -59,8 +61,11 @@ impl Engine {
         self.log.extend(self.server.take_log());
     }
 
+    #[track_caller]
     fn until(&mut self, mut reached: impl FnMut(&mut Self) -> bool) {
+        let patience = Patience::new();
         while !reached(self) {
+            patience.wait_on(|| &self.log);
             self.turn();
         }
     }
@@ -147,6 +152,7 @@ impl Raw {
         Some(frame)
     }
 
+    #[track_caller]
     fn frame(&mut self, engine: &mut Engine) -> Frame {
         let mut heard = None;
         engine.until(|_| {
@@ -170,6 +176,7 @@ impl Raw {
         }
     }
 
+    #[track_caller]
     fn answer(&mut self, engine: &mut Engine) -> Done {
         engine.until(|_| self.answers.look().unwrap() > 0);
         let done = Done::from_words(&self.answers.pop().unwrap()).unwrap();
@@ -453,10 +460,11 @@ fn a_connection_goes_to_the_shard_of_its_volume() {
     let mut engine = Engine::new("handover");
     let mut raw = Raw::new(&engine);
     raw.attach(&hello());
-    let mut handed = Vec::new();
+    let (mut handed, patience) = (Vec::new(), Patience::new());
     while handed.is_empty() {
+        patience.wait_on(|| engine.server.take_log());
         let mut events = Vec::new();
-        engine.ring.turn(Wait::Forever, &mut events).unwrap();
+        engine.ring.turn(impatient(Wait::Forever), &mut events).unwrap();
         for event in events {
             engine.server.on_event(event, &mut engine.ring, &mut Elsewhere);
         }
@@ -484,9 +492,39 @@ fn uuids_read_back() {
 }
 
 #[test]
+fn who_says_no_hello_in_time_is_closed_and_sessions_stay() {
+    let mut engine = Engine::new("silent");
+    let mut bystander = Raw::open(&mut engine);
+    engine.server.entrances[0].lobby = Lobby::new(2, Duration::from_millis(50));
+    let mut silent = Raw::new(&engine);
+    engine.until(|_| {
+        silent.hear();
+        silent.ended
+    });
+    let told = |line: &String| line.contains("did not say who they are in 50ms");
+    assert!(engine.log.iter().any(told), "{:?}", engine.log);
+    engine.server.entrances[0].lobby = Lobby::new(2, Duration::from_secs(3600));
+    let mut crowd: Vec<Raw> = Vec::new();
+    for _ in 0..20 {
+        crowd.push(Raw::new(&engine));
+        engine.turn();
+        works(&mut bystander, &mut engine);
+    }
+    // Of all that came only two are left, and one more goes for who says hello.
+    works(&mut Raw::open(&mut engine), &mut engine);
+    engine.until(|_| {
+        crowd[..18].iter_mut().all(|raw| {
+            raw.hear();
+            raw.ended
+        })
+    });
+    works(&mut bystander, &mut engine);
+}
+
+#[test]
 fn without_descriptors_it_pauses_and_says_so_once() {
     let mut engine = Engine::new("short");
-    let token = engine.server.accept_token(KIND_ACCEPT);
+    let token = engine.server.entrance_token(KIND_ACCEPT, 0);
     // EMFILE (errno(3)), as if the accept under way had failed, and again after each pause.
     for _ in 0..3 {
         let event = Event { token, result: -24 };

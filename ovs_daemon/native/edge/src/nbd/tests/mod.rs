@@ -1,6 +1,7 @@
 //! The server over real sockets, with volumes that wait, fail and change.
 #![allow(clippy::disallowed_methods, reason = "tests make their own sockets and directories")]
 
+mod entrance;
 mod world;
 
 use std::collections::BTreeMap;

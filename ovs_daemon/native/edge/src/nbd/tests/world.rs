@@ -11,6 +11,7 @@ use media::{Arena, Ring, Slice, Wait};
 
 use crate::flow::pool::CHUNK_BYTES;
 use crate::nbd::{NbdServer, Offer};
+use crate::patience::Patience;
 use crate::target::{
     Completion, Extent, Outcome, Request, RequestId, Targets, Verb, VolumeId, VolumeInfo,
 };
@@ -181,7 +182,10 @@ impl World {
 
     /// Turns until nothing more happens.
     pub(super) fn settle(&mut self) {
-        while self.turn() {}
+        let patience = Patience::new();
+        while self.turn() {
+            patience.wait_on(|| &self.nbd.core.log);
+        }
     }
 
     /// A connected client that has not said anything.
