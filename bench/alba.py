@@ -145,9 +145,8 @@ def front_end(store: Path, size: int) -> dict[str, float]:
             (sockets / "alba").symlink_to(base.resolve())
             writing = Writing(sockets / "alba", osds, size)
             fio(writing.socket, size, sockets)
-            writing.engine.settle_volume(VOLUME)
             uri = f"nbd+unix:///{VOLUME}?socket={writing.socket}"
-            result = under_repair(writing.engine, osds, uri, size, sockets)
+            result = under_repair(writing.engine, osds, VOLUME, uri, size, sockets)
             writing.close()
     finally:
         shutil.rmtree(base, ignore_errors=True)
