@@ -30,7 +30,7 @@ class Share:
             # Nor is the registry asked, which takes its time to be away.
             return self._unless_alone("its lease in the registry is over")
         try:
-            cluster = View.of(self._host.store).cluster()
+            cluster = View.of_nodes(self._host.store).cluster()
         except VStorageError as failure:
             return self._unless_alone(f"the registry does not answer ({failure.why})")
         node = cluster.node(self._host.settings.node)

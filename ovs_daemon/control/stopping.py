@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 from ovs_daemon.control.host import Host
 from ovs_daemon.control.records import Volume
@@ -40,14 +40,16 @@ def put_away(host: Host, at_once: int, patience_s: float = PATIENCE_S) -> None:
         left: dict[Future[None], str] = {
             pool.submit(_put_away, host, uuid, records): uuid for uuid in host.opened()
         }
+        told = began
         while left:
-            done, _ = wait(left, patience_s)
+            done, _ = wait(left, max(0.0, told + patience_s - time.monotonic()), FIRST_COMPLETED)
             for closed in done:
                 uuid, failure = left.pop(closed), closed.exception()
                 if failure is not None:
                     LOG.error("volume %s cannot be closed", uuid, exc_info=failure)
-            if left and not done:
-                _tell(list(left.values()), time.monotonic() - began)
+            if left and time.monotonic() >= told + patience_s:
+                told = time.monotonic()
+                _tell(list(left.values()), told - began)
 
 
 def _tell(uuids: list[str], seconds: float) -> None:

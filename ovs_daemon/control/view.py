@@ -30,6 +30,11 @@ class View:
             tuple(store.domains()), tuple(store.nodes()), store.alive(), tuple(store.volumes())
         )
 
+    @classmethod
+    def of_nodes(cls, store: Store) -> View:
+        """The same without volumes, of which there may be very many: for who only asks of nodes."""
+        return cls(tuple(store.domains()), tuple(store.nodes()), store.alive(), ())
+
     def cluster(self, beside: str | None = None) -> model.Cluster:
         """The same for the policy.
 

@@ -15,7 +15,7 @@ from ovs_daemon.control.verbs import Verbs
 from ovs_daemon.errors import Code, VStorageError
 from ovs_daemon.registry import Conflict
 from ovs_daemon.rpc.contract import CLUSTER, SLOW, VERSION, wrap_answer, wrap_error
-from ovs_daemon.rpc.turnstile import Turnstile
+from ovs_daemon.rpc.turnstile import Turnstile, stopping
 
 LOG = logging.getLogger(__name__)
 
@@ -51,10 +51,17 @@ class Endpoint:
             setattr(self, name, self._remote(name))
 
     def close(self) -> None:
-        """Take no more calls; returns when those at work are answered."""
+        """Take no more calls; returns when those at work are answered, the others refused."""
+        self.refuse()
+        with self._guard:
+            self._guard.wait_for(lambda: self._running == 0)
+
+    def refuse(self) -> None:
+        """Begin no call any more, not those either that wait for their turn."""
         with self._guard:
             self._closed = True
-            self._guard.wait_for(lambda: self._running == 0)
+        self._quick.close()
+        self._slow.close()
 
     def _remote(self, name: str) -> _Remote:
         verb = getattr(self._verbs, name)
@@ -64,7 +71,7 @@ class Endpoint:
         def call(context: Mapping[str, Any], **arguments: Any) -> dict[str, Any]:
             with self._guard:
                 if self._closed:
-                    return wrap_error(_stopping(name))
+                    return wrap_error(stopping(name))
                 self._running += 1
             try:
                 self._refuse_others(name, context)
@@ -101,10 +108,6 @@ class Endpoint:
             "give each cluster a message bus (or virtual host) or names of Domains of its own; if "
             "it was made anew, restart the service that asked",
         )
-
-
-def _stopping(name: str) -> VStorageError:
-    return VStorageError(Code.BUSY, name, "the daemon is stopping", "try again when it is back")
 
 
 def _internal(name: str, bug: Exception) -> VStorageError:

@@ -27,6 +27,8 @@ LOG = logging.getLogger(__name__)
 
 # How long a node may take calls that it cannot answer, or none that it could, seconds.
 _LOOK_S = 1.0
+# How long the end waits until no more calls of the Domain can come, seconds.
+_DEAF_S = 5.0
 # Modules of oslo.messaging and the groups of options that they register for themselves.
 _GLOBAL_OPTIONS = (
     ("oslo_messaging._metrics.client", "oslo_messaging_metrics"),
@@ -59,7 +61,7 @@ class RpcServer:
         self._domain, self._node = domain, node
         self._refusal = refusal
         self._refused: str | None = None
-        self._guard = threading.Lock()
+        self._guard = threading.Condition()
         self._stopping = threading.Event()
         self._listening = threading.Event()
         self._own = self._make(node_topic(domain, node))
@@ -96,6 +98,12 @@ class RpcServer:
         if listening:
             self._own.stop()
             self._close_share()
+            with self._guard:
+                # Another node gets what comes from now on, rather than a refusal from this one.
+                self._guard.wait_for(lambda: self._ears == 0, _DEAF_S)
+        # Before the servers are waited for: each call that only waits would still be performed.
+        self._endpoint.refuse()
+        if listening:
             self._own.wait()
             for closing in self._closing:
                 closing.join()
@@ -142,6 +150,7 @@ class RpcServer:
         shared.stop()
         with self._guard:
             self._ears -= 1
+            self._guard.notify_all()
         shared.wait()
 
     def _make(self, name: str) -> oslo_messaging.MessageHandlingServer:

@@ -17,18 +17,19 @@ class Turnstile:
     """
 
     def __init__(self, inside: int, waiting: float) -> None:
-        self._guard = threading.Lock()
-        self._inside = threading.Semaphore(inside)
+        self._changed = threading.Condition()
+        self._places = inside
         self._size = inside + waiting
         self._present = 0
+        self._closed = False
 
     @contextlib.contextmanager
     def passing(self, what: str) -> Iterator[None]:
         """Be in for as long as the context lasts; waits for it.
 
-        :raises VStorageError: ``busy``, as many wait as may
+        :raises VStorageError: ``busy``, as many wait as may, or it was closed meanwhile
         """
-        with self._guard:
+        with self._changed:
             if self._present >= self._size:
                 raise VStorageError(
                     Code.BUSY,
@@ -37,9 +38,32 @@ class Turnstile:
                     "try again later; 'vstorage status' tells what the backend waits for",
                 )
             self._present += 1
-        try:
-            with self._inside:
-                yield
-        finally:
-            with self._guard:
+            try:
+                self._enter(what)
+            except VStorageError:
                 self._present -= 1
+                raise
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._present -= 1
+                self._places += 1
+                self._changed.notify()
+
+    def close(self) -> None:
+        """Let nobody in any more; who is in is not disturbed, who waits is refused."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def _enter(self, what: str) -> None:
+        self._changed.wait_for(lambda: self._closed or self._places > 0)
+        if self._closed:
+            raise stopping(what)
+        self._places -= 1
+
+
+def stopping(what: str) -> VStorageError:
+    """What a call hears that comes, or whose turn comes, when the daemon stops."""
+    return VStorageError(Code.BUSY, what, "the daemon is stopping", "try again when it is back")

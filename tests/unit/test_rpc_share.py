@@ -12,6 +12,7 @@ import pytest
 from ovs_cinder.api import DomainApi
 from ovs_daemon.control import nodes
 from ovs_daemon.control.share import Share
+from ovs_daemon.control.store import NODE, SNAPSHOT, VOLUME
 from ovs_daemon.control.verbs import Verbs
 from ovs_daemon.errors import Code, VStorageError
 from ovs_daemon.rpc import contract, endpoint
@@ -79,6 +80,22 @@ class TestWhoTakesCalls:
         assert "lease" in str(share.refusal())
         town["one"].liveness.beat()
         assert share.refusal() is None
+
+    def test_to_ask_costs_no_more_with_many_volumes(
+        self, town: Town, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Each node of the bus asks once a second."""
+        asked: list[str] = []
+        list_records = town.registry.list
+
+        def listing(kind: str) -> Any:
+            asked.append(kind)
+            return list_records(kind)
+
+        monkeypatch.setattr(town.registry, "list", listing)
+        assert share_of(town["one"]).refusal() is None
+        assert NODE in asked
+        assert not {VOLUME, SNAPSHOT} & set(asked)
 
     def test_who_is_alone_takes_them_whatever_is_wrong(
         self, town: Town, monkeypatch: pytest.MonkeyPatch
@@ -209,6 +226,24 @@ def test_more_slow_calls_than_may_wait_are_refused_at_once(
     for one in waiting:
         one.join(LONG_S)
     assert answers == [{"answer": {"deleted": True}}] * 5
+
+
+def test_calls_that_only_wait_do_not_delay_the_end(
+    stuck: Stuck, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verbs: Any = Endpoint(stuck, 1)
+    answers: list[dict[str, Any]] = []
+    calls = in_threads(4, lambda: answers.append(verbs.delete_volume({}, volume="web1")))
+    assert stuck.begun.acquire(timeout=LONG_S)
+    wait_until(lambda: verbs._slow._present == 4, "three calls that wait for the first")
+    (ending,) = in_threads(1, verbs.close)
+    wait_until(lambda: len(answers) == 3, "answers to those that wait")
+    assert all("stopping" in str(one) for one in answers)
+    assert ending.is_alive(), "the one at work is waited for"
+    stuck.release.set()
+    for one in (ending, *calls):
+        one.join(LONG_S)
+    assert answers[3] == {"answer": {"deleted": True}}
 
 
 def test_slow_calls_are_verbs() -> None:

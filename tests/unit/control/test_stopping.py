@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import wait
 
 import pytest
 
-from ovs_daemon.control import volumes
+from ovs_daemon.control import stopping, volumes
 from ovs_daemon.control.records import Dtl, Volume
 from ovs_daemon.control.stopping import put_away
 from ovs_daemon.errors import Code, VStorageError
@@ -59,6 +62,29 @@ class Closings:
                 self._now -= 1
 
 
+@contextlib.contextmanager
+def waiting_for_word(town: Town, patch: pytest.MonkeyPatch, slow: str) -> Iterator[None]:
+    """The closing of a volume takes until somebody is told that it does."""
+    told = threading.Event()
+
+    class Told(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if slow in record.getMessage():
+                told.set()
+
+    def wait_for_word(uuid: str) -> None:
+        if uuid == slow:
+            assert told.wait(SECONDS_MAX), "nobody says what the stop waits for"
+
+    logger, handler = logging.getLogger("ovs_daemon.control.stopping"), Told()
+    Closings(town, patch, wait_for_word)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
 def test_volumes_are_closed_beside_each_other_and_not_too_many(
     town: Town, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -76,28 +102,25 @@ def test_one_that_takes_long_keeps_no_other_and_is_named(
     town: Town, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     slow, *others = make(town, 2 * AT_ONCE)
-    told = threading.Event()
-
-    class Told(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            if slow.uuid in record.getMessage():
-                told.set()
-
-    def wait_for_word(uuid: str) -> None:
-        if uuid == slow.uuid:
-            assert told.wait(SECONDS_MAX), "nobody says what the stop waits for"
-
-    logger, handler = logging.getLogger("ovs_daemon.control.stopping"), Told()
-    Closings(town, monkeypatch, wait_for_word)
-    logger.addHandler(handler)
-    try:
+    with waiting_for_word(town, monkeypatch, slow.uuid):
         put_away(town["a1"].host, AT_ONCE, patience_s=0.01)
-    finally:
-        logger.removeHandler(handler)
     assert all(town.volume(volume.uuid).saved for volume in (slow, *others))
     (first, *_) = (r.getMessage() for r in caplog.records if slow.uuid in r.getMessage())
     assert "wait, or end the daemon" in first
     assert "stays in the write buffer" in first
+
+
+def test_one_that_takes_long_is_named_while_others_are_done_all_the_time(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow, *others = make(town, 4 * AT_ONCE)
+    hours = itertools.count(0, 3600)
+    monkeypatch.setattr("ovs_daemon.control.stopping.time.monotonic", lambda: float(next(hours)))
+    # However long it is ready to wait, something has been closed by then.
+    monkeypatch.setattr(stopping, "wait", lambda left, _, when: wait(left, return_when=when))
+    with waiting_for_word(town, monkeypatch, slow.uuid):
+        put_away(town["a1"].host, AT_ONCE)
+    assert all(town.volume(volume.uuid).saved for volume in (slow, *others))
 
 
 def test_one_that_fails_keeps_no_other(
