@@ -18,6 +18,7 @@ use net::Bell;
 use volume::{Control, Following, JobDone, Pair, Saving, Volume};
 
 use crate::error::Result;
+use crate::shut_out::Asking;
 
 /// Answers one call.
 pub(crate) type Reply<T> = SyncSender<Result<T>>;
@@ -116,7 +117,7 @@ pub(crate) enum Command {
     },
     /// Answered when nothing of earlier generations can happen any more.
     ShutOut {
-        volume: VolumeId,
+        asking: Asking,
         generation: u64,
         reply: Reply<()>,
     },

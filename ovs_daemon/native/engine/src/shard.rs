@@ -30,6 +30,7 @@ use crate::lease::Lease;
 use crate::mailbox::{Closing, Command, Mailbox, Reply};
 use crate::parting::{Partings, Removal};
 use crate::places::{Place, Places};
+use crate::shut_out::{Asking, ShutOuts};
 use crate::workers::Workers;
 
 const CLASS_MAIL: u8 = 1;
@@ -84,7 +85,7 @@ struct Shard {
     /// Volumes whose sessions are not over yet.
     partings: Partings,
     /// Who waits until earlier generations of a volume's attachments are shut out.
-    shut_outs: Vec<(VolumeId, Reply<()>)>,
+    shut_outs: ShutOuts,
     stopping: bool,
 }
 
@@ -136,7 +137,7 @@ impl Shard {
         }
         let hosted = Hosted::new(setup.number, setup.places.clone());
         let (jobs, removals, partings) = (HashMap::new(), Vec::new(), Partings::default());
-        let shut_outs = Vec::new();
+        let shut_outs = ShutOuts::default();
         let (expired, term, stopping) = (None, setup.lease.granted().term, false);
         let shard = Self {
             setup,
@@ -345,13 +346,7 @@ impl Shard {
             self.nbd.unexport(&mut self.ring, volume);
         }
         let (edge, nbd) = (&self.edge, &self.nbd);
-        self.shut_outs.retain(|(volume, reply)| {
-            let settled = edge.has_shut_out(*volume) && nbd.is_quiet(*volume);
-            if settled {
-                let _ = reply.send(Ok(()));
-            }
-            !settled
-        });
+        self.shut_outs.answer(|volume| edge.has_shut_out(volume) && nbd.is_quiet(volume));
     }
 
     fn answer_removals(&mut self) {
@@ -523,14 +518,15 @@ impl Shard {
                 let _ = reply.send(Ok(()));
             }
             // Who asks for a volume that answers nobody any more hears that it was closed.
-            Command::ShutOut { volume, .. }
+            Command::ShutOut { asking: Asking { volume, .. }, .. }
                 if self.hosted.get(volume).is_none() || self.hosted.is_stopped(volume) => {}
-            Command::ShutOut { volume, generation, reply } => {
+            Command::ShutOut { asking, generation, reply } => {
+                let volume = asking.volume;
                 if self.hosted.raise_generation(volume, generation) {
                     self.nbd.unexport(ring, volume);
                 }
                 self.edge.shut_out(volume, generation);
-                self.shut_outs.push((volume, reply));
+                self.shut_outs.put(asking, reply);
             }
             // Without an answer (the volume is gone) the caller hears that it was closed.
             Command::Saving { volume, reply } => {
