@@ -131,7 +131,8 @@ fn cause_code(cause: Cause) -> u16 {
         Cause::NotFound => 1,
         Cause::NoSpace => 2,
         Cause::Corrupt => 3,
-        Cause::Failed => 4,
+        // Who hears this has an answer.
+        Cause::Unanswered | Cause::Failed => 4,
     }
 }
 

@@ -38,8 +38,17 @@ pub enum Cause {
     NoSpace,
     /// The object's bytes are not what they should be.
     Corrupt,
+    /// Nobody has answered: it may be done, or be done later.
+    Unanswered,
     /// Anything else.
     Failed,
+}
+
+impl Cause {
+    /// Whether it tells nothing about what is stored.
+    pub(crate) fn tells_nothing(self) -> bool {
+        matches!(self, Self::Unanswered | Self::Failed)
+    }
 }
 
 /// A failed operation on an object.

@@ -88,7 +88,7 @@ fn store_error(what: &str, error: &media::StoreError) -> Error {
 
 fn open_error(what: &str, error: &OpenError) -> Error {
     match error {
-        OpenError::Backend(e) if matches!(e.cause, Cause::Failed | Cause::NoSpace) => {
+        OpenError::Backend(e) if !matches!(e.cause, Cause::NotFound | Cause::Corrupt) => {
             backend_error(what, e)
         }
         OpenError::Store(e) if e.is_no_files() => {

@@ -15,6 +15,8 @@ pub(super) struct Faulty {
     osd: Arc<dyn Osd>,
     fails: fn(&Request) -> bool,
     up: Arc<AtomicBool>,
+    /// It says that it fails; otherwise it does what it is asked for, and nobody hears of it.
+    answers: bool,
 }
 
 impl Faulty {
@@ -29,7 +31,12 @@ impl Faulty {
         fails: fn(&Request) -> bool,
         up: &Arc<AtomicBool>,
     ) -> Arc<dyn Osd> {
-        Arc::new(Self { osd, fails, up: up.clone() })
+        Arc::new(Self { osd, fails, up: up.clone(), answers: true })
+    }
+
+    /// One whose answers to these requests are lost.
+    pub(super) fn unanswered(osd: Arc<dyn Osd>, fails: fn(&Request) -> bool) -> Arc<dyn Osd> {
+        Arc::new(Self { osd, fails, up: Arc::new(true.into()), answers: false })
     }
 }
 
@@ -76,7 +83,11 @@ impl Osd for Faulty {
 
     fn start(&self, request: Request, reply: Reply) {
         match (self.fails)(&request) {
-            true => reply(Err(request.error(Cause::Failed, "on purpose"))),
+            true if self.answers => reply(Err(request.error(Cause::Failed, "on purpose"))),
+            true => {
+                let lost = Err(request.error(Cause::Unanswered, "the answer is lost"));
+                self.osd.start(request, Box::new(move |_| reply(lost)));
+            }
             false => self.osd.start(request, reply),
         }
     }

@@ -7,7 +7,8 @@ use std::time::Duration;
 use format::fragment::crc32;
 use format::osd::wire::Class;
 use machines::alba::{
-    Copy, Disk, Mending, Next, Policy, Set, Standing, Verdict, apart, crowded, due, homes, safety,
+    Copy, Disk, Mending, Next, Outcome, Policy, Set, Standing, Verdict, apart, crowded, due, homes,
+    safety,
 };
 
 use crate::osd::{Answer, OBJECT, Request, fragment_path};
@@ -402,19 +403,18 @@ impl Cluster {
                         )
                     };
                     let answers = self.ask_all_for(class, batch.iter().map(put).collect());
-                    // One that failed may be stored all the same, later.
-                    let ours = |answer: &Result<Answer>| *answer != Ok(Answer::Put(Put::Exists));
-                    let created: Vec<usize> = batch
-                        .iter()
-                        .zip(&answers)
-                        .filter_map(|(one, answer)| ours(answer).then_some(*one))
-                        .collect();
-                    let fine = answers.iter().filter(|answer| answer.is_ok()).count();
-                    stored += fine as u64;
-                    done.existed += answers.iter().filter(|answer| !ours(answer)).count() as u64;
-                    done.unplaced += (batch.len() - fine) as u64;
+                    let outcomes: Vec<(usize, Outcome)> =
+                        batch.iter().copied().zip(answers.iter().map(outcome)).collect();
+                    let count = |wanted: Outcome| {
+                        outcomes.iter().filter(|(_, outcome)| *outcome == wanted).count() as u64
+                    };
+                    let existed = count(Outcome::Existed);
+                    let fine = count(Outcome::Created) + existed;
+                    stored += fine;
+                    done.existed += existed;
+                    done.unplaced += batch.len() as u64 - fine;
                     done.bytes += batch.len() as u64 * found.cut.fragment_len();
-                    mending.stored(batch.len(), &created, fine == batch.len());
+                    mending.stored(&outcomes);
                 }
                 Next::Look => mending.looked(self.is_complete(name, found, piece)),
                 // What is left then is what one that died would leave.
@@ -432,6 +432,8 @@ impl Cluster {
             }
         }
         done.fragments += stored;
+        // Those of which nothing was asked.
+        done.unplaced += payloads.len() as u64;
     }
 
     /// Whether everything that was found of an object is there still, as far as it can be seen.
@@ -564,6 +566,16 @@ impl Cluster {
         let payloads = BTreeMap::from([(one, payload)]);
         self.store_mended(name, &rest, (piece, class), &targets, payloads, done);
         Ok(())
+    }
+}
+
+/// What came of a put.
+fn outcome(answer: &Result<Answer>) -> Outcome {
+    match answer {
+        Ok(Answer::Put(Put::Created)) => Outcome::Created,
+        Ok(_) => Outcome::Existed,
+        Err(error) if error.cause == Cause::Unanswered => Outcome::Unanswered,
+        Err(_) => Outcome::Failed,
     }
 }
 

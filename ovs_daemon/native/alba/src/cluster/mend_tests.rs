@@ -1,7 +1,7 @@
 //! Mending while objects are deleted, and what cut-off puts leave.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use format::crc32c;
 use format::fragment::{crc32, payload_crcs};
@@ -9,8 +9,10 @@ use format::osd::Claim;
 use format::osd::wire::Class;
 use machines::alba::{Layout, Policy};
 
+use super::faulty::{self, Faulty};
 use super::tests::{Lab, content, get, put};
-use super::{Cluster, Survey, Terms, random_id};
+use super::views_tests::view;
+use super::{Cluster, Mended, Survey, Terms, random_id};
 use crate::Backend;
 use crate::folder::{FolderOsd, read_claim};
 use crate::pieces::Fragment;
@@ -58,10 +60,75 @@ fn a_mender_sees_that_an_object_goes_and_takes_back_what_it_stored() {
     // As one that looked before the delete, and stores after it.
     let targets = [(0, found.osd(0, 0).unwrap())].into();
     let payloads = [(0, vec![0; found.cut.fragment_len() as usize])].into();
-    let mut done = super::Mended::default();
+    let mut done = Mended::default();
     cluster.store_mended("a", &found, (0, Class::Upkeep), &targets, payloads, &mut done);
     assert_eq!(done.fragments, 0);
     assert_eq!(lab.files("a"), Vec::<std::path::PathBuf>::new());
+}
+
+fn payload(file: &Path) -> Vec<u8> {
+    Fragment::decode(&fs::read(file).unwrap()).unwrap().payload.to_vec()
+}
+
+/// As one whose computed fragments are on their way while somebody else moves them to the same disks, and
+/// deletes the old copies: there is no other.
+#[test]
+fn what_somebody_else_has_moved_there_is_not_taken_back_by_one_whose_put_failed() {
+    for faulty in [Faulty::always, Faulty::unanswered] {
+        let four = House::new("not-ours", 4);
+        let found = four.cluster.find("a").unwrap().unwrap();
+        let to = (0..4).find(|disk| four.has(*disk) == 0).unwrap();
+        let [old, new] = four.copy(0, to);
+        fs::remove_file(old).unwrap();
+        let odd = |(number, osd)| if number == to { faulty(osd, faulty::puts) } else { osd };
+        let osds = four.cluster.osds().into_iter().enumerate().map(odd).collect();
+        let mender = view(&four.cluster, osds);
+        let payload = payload(&new);
+        let mut done = Mended::default();
+        let (targets, payloads) = ([(0, to)].into(), [(0, payload)].into());
+        mender.store_mended("a", &found, (0, Class::Upkeep), &targets, payloads, &mut done);
+        assert_eq!((done.fragments, done.existed, done.unplaced), (0, 0, 1));
+        assert!(new.exists(), "the last copy");
+        assert_eq!(get(&mender, "a").unwrap(), content(1, 10_000));
+        assert_eq!(four.survey().missing, 0);
+    }
+}
+
+/// A put is done and nobody hears of it.
+#[test]
+fn what_is_left_of_a_put_that_was_not_answered_is_cleared_up() {
+    let five = House::new("unanswered", 5);
+    let free: Vec<usize> = (0..5).filter(|disk| five.has(*disk) == 0).collect();
+    let odd = |osd| Faulty::unanswered(osd, faulty::puts);
+    let mender = view(&five.cluster, five.cluster.osds().into_iter().map(odd).collect());
+    let found = five.cluster.find("a").unwrap().unwrap();
+    let both = [0, 1].map(|one| {
+        let disk = five.lab.disk(0, found.osd(0, one).unwrap());
+        (one, payload(&disk.join(format!("a.obj/{}", found.name(0, one)))))
+    });
+    let store = || {
+        let mut done = Mended::default();
+        let (targets, payloads) = ([(0, free[0]), (1, free[1])].into(), both.clone().into());
+        mender.store_mended("a", &found, (0, Class::Upkeep), &targets, payloads, &mut done);
+        assert_eq!((done.fragments, done.existed, done.unplaced), (0, 0, 2));
+        // Of those that may come when the object is deleted there are never more.
+        assert_eq!((five.has(free[0]), five.has(free[1])), (1, 0));
+        five.cluster.distrust("a");
+    };
+    // Beside another copy, of which it is one more.
+    store();
+    assert_eq!(five.survey().doubled, ["a"]);
+    five.trim();
+    assert_eq!(five.survey().doubled, [""; 0]);
+    assert_eq!(get(&five.cluster, "a").unwrap(), content(1, 10_000));
+
+    five.cluster.delete("a").unwrap();
+    store();
+    let survey = five.survey();
+    assert_eq!((survey.objects, &survey.partial[..]), (0, &["a".to_owned()][..]));
+    assert_eq!(five.cluster.collect("a", found.seen.generation), Ok(0), "not yet");
+    assert_eq!(five.cluster.collect("a", u64::MAX), Ok(1));
+    assert_eq!(five.has(free[0]), 0);
 }
 
 #[test]

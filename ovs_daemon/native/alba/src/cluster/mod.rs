@@ -235,7 +235,7 @@ impl Cluster {
         let (sender, hear) = channel();
         let mut answers: Vec<Result<Answer>> = Vec::with_capacity(jobs.len());
         for (number, (osd, request)) in jobs.into_iter().enumerate() {
-            answers.push(Err(request.error(Cause::Failed, "the OSD's client was stopped")));
+            answers.push(Err(request.error(Cause::Unanswered, "the OSD's client was stopped")));
             let sender = sender.clone();
             let reply = move |answer| drop(sender.send((number, answer)));
             self.osd(osd).start_for(class, request, Box::new(reply));

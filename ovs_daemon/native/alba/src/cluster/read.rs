@@ -123,7 +123,7 @@ impl Cluster {
                 let mut text =
                     format!("{left} fragments of its piece {piece} are too few to compute it");
                 // Those that could not be asked may still have it.
-                let unsure = |why: &BackendError| why.cause == Cause::Failed;
+                let unsure = |why: &BackendError| why.cause.tells_nothing();
                 let cause =
                     if why.as_ref().is_some_and(unsure) { Cause::Failed } else { Cause::Corrupt };
                 if let Some(why) = why {
@@ -143,7 +143,7 @@ impl Cluster {
                         self.forget(name);
                     }
                     why =
-                        why.filter(|why: &BackendError| why.cause == Cause::Failed).or(Some(error));
+                        why.filter(|why: &BackendError| why.cause.tells_nothing()).or(Some(error));
                 }
                 Err(_) => {
                     if direct {

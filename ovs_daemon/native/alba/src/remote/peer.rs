@@ -268,7 +268,8 @@ impl Peer {
         self.unsent.clear();
         self.waiting_bytes = 0;
         for (_, one) in std::mem::take(&mut self.waiting) {
-            let error = one.request.error(Cause::Failed, self.why.as_str());
+            // It may have been sent.
+            let error = one.request.error(Cause::Unanswered, self.why.as_str());
             (one.reply)(Err(error));
         }
     }

@@ -5,6 +5,14 @@
 //! a few fragments, looks whether all that was there before is there still, and takes them back
 //! otherwise. So either it sees the delete, or the delete's second round sees what was stored. One
 //! who dies in between leaves a few fragments: too few to be taken for the object.
+//!
+//! It takes back only what an OSD has said to be stored by nobody before: this copy is its own. Where
+//! a put fails there may be a copy all the same, and nothing tells whose: somebody else may have moved
+//! the fragment there, and deleted the copy that was looked for since, so that it is the last one. What
+//! is left of such puts is cleared up as what one leaves who dies: fragments of an object that is not
+//! stored go when they are old, and of two copies the earlier one goes (`rebalance`). So that it stays
+//! too little to be an object, nothing more of the piece is stored once an OSD has not answered: what it
+//! was asked to store may come when the delete is over.
 
 use alloc::vec::Vec;
 
@@ -29,6 +37,10 @@ pub(crate) enum Mutant {
     OneRound,
     /// Local parity is not counted.
     NoLocal,
+    /// What may be somebody else's is taken back as well.
+    UndoFailed,
+    /// It goes on behind an OSD that has not answered.
+    GoOn,
 }
 
 mutant_of_this_thread!();
@@ -94,6 +106,30 @@ pub fn at_once(layout: &Layout) -> usize {
     ((layout.data() - 1) / layout.domains()).max(1)
 }
 
+/// What became of a fragment that was to be stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Outcome {
+    /// It is stored, and was not there before.
+    Created,
+    /// It was there: somebody else has stored it, or an earlier try.
+    Existed,
+    /// It failed, and is not being stored any more. It may be there, whoever has stored it.
+    Failed,
+    /// Nobody has answered: as one that failed, but it may also be stored later.
+    Unanswered,
+}
+
+impl Outcome {
+    /// Whether what is there is known to be stored by nobody else, so that it may be taken back.
+    pub fn is_ours(self) -> bool {
+        self == Self::Created || planted!(UndoFailed) && self != Self::Existed
+    }
+
+    fn is_stored(self) -> bool {
+        matches!(self, Self::Created | Self::Existed)
+    }
+}
+
 /// What is to be done next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Next {
@@ -120,6 +156,7 @@ pub struct Mending {
     proved: bool,
     gone: bool,
     failed: bool,
+    unanswered: bool,
 }
 
 impl Mending {
@@ -133,6 +170,7 @@ impl Mending {
             proved: true,
             gone: false,
             failed: false,
+            unanswered: false,
         }
     }
 
@@ -148,20 +186,21 @@ impl Mending {
             return Next::Look;
         }
         let rest = &self.wanted[self.tried..];
-        if rest.is_empty() {
+        if rest.is_empty() || self.unanswered && !planted!(GoOn) {
             return Next::Over(!self.failed);
         }
         Next::Store(rest[..rest.len().min(self.at_once)].to_vec())
     }
 
-    /// What became of the fragments that were to be stored: those that nobody had stored before, and
-    /// whether all are stored. One that failed may be stored all the same, later.
-    pub fn stored(&mut self, asked: usize, created: &[usize], all: bool) {
-        self.tried += asked;
+    /// What became of the fragments that were to be stored.
+    pub fn stored(&mut self, outcomes: &[(usize, Outcome)]) {
+        self.tried += outcomes.len();
         if !planted!(UndoNothingNew) || self.tried > 1 {
-            self.created.extend(created);
+            let ours = outcomes.iter().filter(|(_, outcome)| outcome.is_ours());
+            self.created.extend(ours.map(|(one, _)| *one));
         }
-        self.failed |= !all;
+        self.failed |= outcomes.iter().any(|(_, outcome)| !outcome.is_stored());
+        self.unanswered |= outcomes.iter().any(|(_, outcome)| *outcome == Outcome::Unanswered);
         self.proved = false;
     }
 

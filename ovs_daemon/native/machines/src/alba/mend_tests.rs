@@ -1,10 +1,11 @@
-//! Every way in which a delete, two who mend, and the death of one of them can interleave.
+//! Every way in which a delete, two who mend, the death of one of them and puts that fail can
+//! interleave.
 
 use alloc::collections::{BTreeSet, VecDeque};
 use alloc::vec::Vec;
 
 use super::layout::{Layout, Set};
-use super::mend::{MUTANT, Mending, Mutant, Next, at_once, due, safety};
+use super::mend::{MUTANT, Mending, Mutant, Next, Outcome, at_once, due, safety};
 use super::plan::plan;
 
 fn readable(layout: &Layout, present: Set) -> bool {
@@ -56,6 +57,8 @@ struct Mender {
     looked: usize,
     whole: bool,
     dead: bool,
+    /// A put of it has failed.
+    failed: bool,
 }
 
 /// Fragment i is at home on OSD i; who mends it stores it on a disk of its own.
@@ -67,7 +70,10 @@ struct World {
     /// Rounds of the delete that have begun, and the disks that the present one has still to reach.
     rounds: u8,
     reach: (Set, Set),
-    deaths: u8,
+    /// Fragments that may be stored later, though nobody waits for them any more.
+    late: Set,
+    /// Deaths and puts that fail.
+    accidents: u8,
 }
 
 struct Space {
@@ -82,7 +88,7 @@ impl Space {
             let missing = self.layout.group_set(group) & !present;
             let wanted = (0..self.layout.fragments()).filter(|one| missing & 1 << one != 0);
             let mending = Mending::new(&self.layout, wanted.collect());
-            Mender { mending, looked: 0, whole: true, dead: false }
+            Mender { mending, looked: 0, whole: true, dead: false, failed: false }
         };
         (0..self.layout.domains()).map(group).collect()
     }
@@ -114,14 +120,61 @@ impl Space {
         }
     }
 
+    /// One of these puts fails: it was done, or it is not, or it is yet to come.
+    fn fails(
+        &self,
+        world: &World,
+        number: usize,
+        created: &[(usize, Outcome)],
+        out: &mut Vec<World>,
+    ) {
+        if world.accidents == 0 {
+            return;
+        }
+        let there = created.iter().fold(0, |set: Set, (one, _)| set | 1 << one);
+        for (at, (one, _)) in created.iter().enumerate() {
+            let bit: Set = 1 << one;
+            for (outcome, stored, late) in [
+                (Outcome::Failed, 0, 0),
+                (Outcome::Failed, bit, 0),
+                (Outcome::Unanswered, bit, 0),
+                (Outcome::Unanswered, 0, bit),
+            ] {
+                let mut next = world.clone();
+                next.accidents -= 1;
+                next.mended |= there & !bit | stored;
+                next.late |= late;
+                let mut outcomes = created.to_vec();
+                outcomes[at].1 = outcome;
+                let mender = &mut next.menders[number];
+                mender.mending.stored(&outcomes);
+                mender.failed = true;
+                out.push(next);
+            }
+        }
+    }
+
+    /// What nobody waits for any more is stored.
+    fn stragglers(&self, world: &World, out: &mut Vec<World>) {
+        for one in (0..self.layout.fragments()).filter(|one| world.late & 1 << one != 0) {
+            let mut next = world.clone();
+            next.late &= !(1 << one);
+            next.mended |= 1 << one;
+            out.push(next);
+        }
+    }
+
     fn mends(&self, world: &World, number: usize, out: &mut Vec<World>) {
         let mut next = world.clone();
         let one = &mut next.menders[number];
         match one.mending.next() {
             Next::Over(_) => return,
             Next::Store(fragments) => {
+                let created: Vec<(usize, Outcome)> =
+                    fragments.iter().map(|one| (*one, Outcome::Created)).collect();
+                self.fails(world, number, &created, out);
                 fragments.iter().for_each(|fragment| next.mended |= 1 << fragment);
-                one.mending.stored(fragments.len(), &fragments, true);
+                one.mending.stored(&created);
             }
             Next::Undo(fragments) => {
                 fragments.iter().for_each(|fragment| next.mended &= !(1 << fragment));
@@ -144,15 +197,17 @@ impl Space {
     fn successors(&self, world: &World) -> Vec<World> {
         let mut out = Vec::new();
         self.deletes(world, &mut out);
+        self.stragglers(world, &mut out);
         for number in 0..world.menders.len() {
             if world.menders[number].dead {
                 continue;
             }
             self.mends(world, number, &mut out);
-            if world.deaths > 0 && !matches!(world.menders[number].mending.next(), Next::Over(_)) {
+            let over = matches!(world.menders[number].mending.next(), Next::Over(_));
+            if world.accidents > 0 && !over {
                 let mut next = world.clone();
                 next.menders[number].dead = true;
-                next.deaths -= 1;
+                next.accidents -= 1;
                 out.push(next);
             }
         }
@@ -169,12 +224,12 @@ impl Space {
         if !world.menders.iter().all(over) {
             return Ok(());
         }
-        let died = world.menders.iter().any(|one| one.dead);
+        let died = world.menders.iter().any(|one| one.dead || one.failed);
         if world.rounds == 0 && !died && has != self.layout.all() {
             return Err("what was lost is there again");
         }
         if world.rounds == self.rounds && world.reach == (0, 0) {
-            if readable(&self.layout, has) {
+            if readable(&self.layout, has | world.late) {
                 return Err("what was deleted stays deleted");
             }
             if !died && has != 0 {
@@ -191,7 +246,10 @@ fn explore(layout: Layout, lost: Set) -> Result<usize, &'static str> {
     let rounds = if MUTANT.get() == Some(Mutant::OneRound) { 1 } else { 2 };
     let space = Space { layout, first, rounds };
     let menders = space.menders_of(first);
-    let start = World { home: first, mended: 0, menders, rounds: 0, reach: (0, 0), deaths: 1 };
+    // With more, those who mend for two Domains leave as much as it takes here.
+    let accidents = if at_once(&layout) * layout.domains() < layout.data() { 2 } else { 1 };
+    let start =
+        World { home: first, mended: 0, menders, rounds: 0, reach: (0, 0), late: 0, accidents };
     let mut known = BTreeSet::from([start.clone()]);
     let mut open = VecDeque::from([start]);
     while let Some(world) = open.pop_front() {
@@ -232,6 +290,7 @@ fn every_planted_fault_is_noticed() {
         (Mutant::NoUndo, "nothing is left of what was deleted"),
         (Mutant::UndoNothingNew, "nothing is left of what was deleted"),
         (Mutant::OneRound, "nothing is left of what was deleted"),
+        (Mutant::GoOn, "what was deleted stays deleted"),
     ] {
         MUTANT.set(Some(mutant));
         let found = explore_all();

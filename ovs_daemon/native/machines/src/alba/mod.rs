@@ -61,7 +61,7 @@ pub use eviction::Eviction;
 pub use favour::{Favour, digest, favourite};
 pub use gather::Gather;
 pub use layout::{FRAGMENTS_MAX, GLOBAL_MAX, Layout, LayoutError, Set};
-pub use mend::{Mending, Next, at_once, due, is_urgent, safety};
+pub use mend::{Mending, Next, Outcome, at_once, due, is_urgent, safety};
 pub use pace::Pace;
 pub use parting::{Proof, Standing, counts, keeps, next_standing, takes};
 pub use placement::{Disk, Shortage, mix, place, refill};

@@ -1,10 +1,11 @@
 //! Rebalancing of every small Domain to its end, and every way in which two who move fragments of
-//! the same piece, one who looks, one who deletes the object, one who clears up, and a death can
-//! interleave.
+//! the same piece, one who looks, one who deletes the object, one who clears up, a death, and a put
+//! that fails can interleave.
 
 use alloc::collections::{BTreeSet, VecDeque};
 use alloc::vec::Vec;
 
+use super::mend::{MUTANT as MEND_MUTANT, Mutant as MendMutant, Outcome};
 use super::placement::mix;
 use super::rebalance::{
     Balance, Copy, Fill, MUTANT, Mutant, Then, band, excess, gives, has, spread, surplus, target,
@@ -254,6 +255,11 @@ enum Step {
         to: Copy,
         saw: Seen,
     },
+    /// Nobody has answered whether it is: it may be there, by this one or another, or come later.
+    Unanswered {
+        to: Copy,
+        saw: Seen,
+    },
     /// Everything was there still: nobody has deleted the object before the copy was stored.
     Waiting {
         from: Copy,
@@ -294,6 +300,10 @@ struct Mover {
     dead: bool,
     /// It is so late that others may take what it has stored for settled.
     late: bool,
+    /// What it has asked for was not answered.
+    failed: bool,
+    /// This may be stored yet.
+    coming: Option<Copy>,
 }
 
 /// Somebody who looks, disk by disk.
@@ -325,19 +335,30 @@ struct World {
     look: Option<Look>,
     looks: u8,
     trim: Trim,
-    deaths: u8,
+    /// Deaths, and puts that are not answered.
+    accidents: u8,
     /// Rounds of the delete that have begun, and the disks that it has still to reach.
     rounds: u8,
     reach: u8,
+}
+
+impl World {
+    /// A mover's copy is stored.
+    fn stores(&mut self, number: usize, copy: &Copy) {
+        self.has[copy.fragment] |= 1 << copy.disk;
+        if let Some(look) = &mut self.look {
+            look.missed[number] = true;
+        }
+    }
 }
 
 struct Space {
     nodes: Vec<u32>,
     /// Somebody deletes the object.
     deletes: bool,
-    /// How many look and how many die.
+    /// How many look, and how many die or are not answered.
     looks: u8,
-    deaths: u8,
+    accidents: u8,
     /// Somebody clears up.
     trims: bool,
 }
@@ -408,13 +429,20 @@ impl Space {
                 if world.has[new.fragment] & bit(&new) != 0 {
                     to(Step::Over, &|_| ());
                 } else {
-                    to(Step::Stored { from, to: new, saw }, &|next| {
-                        next.has[new.fragment] |= bit(&new);
-                        if let Some(look) = &mut next.look {
-                            look.missed[number] = true;
-                        }
-                    });
+                    to(Step::Stored { from, to: new, saw }, &|next| next.stores(number, &new));
                 }
+                if world.accidents > 0 {
+                    self.is_not_answered(world, number, (new, saw), out);
+                }
+            }
+            Step::Unanswered { to: new, saw } => {
+                let whole = (0..FRAGMENTS).all(|one| saw[one] & !world.has[one] == 0);
+                let undo = !whole && !me.late && Outcome::Unanswered.is_ours();
+                to(Step::Over, &|next| {
+                    if undo {
+                        next.has[new.fragment] &= !bit(&new);
+                    }
+                });
             }
             Step::Stored { from, to: new, saw } => {
                 let whole = (0..FRAGMENTS).all(|one| saw[one] & !world.has[one] == 0);
@@ -446,6 +474,37 @@ impl Space {
                 Then::TakeBack => to(Step::Over, &|next| next.has[new.fragment] &= !bit(&new)),
                 Then::Leave => to(Step::Over, &|_| ()),
             },
+        }
+    }
+
+    /// A copy was to be stored, and nobody has answered: it is stored, it is not, or it will be.
+    fn is_not_answered(
+        &self,
+        world: &World,
+        number: usize,
+        (copy, saw): (Copy, Seen),
+        out: &mut Vec<World>,
+    ) {
+        for (stored, coming) in [(false, None), (true, None), (false, Some(copy))] {
+            let mut next = world.clone();
+            next.accidents -= 1;
+            if stored {
+                next.stores(number, &copy);
+            }
+            let me = &mut next.movers[number];
+            (me.step, me.failed) = (Step::Unanswered { to: copy, saw }, true);
+            me.coming = coming;
+            out.push(next);
+        }
+    }
+
+    /// What nobody waits for any more is stored.
+    fn straggles(&self, world: &World, number: usize, out: &mut Vec<World>) {
+        if let Some(copy) = world.movers[number].coming {
+            let mut next = world.clone();
+            next.movers[number].coming = None;
+            next.stores(number, &copy);
+            out.push(next);
         }
     }
 
@@ -528,6 +587,7 @@ impl Space {
         let mut out = Vec::new();
         for number in 0..2 {
             let me = &world.movers[number];
+            self.straggles(world, number, &mut out);
             if me.dead || me.step == Step::Over {
                 continue;
             }
@@ -537,9 +597,9 @@ impl Space {
                 next.movers[number].late = true;
                 out.push(next);
             }
-            if world.deaths > 0 && me.step != Step::Idle {
+            if world.accidents > 0 && me.step != Step::Idle {
                 let mut next = world.clone();
-                (next.movers[number].dead, next.deaths) = (true, world.deaths - 1);
+                (next.movers[number].dead, next.accidents) = (true, world.accidents - 1);
                 out.push(next);
             }
         }
@@ -555,7 +615,7 @@ impl Space {
         let rest = world.movers.iter().all(over);
         if world.rounds > 0 {
             let deleted = world.rounds == 2 && world.reach == 0;
-            let tidy = world.movers.iter().all(|one| !one.dead && !one.late);
+            let tidy = world.movers.iter().all(|one| !one.dead && !one.late && !one.failed);
             if deleted && rest && tidy && world.has != [0; FRAGMENTS] {
                 return Err("nothing is left of what was deleted");
             }
@@ -586,7 +646,7 @@ impl Space {
         }
         let double = world.has.iter().any(|one| one.count_ones() > 1);
         // Where both moved fragments, and one died, both copies may have to stay.
-        let late = world.movers.iter().any(|one| one.late || one.dead);
+        let late = world.movers.iter().any(|one| one.late || one.dead || one.failed);
         if let Trim::Deleting(seen) = world.trim
             && seen == world.has
             && self.goes(&seen).is_none()
@@ -600,14 +660,14 @@ impl Space {
 
 /// All worlds; how many, and whether a fragment was moved, taken back and cleared up.
 fn explore(space: &Space, start: Seen) -> Result<(usize, [bool; 3]), &'static str> {
-    let mover = Mover { step: Step::Idle, dead: false, late: false };
+    let mover = Mover { step: Step::Idle, dead: false, late: false, failed: false, coming: None };
     let start = World {
         has: start,
         movers: [mover.clone(), mover],
         look: None,
         looks: space.looks,
         trim: Trim::Idle,
-        deaths: space.deaths,
+        accidents: space.accidents,
         rounds: 0,
         reach: 0,
     };
@@ -638,7 +698,8 @@ fn explore(space: &Space, start: Seen) -> Result<(usize, [bool; 3]), &'static st
 
 fn explore_all() -> Result<(usize, [bool; 3]), &'static str> {
     let (mut worlds, mut goals) = (0, [false; 3]);
-    // Disks by node; whether the object is deleted, how many look and die, whether it is cleared up.
+    // Disks by node; whether the object is deleted, how many look and how many die or are not answered,
+    // whether it is cleared up.
     let spaces: [(&[u32], bool, u8, u8, bool); 5] = [
         (&[0, 1, 1], false, 1, 1, true),
         (&[0, 1, 2], false, 1, 0, true),
@@ -646,9 +707,9 @@ fn explore_all() -> Result<(usize, [bool; 3]), &'static str> {
         (&[0, 1, 2], true, 0, 1, false),
         (&[0, 1, 2, 2], false, 0, 1, true),
     ];
-    for (nodes, deletes, looks, deaths, trims) in spaces {
+    for (nodes, deletes, looks, accidents, trims) in spaces {
         let disks = nodes.len();
-        let space = Space { nodes: nodes.to_vec(), deletes, looks, deaths, trims };
+        let space = Space { nodes: nodes.to_vec(), deletes, looks, accidents, trims };
         for places in placements(disks, FRAGMENTS) {
             if space.nodes[places[0]] == space.nodes[places[1]] {
                 continue;
@@ -687,4 +748,9 @@ fn every_planted_fault_of_a_move_is_noticed() {
         let unnoticed = found.is_ok_and(|(_, goals)| goals == [true; 3]);
         assert!(!unnoticed, "{mutant:?}: nobody notices");
     }
+    // What is there is the last copy, which the other one has moved there.
+    MEND_MUTANT.set(Some(MendMutant::UndoFailed));
+    let found = explore_all();
+    MEND_MUTANT.set(None);
+    assert_eq!(found, Err("no fragment is lost"));
 }

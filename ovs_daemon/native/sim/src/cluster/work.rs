@@ -198,7 +198,7 @@ impl Cluster<'_> {
             Err(error) => match error.cause {
                 Cause::NotFound => Got::Gone,
                 Cause::Corrupt => Got::Damaged,
-                Cause::NoSpace | Cause::Failed => Got::Away,
+                Cause::NoSpace | Cause::Unanswered | Cause::Failed => Got::Away,
             },
         }
     }
