@@ -26,7 +26,8 @@ use media::{Dir, File, FileLock, read_cached_at};
 use crate::batch::put_all;
 use crate::directory::OnDisk;
 use crate::osd::{
-    Answer, OBJECT, Parts, Request, SEAL, USES, fragment_path, is_mark, is_mark_name, log_mark_path,
+    Answer, OBJECT, Parts, Request, SEAL, USES, fragment_path, is_mark, is_mark_name, is_use,
+    log_mark_path, use_path,
 };
 use crate::part::Part;
 use crate::{Backend, BackendError, Cause, Directory, Put, Result};
@@ -248,13 +249,13 @@ impl FolderOsd {
             Request::Space => self.space().map(|(total, free)| Answer::Space { total, free }),
             Request::PutRecord { name, text } if name == SEAL => self.seal(text),
             Request::PutRecord { name, text } => {
-                let path = if is_mark(name) { name.clone() } else { format!("{USES}/{name}") };
+                let path = if is_mark(name) { name.clone() } else { use_path(name) };
                 let put = self.store.put(&path, &mut |sink| sink.write(text))?;
                 let here = self.reachable();
                 here.then_some(Answer::Put(put)).ok_or_else(|| request.error(Cause::Failed, GONE))
             }
             Request::Record { name } => {
-                let path = format!("{USES}/{name}");
+                let path = use_path(name);
                 let mut text = vec![0; self.store.len(&path)?.unwrap_or(0) as usize];
                 self.store.read(&path, 0, &mut text)?;
                 Ok(Answer::Bytes(text))
@@ -288,7 +289,9 @@ impl FolderOsd {
             | Request::Get { path, .. }
             | Request::Header { path }
             | Request::Keep { path, .. } => is_fragment(path),
-            Request::Delete { path } => is_fragment(path) || is_path(path) && is_mark(path),
+            Request::Delete { path } => {
+                is_fragment(path) || is_path(path) && (is_mark(path) || is_use(path))
+            }
             Request::Names { folder } => folder.is_empty() || is_path(folder),
             Request::DeleteFolder { folder } | Request::Sweep { folder } => is_folder(folder),
             Request::PutRecord { name, .. } => {

@@ -61,9 +61,9 @@ pub enum Request {
         /// The folder; "" is everything.
         folder: String,
     },
-    /// Delete a fragment, or a mark; a missing one is fine.
+    /// Delete a fragment, a mark, or a record of use that others cover; a missing one is fine.
     Delete {
-        /// Of [`fragment_path`] or [`mark_path`].
+        /// Of [`fragment_path`] or [`mark_path`], or below [`USES`].
         path: String,
     },
     /// Delete everything below a folder but marks; a missing one is fine. Durable when answered.
@@ -254,6 +254,18 @@ pub fn is_mark(path: &str) -> bool {
         true => !folder.contains('/') && !folder.ends_with(OBJECT),
         false => folder.ends_with(OBJECT) && marked_generation(name).is_some(),
     })
+}
+
+/// The path of a record of use.
+pub(crate) fn use_path(name: &str) -> String {
+    format!("{USES}/{name}")
+}
+
+/// Whether a path is one of a record of use that a cluster has named, which others may cover.
+pub(crate) fn is_use(path: &str) -> bool {
+    let name = path.strip_prefix(USES).and_then(|rest| rest.strip_prefix('/'));
+    let digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    name.is_some_and(|name| name.len() == 16 && name.bytes().all(digit))
 }
 
 /// The number of an OSD for placement.

@@ -92,3 +92,47 @@ impl Osd for Faulty {
         }
     }
 }
+
+/// An OSD before which something is done for each request.
+struct Before {
+    osd: Arc<dyn Osd>,
+    act: Box<dyn Fn(&Request) + Send + Sync>,
+}
+
+impl std::fmt::Debug for Before {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Before({:?})", self.osd)
+    }
+}
+
+/// See [`Before`].
+pub(super) fn before(osd: Arc<dyn Osd>, act: Box<dyn Fn(&Request) + Send + Sync>) -> Arc<dyn Osd> {
+    Arc::new(Before { osd, act })
+}
+
+impl Osd for Before {
+    fn claim(&self) -> &Claim {
+        self.osd.claim()
+    }
+
+    fn name(&self) -> String {
+        self.osd.name()
+    }
+
+    fn reachable(&self) -> bool {
+        self.osd.reachable()
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.osd.trouble()
+    }
+
+    fn late_after(&self) -> Duration {
+        self.osd.late_after()
+    }
+
+    fn start(&self, request: Request, reply: Reply) {
+        (self.act)(&request);
+        self.osd.start(request, reply);
+    }
+}

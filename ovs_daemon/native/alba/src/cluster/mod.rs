@@ -30,6 +30,8 @@ mod tests;
 mod tier;
 mod uses;
 #[cfg(test)]
+mod uses_tests;
+#[cfg(test)]
 mod views_tests;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -8,10 +8,16 @@
 //! was stored on others of its Domain, which a record that names it need not name: such a record
 //! stands for all disks of the cluster but those that were removed.
 //!
-//! Records are never deleted. So that there are few, a record names what earlier ones of its policy name
-//! as well: with a disk away nothing is said that was not said before, and the disk needs only be one of
-//! those that were told. Whoever reads it is warned of no less: a record of more disks hides an object
-//! wherever one of fewer does, and no disk is named that no record named before.
+//! So that there are few, a record names what earlier ones of its policy name as well: with a disk away
+//! nothing is said that was not said before, and the disk needs only be one of those that were told.
+//! Whoever reads it is warned of no less: a record of more disks hides an object wherever one of fewer
+//! does, and no disk is named that no record named before.
+//!
+//! A record is deleted from a disk only when the disk has said that it has another one for good which
+//! covers it: which warns of all that it warns of. So each disk warns of no less than before, whoever
+//! dies in between, and however late a delete is done: what covers a record goes only when something has
+//! come that covers both. Who finds that a record is gone that he was to read looks again: by then there
+//! is what covers it.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,7 +27,8 @@ use machines::alba::{Layout, Policy, Standing, mix, out_of_reach};
 use serde::{Deserialize, Serialize};
 
 use super::{Cluster, lock};
-use crate::osd::{Osd, Request, USES, bytes_of, names_of};
+use crate::Cause;
+use crate::osd::{Osd, Request, USES, bytes_of, names_of, use_path};
 
 /// See the top of the file.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -129,6 +136,9 @@ fn away_of<'a>(disks: impl IntoIterator<Item = (u64, &'a str)>, up: &BTreeSet<u6
 
 /// Records that OSDs are told at a time: a disk stores each for good before it has the next one.
 const TELL: usize = 16;
+
+/// How often it is looked what there is to be read where records were deleted meanwhile.
+const LOOKS: usize = 3;
 
 /// Those that no other one covers.
 fn largest(mut all: Vec<Use>) -> Vec<Use> {
@@ -243,16 +253,41 @@ impl Cluster {
     }
 
     /// Tells OSDs of a new use, and of all earlier ones that none covers, since some may be new
-    /// themselves; those that cannot be told are left out.
+    /// themselves; those that cannot be told are left out. Of the others those go that are covered.
     pub(super) fn tell_uses(&self, up: &mut Vec<usize>, new: &Use) {
         let mut all: Vec<Use> = lock(&self.uses).iter().cloned().collect();
         all.push(new.clone());
-        for some in largest(all).chunks(TELL) {
+        let kept = largest(all.clone());
+        for some in kept.chunks(TELL) {
             let jobs = up.iter().flat_map(|osd| some.iter().map(|one| (*osd, one.put())));
             let answers: Vec<bool> =
                 self.ask_all(jobs.collect()).iter().map(|answer| answer.is_ok()).collect();
             let mut told = answers.chunks(some.len());
             up.retain(|_| told.next().is_some_and(|all| all.iter().all(|stored| *stored)));
+        }
+        self.delete_covered(up, &all, &kept);
+    }
+
+    /// Deletes records from OSDs that have for good what covers them. What is not deleted, because an
+    /// OSD fails or is of an earlier release, says nothing new, and goes when others are told.
+    fn delete_covered(&self, on: &[usize], all: &[Use], kept: &[Use]) {
+        let stay: BTreeSet<String> = kept.iter().map(Use::name).collect();
+        let mut covered: BTreeSet<String> = all.iter().map(Use::name).collect();
+        covered.retain(|name| !stay.contains(name));
+        if covered.is_empty() {
+            return;
+        }
+        let folder = Request::Names { folder: USES.to_owned() };
+        let listed = self.ask_all(on.iter().map(|osd| (*osd, folder.clone())).collect());
+        let mut jobs = Vec::new();
+        for (osd, names) in on.iter().zip(listed) {
+            let names = names_of(names).unwrap_or_default().into_iter();
+            let goes = names.filter(|name| covered.contains(name));
+            jobs.extend(goes.map(|name| (*osd, Request::Delete { path: use_path(&name) })));
+        }
+        while !jobs.is_empty() {
+            let some = jobs.split_off(jobs.len().saturating_sub(TELL * on.len()));
+            drop(self.ask_all(some));
         }
     }
 
@@ -283,6 +318,17 @@ impl Cluster {
     /// Reads the records of use of the OSDs that can be reached and were not read yet, and of those
     /// that have new ones.
     pub(super) fn learn_uses(&self) {
+        for look in 1..=LOOKS {
+            let (whole, gone) = self.learn_once();
+            if !gone || look == LOOKS {
+                *lock(&self.read) = whole;
+                return;
+            }
+        }
+    }
+
+    /// The OSDs of which all records are known now, and whether others were deleted meanwhile.
+    fn learn_once(&self) -> (BTreeSet<usize>, bool) {
         let osds = self.osds();
         let up: Vec<usize> = (0..osds.len()).filter(|osd| osds[*osd].reachable()).collect();
         let known: BTreeSet<String> = lock(&self.uses).iter().map(Use::name).collect();
@@ -297,30 +343,36 @@ impl Cluster {
             let new = names.into_iter().filter(|name| !known.contains(name));
             new.for_each(|name| unread.entry(name).or_default().push(osd));
         }
-        for turn in 0..osds.len() {
-            self.read_records(&mut unread, turn);
-        }
+        let gone = (0..osds.len()).fold(false, |gone, turn| {
+            let here = self.read_records(&mut unread, turn);
+            gone | here
+        });
         // What is not read may say anything: what these know is not known here.
+        let gone = gone && !unread.is_empty();
         for osd in unread.into_values().flatten() {
             whole.remove(&osd);
         }
-        *lock(&self.read) = whole;
+        (whole, gone)
     }
 
     /// Reads each of these records from that of its OSDs whose turn it is; those that it gives are no
-    /// longer unread.
-    fn read_records(&self, unread: &mut BTreeMap<String, Vec<usize>>, turn: usize) {
+    /// longer unread. Whether one has lost it meanwhile.
+    fn read_records(&self, unread: &mut BTreeMap<String, Vec<usize>>, turn: usize) -> bool {
         let which = unread.iter().filter_map(|(name, on)| Some((name.clone(), *on.get(turn)?)));
         let which: Vec<(String, usize)> = which.collect();
         let record = |(name, osd): &(String, usize)| (*osd, Request::Record { name: name.clone() });
         let texts = self.ask_all(which.iter().map(record).collect());
+        let mut gone = false;
         for ((name, _), text) in which.iter().zip(texts) {
-            let read = bytes_of(text).ok().and_then(|text| serde_json::from_slice(&text).ok());
+            let text = bytes_of(text);
+            gone |= text.as_ref().is_err_and(|error| error.cause == Cause::NotFound);
+            let read = text.ok().and_then(|text| serde_json::from_slice(&text).ok());
             if let Some(one) = read {
                 lock(&self.uses).insert(one);
                 unread.remove(name);
             }
         }
+        gone
     }
 }
 
