@@ -141,8 +141,13 @@ class Engine:
         Domain, in place of those of before; [] for none. Error: NO_ALBA."""
 
     def osd_states(self) -> str:
-        """[{"osd": UUID, "name", "reachable", "why" or null, "total", "free": bytes or null}] of
-        the backend's OSDs, then of those of its cache tier; [] when it is a directory."""
+        """[{"osd": UUID, "name", "reachable", "why" or null, "release" of its server, "" when it
+        tells none, or null, "total", "free": bytes or null}] of the backend's OSDs, then of those
+        of its cache tier; [] when it is a directory."""
+
+    def osd_releases(self) -> str:
+        """{UUID of an OSD: release of its server, "" when it tells none} of the OSDs of the backend
+        and its cache tier that are reached, as they said it; asks nobody."""
 
     def set_upkeep(self, orders_json: str) -> None:
         """{"domains": [name] | null (all), "heard": {UUID of an OSD that is lost, of which every

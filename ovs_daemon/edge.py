@@ -93,6 +93,8 @@ class EdgeClient:
 
     #: whether the Edge answered last time
     reachable = False
+    #: what it said to the last ping of its release, empty if it tells none; None: it is not there
+    release: str | None = None
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -155,7 +157,14 @@ class EdgeClient:
 
     def ping(self) -> None:
         """Return if the Edge answers; raises :class:`EdgeUnavailable` if not."""
-        self._call("reach the Edge", {"op": "ping"})
+        self.release = self._asked_release()
+
+    def _asked_release(self) -> str | None:
+        try:
+            return str(self._call("reach the Edge", {"op": "ping"}).get("release", ""))
+        except VStorageError:
+            self.release = None
+            raise
 
     def close(self) -> None:
         """Drop the connection; the next call makes a new one."""

@@ -47,6 +47,7 @@ class Engine(Protocol):
     def set_osds(self, osds_json: str, /) -> None: ...
     def set_caches(self, osds_json: str, /) -> None: ...
     def osd_states(self) -> str: ...
+    def osd_releases(self) -> str: ...
     def set_upkeep(self, orders_json: str, /) -> None: ...
     def start_upkeep(self, kind: str, /) -> None: ...
     def upkeep(self) -> str: ...
@@ -295,8 +296,14 @@ class EngineClient:
         text = json.dumps([asdict(osd) for osd in osds])
         self._call(lambda: self._engine.set_caches(text))
 
+    def osd_releases(self) -> dict[str, str]:
+        """Of each OSD that is reached the release of its server, "" if it tells none; by UUID."""
+        releases: dict[str, str] = json.loads(self._call(self._engine.osd_releases))
+        return releases
+
     def osd_states(self) -> list[dict[str, Any]]:
-        """Of each OSD of the backend and its cache tier: osd, reachable, why, total and free."""
+        """Of each OSD of the backend and its cache tier: osd, reachable, why, total and free; and
+        of which release its server is: "" if it tells none, None if it is not reached."""
         states: list[dict[str, Any]] = json.loads(self._call(self._engine.osd_states))
         return states
 

@@ -40,7 +40,7 @@ def cluster_findings(host: Host, view: View) -> list[dict[str, Any]]:
     found += _too_many(host, view)
     found += unconfirmed_findings(view)
     found += tail_findings(host, view)
-    found += releases_findings(view)
+    found += releases_findings(host, view)
     return found + _dtl_findings(view) + _silent_guests(view) + _differing(host)
 
 

@@ -221,6 +221,7 @@ def _described(osd: Osd, states: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "reachable": state.get("reachable"),
         "size": state.get("total"),
         "free": state.get("free"),
+        "release": state.get("release"),
         "why": state.get("why"),
         "registered_by": osd.registered_by,
         "registered_at": osd.registered_at,

@@ -1,10 +1,11 @@
-"""Nodes of several releases, as they are while a cluster is upgraded (`doc/upgrade.md`)."""
+"""Programs of several releases, as they are while a cluster is upgraded (`doc/upgrade.md`)."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from ovs_daemon.control.findings import finding
+from ovs_daemon.control.host import Host
 from ovs_daemon.control.view import View
 from ovs_daemon.errors import Code, VStorageError
 
@@ -18,9 +19,22 @@ def releases(view: View) -> dict[str, list[str]]:
     return dict(sorted(found.items()))
 
 
-def releases_findings(view: View) -> list[dict[str, Any]]:
-    """That an upgrade is not finished."""
+def _programs(host: Host, view: View) -> dict[str, list[str]]:
+    """The same with the OSD servers that this node reaches, and its Edge; "": it tells none."""
     found = releases(view)
+    said = host.engine.osd_releases()
+    if said:
+        osds = (osd for osd in host.store.osds() if osd.uuid in said)
+        for release, address in sorted({(said[osd.uuid], osd.address) for osd in osds}):
+            found.setdefault(release, []).append(f"vstorage-osd at {address}")
+    if host.edge.release is not None:
+        found.setdefault(host.edge.release, []).append(f"vstorage-edge of {host.settings.node}")
+    return dict(sorted(found.items()))
+
+
+def releases_findings(host: Host, view: View) -> list[dict[str, Any]]:
+    """That an upgrade is not finished, as far as this node knows."""
+    found = _programs(host, view)
     if len(found) < 2:
         return []
     return [
@@ -28,7 +42,7 @@ def releases_findings(view: View) -> list[dict[str, Any]]:
             "releases_differ",
             "warning",
             "cluster",
-            f"its nodes are of several releases: {_tell(found)}",
+            f"its programs are of several releases: {_tell(found)}",
             "bring all to one release; until then OSDs cannot leave, and doc/upgrade.md says what "
             "else is to wait",
         )

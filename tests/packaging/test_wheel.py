@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import os
 import subprocess
 import sys
@@ -91,7 +92,9 @@ def test_the_engine_loads_from_it(installed: Path) -> None:
     )
     file, version = done.stdout.split()
     assert Path(file).is_relative_to(installed)
-    assert version == "0.1.0"
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    assert version == setup["metadata"]["version"]
 
 
 @pytest.mark.parametrize("program", ["vstorage", "vstorage-daemon"])

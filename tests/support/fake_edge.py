@@ -16,6 +16,8 @@ class FakeEdge(EdgeClient):
         super().__init__(Path("/run/vstorage/edge.sock"))
         self.up = True
         self.gone = True
+        #: what it says of its release; None: it tells none, as those of earlier releases did
+        self.says: str | None = None
         self.served: dict[str, dict[str, Any]] = {}
         #: volumes whose guests' connections were closed, in order
         self.dropped: list[str] = []
@@ -43,6 +45,8 @@ class FakeEdge(EdgeClient):
             self.retargeted.append(request)
         elif request["op"] == "drop":
             self.dropped.append(request["volume"])
+        elif request["op"] == "ping" and self.says is not None:
+            return {"ok": True, "release": self.says}
         elif request["op"] == "list":
             return {
                 "ok": True,

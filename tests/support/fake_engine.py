@@ -119,6 +119,8 @@ class FakeEngine:
         self._run_dir = run_dir
         # What OSD servers serve, by address, and what the engine was told of.
         self.servers: dict[str, list[dict[str, str]]] = {}
+        # Of which release servers say they are, by address; others are folders of the node.
+        self.releases: dict[str, str] = {}
         self.osds: dict[str, dict[str, str]] = {}
         self.caches: list[dict[str, str]] = []
         #: OSDs that cannot be reached
@@ -366,11 +368,19 @@ class FakeEngine:
     def upkeep(self) -> str:
         return json.dumps(self.figures)
 
+    def _server(self, osd: str) -> str:
+        return self.osds[osd]["address"]
+
+    def osd_releases(self) -> str:
+        said = {osd: self.releases.get(self._server(osd)) for osd in self.osds.keys() - self.away}
+        return json.dumps({osd: release for osd, release in said.items() if release is not None})
+
     def osd_states(self) -> str:
         state = {"why": None, "total": 10 << 30, "free": 9 << 30}
         return json.dumps(
             [
                 {"osd": osd, "name": osd, "reachable": osd not in self.away, **state}
+                | {"release": None if osd in self.away else self.releases.get(self._server(osd))}
                 for osd in self.osds
             ]
         )

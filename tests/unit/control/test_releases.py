@@ -11,6 +11,8 @@ from ovs_daemon.control.osds import OsdLink, register_osds
 from ovs_daemon.control.status import status
 from ovs_daemon.control.store import put
 from ovs_daemon.control.topology import Standing
+from ovs_daemon.edge import EdgeUnavailable
+from tests.support.fake_edge import FakeEdge
 from tests.support.refusal import refused
 from tests.support.town import Town
 
@@ -56,11 +58,34 @@ def told(town: Town) -> list[str]:
 def test_status_says_who_is_to_be_upgraded_yet(town: Town) -> None:
     assert told(town) == []
     upgrade(town, "one", "1.1")
-    assert told(town) == ["its nodes are of several releases: 1.0 on three, two; 1.1 on one"]
+    assert told(town) == ["its programs are of several releases: 1.0 on three, two; 1.1 on one"]
     upgrade(town, "two", "1.1")
     # Who is dead says its release when it is back.
     town["three"].kill()
     town.pass_time()
+    assert told(town) == []
+
+
+def test_status_names_osd_servers_and_the_edge_of_other_releases(town: Town) -> None:
+    one = town["one"]
+    edge = one.host.edge
+    assert isinstance(edge, FakeEdge)
+    one.engine.releases[SERVER] = "1.0"
+    edge.says = "1.0"
+    edge.ping()
+    assert told(town) == []
+    # Those of earlier releases tell none.
+    one.engine.releases[SERVER] = ""
+    why = "its programs are of several releases: unknown on vstorage-osd at 192.0.2.7:6650; 1.0 on "
+    assert told(town) == [f"{why}one, three, two, vstorage-edge of one"]
+    edge.says = None
+    edge.ping()
+    assert "unknown on vstorage-osd at 192.0.2.7:6650, vstorage-edge of one; 1.0" in told(town)[0]
+    # Who is away says it when it is back.
+    one.engine.away |= one.engine.osds.keys()
+    edge.up = False
+    with pytest.raises(EdgeUnavailable):
+        edge.ping()
     assert told(town) == []
 
 

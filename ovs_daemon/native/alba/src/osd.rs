@@ -190,6 +190,12 @@ pub trait Osd: Send + Sync + fmt::Debug {
     /// Why it can't be reached, in words; `None`: it can.
     fn trouble(&self) -> Option<String>;
 
+    /// The release that its server says it is of, empty if it says none. `None`: it cannot be
+    /// reached, or has no server.
+    fn release(&self) -> Option<String> {
+        None
+    }
+
     /// Starts a request; the reply is called once, maybe before this returns.
     fn start(&self, request: Request, reply: Reply);
 

@@ -78,6 +78,8 @@ pub(crate) struct Shared {
     courtesy: Arc<Mutex<Courtesy>>,
     /// Why it cannot be reached.
     why: Mutex<String>,
+    /// What it said when it was reached last.
+    release: Mutex<String>,
     address: Mutex<SocketAddr>,
     traffic: Arc<Traffic>,
 }
@@ -94,6 +96,7 @@ impl Shared {
             pace: Mutex::default(),
             courtesy,
             why: Mutex::new("it has not been tried yet".to_owned()),
+            release: Mutex::default(),
             address: Mutex::new(address),
             traffic: Arc::default(),
         }
@@ -193,6 +196,10 @@ impl Osd for RemoteOsd {
 
     fn trouble(&self) -> Option<String> {
         (!self.reachable()).then(|| self.why())
+    }
+
+    fn release(&self) -> Option<String> {
+        self.reachable().then(|| lock(&self.shared.release).clone())
     }
 
     fn start(&self, request: Request, reply: Reply) {

@@ -41,6 +41,7 @@ pub(crate) fn states(alba: &Cluster) -> Vec<Value> {
             "name": osd.name,
             "reachable": osd.trouble.is_none(),
             "why": osd.trouble,
+            "release": osd.release,
             "total": total,
             "free": free,
         })

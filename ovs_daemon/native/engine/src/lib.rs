@@ -36,3 +36,4 @@ mod workers;
 pub use config::Config;
 pub use engine::Engine;
 pub use error::Error;
+pub use net::RELEASE;

@@ -1,5 +1,7 @@
 //! Which OSDs a server has: for those who register them. And how those of the backend are.
 
+use std::collections::BTreeMap;
+
 use alba::remote::roll;
 use serde_json::{Value, json};
 
@@ -32,8 +34,20 @@ impl Engine {
         Ok(json!(all).to_string())
     }
 
+    /// Of which release the servers of the OSDs are that are reached, those of the cache tier too, in
+    /// JSON: `{UUID of an OSD: release, "" when its server tells none}`. Asks nobody.
+    pub fn osd_releases(&self) -> Result<String> {
+        let Some(alba) = self.alba() else { return Ok("{}".to_owned()) };
+        let stored = alba.osds();
+        let stored = stored.iter().map(|osd| (osd.claim().osd, osd.release()));
+        let said = stored.chain(alba.cache_releases());
+        let said: BTreeMap<String, String> =
+            said.filter_map(|(osd, release)| Some((volume::uuid_text(&osd), release?))).collect();
+        Ok(json!(said).to_string())
+    }
+
     /// How the OSDs of the backend are, and those of its cache tier, in JSON: `[{"osd", "name",
-    /// "reachable", "why", "total", "free"}]`.
+    /// "reachable", "why", "release", "total", "free"}]`.
     pub fn osd_states(&self) -> Result<String> {
         let Some(alba) = self.alba() else { return Ok("[]".to_owned()) };
         let mut all: Vec<Value> = alba
@@ -48,6 +62,7 @@ impl Engine {
                     "name": osd.name(),
                     "reachable": why.is_none(),
                     "why": why,
+                    "release": osd.release(),
                     "total": total,
                     "free": free,
                 })

@@ -66,6 +66,7 @@ impl World {
             reserve: 0,
             cache_bytes: 0,
             bounds,
+            release: net::RELEASE,
         };
         let server = Running::start_with_log(&setup, log).unwrap();
         let osd = read_claim(&lab.folder(0)).unwrap().unwrap().osd;

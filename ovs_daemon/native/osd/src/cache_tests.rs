@@ -63,7 +63,8 @@ impl Caches {
     fn serve(&self, number: usize, listen: SocketAddr) -> Running {
         let (folders, reserve) = (vec![self.folder(number)], self.reserve);
         let (cache_bytes, bounds) = (self.bytes, Bounds::default());
-        let setup = Setup { listen, key: key(), folders, reserve, cache_bytes, bounds };
+        let release = net::RELEASE;
+        let setup = Setup { listen, key: key(), folders, reserve, cache_bytes, bounds, release };
         Running::start(&setup).unwrap()
     }
 

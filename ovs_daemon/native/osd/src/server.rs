@@ -58,6 +58,8 @@ pub struct Setup {
     pub cache_bytes: u64,
     /// What connections may take of it.
     pub bounds: Bounds,
+    /// The release that it says it is of.
+    pub release: &'static str,
 }
 
 /// Why it cannot start or go on.
@@ -90,6 +92,7 @@ pub struct Server {
     key: ClusterKey,
     /// Cluster and number of each disk.
     names: Vec<([u8; 16], [u8; 16])>,
+    release: &'static str,
     disks: Vec<Disk>,
     reads: Reads,
     outbox: Arc<Outbox>,
@@ -179,6 +182,7 @@ impl Server {
             address,
             key: setup.key.clone(),
             names,
+            release: setup.release,
             disks,
             reads,
             outbox,
@@ -315,7 +319,8 @@ impl Server {
         if connection.ends {
             return Ok(());
         }
-        let house = House { key: &self.key, osds: &self.names, random: nonce };
+        let (osds, release) = (&self.names[..], self.release);
+        let house = House { key: &self.key, osds, release, random: nonce };
         let go = connection.take(&received, &house)?;
         if !go {
             if connection.is_open() {
@@ -359,7 +364,8 @@ impl Server {
         let Some(Finished { job, disk, bytes }) = self.reads.done(event) else { return };
         let Some(bytes) = bytes else { return self.disks[disk].ask(job) };
         let Some(connection) = self.connections.get_mut(&job.connection) else { return };
-        let house = House { key: &self.key, osds: &self.names, random: nonce };
+        let (osds, release) = (&self.names[..], self.release);
+        let house = House { key: &self.key, osds, release, random: nonce };
         if connection.performed(job.tag, &house) == Ok(true) {
             let (frame, meta, parts) = encode_answer(&job.asked, Ok(Answer::Bytes(bytes)), job.tag);
             connection.wire.send(&frame, &meta, parts);
@@ -374,7 +380,8 @@ impl Server {
         let bytes = parts.iter().map(|part| part.len()).sum();
         let frame = Frame::new(Kind::Bytes, tag, b"", bytes);
         let Some(connection) = self.connections.get_mut(&number) else { return Ok(()) };
-        let house = House { key: &self.key, osds: &self.names, random: nonce };
+        let (osds, release) = (&self.names[..], self.release);
+        let house = House { key: &self.key, osds, release, random: nonce };
         if connection.performed(tag, &house)? {
             connection.wire.send(&frame, b"", Some(Arc::new(parts)));
         }
@@ -386,7 +393,8 @@ impl Server {
         let mut touched = Vec::new();
         for done in self.outbox.take() {
             let Some(connection) = self.connections.get_mut(&done.connection) else { continue };
-            let house = House { key: &self.key, osds: &self.names, random: nonce };
+            let (osds, release) = (&self.names[..], self.release);
+            let house = House { key: &self.key, osds, release, random: nonce };
             if connection.performed(done.tag, &house) == Ok(true) {
                 let (frame, meta, parts) = done.answer;
                 connection.wire.send(&frame, &meta, parts);

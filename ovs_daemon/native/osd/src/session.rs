@@ -42,6 +42,8 @@ pub(crate) struct House<'a> {
     pub(crate) key: &'a ClusterKey,
     /// Cluster and number of each OSD.
     pub(crate) osds: &'a [([u8; 16], [u8; 16])],
+    /// That it is of, for those who have proved who they are.
+    pub(crate) release: &'a str,
     pub(crate) random: fn() -> std::io::Result<[u8; NONCE]>,
 }
 
@@ -125,8 +127,9 @@ impl Connection {
                 Action::Challenge => self.challenge(house)?,
                 Action::Welcome => {
                     self.wire.allow(META_MAX + DATA_MAX);
-                    let frame = Frame::new(Kind::Welcome, 0, b"", 0);
-                    self.wire.send(&Frame { code: VERSION, ..frame }, b"", None);
+                    let release = house.release.as_bytes();
+                    let frame = Frame::new(Kind::Welcome, 0, release, 0);
+                    self.wire.send(&Frame { code: VERSION, ..frame }, release, None);
                 }
                 Action::Refuse(reason) => {
                     let frame = Frame::new(Kind::Refused, 0, b"", 0);

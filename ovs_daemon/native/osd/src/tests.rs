@@ -16,7 +16,7 @@ use alba::{Backend, Cause, Cluster, Put};
 use format::osd::wire::{Frame, Hello, Kind, VERSION};
 use format::osd::{Claim, Role};
 use machines::alba::Standing;
-use net::ClusterKey;
+use net::{ClusterKey, RELEASE};
 
 use crate::{Bounds, Running, Setup};
 
@@ -51,6 +51,8 @@ pub(crate) struct Lab {
     lives: Vec<u8>,
     /// Those that were removed.
     former: Vec<OsdAddress>,
+    /// What servers say they are of, where it is not what they are.
+    releases: BTreeMap<usize, &'static str>,
 }
 
 impl Drop for Lab {
@@ -71,7 +73,9 @@ impl Lab {
         let (servers, addresses) = (Vec::new(), Vec::new());
         let standings = BTreeMap::new();
         let (lives, former) = (vec![0; 3 * nodes * disks], Vec::new());
-        let mut lab = Self { root, servers, addresses, nodes, disks, standings, lives, former };
+        let releases = BTreeMap::new();
+        let mut lab =
+            Self { root, servers, addresses, nodes, disks, standings, lives, former, releases };
         for number in 0..lab.count() {
             lab.claim(number);
             let server = lab.serve(number, "127.0.0.1:0".parse().unwrap());
@@ -129,7 +133,9 @@ impl Lab {
     fn serve(&self, number: usize, listen: SocketAddr) -> Running {
         let folders = vec![self.folder(number)];
         let bounds = Bounds::default();
-        let setup = Setup { listen, key: key(), folders, reserve: 0, cache_bytes: 0, bounds };
+        let (reserve, cache_bytes) = (0, 0);
+        let release = self.releases.get(&number).copied().unwrap_or(RELEASE);
+        let setup = Setup { listen, key: key(), folders, reserve, cache_bytes, bounds, release };
         Running::start(&setup).unwrap()
     }
 
@@ -422,7 +428,8 @@ fn a_full_disk_refuses_puts_and_goes_on_with_the_rest() {
     lab.stop(3);
     let (listen, folders) = (lab.addresses[3], vec![lab.folder(3)]);
     let (reserve, bounds) = (u64::MAX, Bounds::default());
-    let full = Setup { listen, key: key(), folders, reserve, cache_bytes: 0, bounds };
+    let (cache_bytes, release) = (0, RELEASE);
+    let full = Setup { listen, key: key(), folders, reserve, cache_bytes, bounds, release };
     lab.servers[3] = Some(Running::start(&full).unwrap());
     let fleet = Fleet::start(lab.patient_link()).unwrap();
     let claim = read_claim(&lab.folder(3)).unwrap().unwrap();
@@ -435,6 +442,32 @@ fn a_full_disk_refuses_puts_and_goes_on_with_the_rest() {
     assert!(osd.header("a/1", &name).is_ok());
     osd.delete("a/1", &name).unwrap();
     assert_eq!(osd.fragments("a/1").unwrap(), []);
+}
+
+#[test]
+fn servers_of_other_releases_serve_and_say_of_which_they_are() {
+    let mut lab = Lab::new("releases");
+    lab.releases = BTreeMap::from([(1, "0.0.9"), (2, "")]);
+    (1..4).for_each(|number| lab.stop(number));
+    (1..3).for_each(|number| lab.restart(number));
+    let cluster = lab.open();
+    put(&cluster, "a/b", &content(1, 300_000)).unwrap();
+    let said: Vec<_> = (0..4)
+        .map(|number| {
+            let osds = cluster.osds();
+            let osd = osds.iter().find(|osd| osd.claim().osd == lab.osd(number)).unwrap();
+            osd.release()
+        })
+        .collect();
+    let known = |release: &str| Some(release.to_owned());
+    assert_eq!(said, [known(RELEASE), known("0.0.9"), known(""), None]);
+    // Upgraded, it says so to who was connected before.
+    lab.releases.clear();
+    lab.stop(1);
+    lab.restart(1);
+    let osds = cluster.osds();
+    let upgraded = osds.iter().find(|osd| osd.claim().osd == lab.osd(1)).unwrap();
+    until("it is of this release", || upgraded.release() == known(RELEASE));
 }
 
 #[test]

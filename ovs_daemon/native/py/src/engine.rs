@@ -178,6 +178,10 @@ impl Engine {
         self.run(py, engine::Engine::osd_states)
     }
 
+    fn osd_releases(&self, py: Python<'_>) -> PyResult<String> {
+        self.run(py, engine::Engine::osd_releases)
+    }
+
     fn set_osds(&self, py: Python<'_>, osds_json: &str) -> PyResult<()> {
         self.perform(py, |engine| engine.set_osds(osds_json))
     }

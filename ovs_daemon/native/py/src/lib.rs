@@ -17,7 +17,7 @@ use pyo3::prelude::*;
 /// The module `ovs_daemon._native`.
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add("__version__", ::engine::RELEASE)?;
     module.add("EngineError", module.py().get_type::<error::EngineError>())?;
     module.add_class::<engine::Engine>()?;
     Ok(())

@@ -148,6 +148,8 @@ pub struct CacheOsd {
     pub name: String,
     /// Why it cannot be reached.
     pub trouble: Option<String>,
+    /// As [`crate::osd::Osd::release`].
+    pub release: Option<String>,
     /// What it says of itself, in JSON; `None`: nothing, so far.
     pub figures: Option<String>,
 }
@@ -404,6 +406,13 @@ impl Cluster {
         &self.cache.desk.figures
     }
 
+    /// The numbers of the cache OSDs, each with what [`crate::osd::Osd::release`] has; asks nobody.
+    pub fn cache_releases(&self) -> Vec<([u8; 16], Option<String>)> {
+        let tier = self.cache.tier();
+        let members = tier.iter().flat_map(|tier| tier.members.iter());
+        members.map(|member| (member.osd.claim().osd, member.osd.release())).collect()
+    }
+
     /// The cache OSDs, and what they say of themselves.
     pub fn caches(&self) -> Vec<CacheOsd> {
         let Some(tier) = self.cache.tier() else { return Vec::new() };
@@ -416,6 +425,7 @@ impl Cluster {
             osd: member.osd.claim().osd,
             name: member.osd.name(),
             trouble: member.osd.trouble(),
+            release: member.osd.release(),
             figures: text(told),
         };
         tier.members.iter().zip(told).map(one).collect()

@@ -418,6 +418,7 @@ impl Peer {
                 Ok(())
             }
             (Kind::Welcome, true) => {
+                *lock(&self.shared.release) = net::release_of(&received.meta);
                 if let State::Greeting { wire, .. } =
                     std::mem::replace(&mut self.state, State::Down)
                 {

@@ -165,7 +165,7 @@ impl Desk {
             }
         };
         let outcome = match asked.op.as_str() {
-            "ping" => Ok(Some(json!({}))),
+            "ping" => Ok(Some(json!({"release": net::RELEASE}))),
             "list" => Ok(Some(json!({"volumes": self.list(room)}))),
             "attach" => self.attach(asker, asked, room),
             "detach" => self.detach(asker, &asked, room),

@@ -13,7 +13,7 @@
 //!  1 Hello        cluster, OSD, nonce                                       version
 //!  2 Challenge    nonce, proof
 //!  3 Proof        proof
-//!  4 Welcome                                                                version
+//!  4 Welcome      release, or nothing                                       version
 //!  5 Refused      why, in words                                             reason
 //! 16 Put          path                                                               the file
 //! 17 Get          path                     payload     offset       length

@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use alba::cluster::new_osd_id;
 use alba::folder::FolderOsd;
 use format::osd::{Claim, Role};
-use net::{ClusterKey, Signals};
+use net::{ClusterKey, RELEASE, Signals};
 use osd::{Bounds, Server, Setup};
 
 const USAGE: &str = "usage: vstorage-osd serve --listen ADDRESS:PORT --key-file FILE \
@@ -98,7 +98,8 @@ fn setup(arguments: impl Iterator<Item = String>) -> Result<Setup, String> {
     let key = ClusterKey::read(path).map_err(|why| {
         format!("cannot use the cluster key {}: {why}; copy it from another node", path.display())
     })?;
-    Ok(Setup { listen, key, folders: words.folders, reserve, cache_bytes, bounds })
+    let (folders, release) = (words.folders, RELEASE);
+    Ok(Setup { listen, key, folders, reserve, cache_bytes, bounds, release })
 }
 
 fn serve(arguments: impl Iterator<Item = String>) -> Result<(), String> {
