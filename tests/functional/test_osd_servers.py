@@ -326,6 +326,14 @@ def test_a_daemon_registers_what_its_server_serves(base: Path) -> None:
                 second.start_daemon()
                 wait_until(lambda: second.cli("osd", "list"), "registered OSD", second.tails)
                 (found,) = second.cli("osd", "list")
+                wait_until(
+                    lambda: (
+                        second.cli("osd", "show", found["uuid"])["release"] == _native.__version__
+                    ),
+                    "server that says its release",
+                    second.tails,
+                )
+                assert "releases_differ" not in json.dumps(second.cli("status"))
         assert (found["uuid"], found["registered_by"]) == (osds[0, 0].uuid, "b")
         assert found["address"] == osds[0, 0].address
         assert row["uuid"] != found["uuid"]
