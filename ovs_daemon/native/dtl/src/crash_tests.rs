@@ -49,6 +49,8 @@ struct Life {
     written: BTreeMap<u32, Vec<u8>>,
     /// Files that were taken out of use.
     gone: u64,
+    /// The folder has no room for their names.
+    full: bool,
 }
 
 const OK: &str = "the memory twin has room and no faults";
@@ -57,7 +59,7 @@ impl Life {
     fn new() -> Self {
         let (files, owner) = (MemoryFiles::new().recording(), Owner::new(VOLUME));
         let (ends, written) = (vec![None], BTreeMap::new());
-        let mut life = Life { files, owner, epoch: 0, ends, written, gone: 0 };
+        let mut life = Life { files, owner, epoch: 0, ends, written, gone: 0, full: false };
         life.step(Step::Fence);
         life
     }
@@ -84,8 +86,13 @@ impl Life {
     fn retire(&mut self, names: &[String]) {
         let folder = uuid_text(&VOLUME);
         for name in names {
-            let gone = format!("{folder}/gone-{:016x}", self.gone);
-            self.files.rename(&format!("{folder}/{name}"), &gone).expect(OK);
+            let (path, gone) =
+                (format!("{folder}/{name}"), format!("{folder}/gone-{:016x}", self.gone));
+            if self.full {
+                self.files.unlink(&path).expect(OK);
+            } else {
+                self.files.rename(&path, &gone).expect(OK);
+            }
             self.gone += 1;
         }
     }
@@ -192,9 +199,9 @@ impl Life {
 fn every_short_life_survives_being_killed_and_losing_power() {
     let bounds = CrashBounds { exhaustive: 6, torn: 2, samples: 32, ..CrashBounds::default() };
     let mut images = 0;
-    for number in 0..2 * STEPS.len().pow(3) {
+    for number in 0..2 * STEPS.len().pow(3) + STEPS.len().pow(2) {
         let place = |at: u32| STEPS[number / STEPS.len().pow(at) % STEPS.len()];
-        // Every second life begins with a file that can be used again.
+        // The second half begins with a file that can be used again, and so do some on a full disk.
         let steps: &[Step] = match number / STEPS.len().pow(3) {
             0 => &[Step::Append, place(2), place(1), place(0)],
             _ => &[
@@ -208,6 +215,7 @@ fn every_short_life_survives_being_killed_and_losing_power() {
             ],
         };
         let mut life = Life::new();
+        life.full = number / STEPS.len().pow(3) == 2;
         for step in steps {
             life.step(*step);
             life.check_killed();

@@ -2,7 +2,8 @@
 //!
 //! Giving back the blocks and pages of a large file takes longer than a shard has time: all its volumes
 //! would wait for their acknowledgements. So a file only gets a name that is no part of a log, and a
-//! thread removes it by that. What no thread has come to is removed when the folder is read again.
+//! thread removes it by that. What no thread has come to is removed when the folder is read again. A
+//! new name may need room in the folder: where the disk has none the file is removed at once.
 //!
 //! A name is given once while a folder is used. A thread that comes late finds nothing, or what is of
 //! no use either.
@@ -22,15 +23,17 @@ pub(crate) struct Gone {
 }
 
 impl Gone {
-    /// Takes a file out of use.
+    /// Takes a file out of use; one that is missing is fine.
     ///
     /// # Errors
     /// It has its old name still.
     pub(crate) fn add(&mut self, file: &Path) -> Result<(), StoreError> {
         let to = file.with_file_name(format!("{PREFIX}{:016x}", self.named));
-        rename(file, &to)?;
         self.named += 1;
-        self.files.push(to);
+        match rename(file, &to) {
+            Ok(()) => self.files.push(to),
+            Err(_) => remove(&[file.to_owned()])?,
+        }
         Ok(())
     }
 

@@ -297,7 +297,7 @@ impl Replica {
         Ok(())
     }
 
-    fn create(&mut self, sco: u32) -> Result<(), StoreError> {
+    pub(crate) fn create(&mut self, sco: u32) -> Result<(), StoreError> {
         if let Some(before) = &mut self.open {
             let bytes = before.end_page * PAGE as u64;
             if before.unnamed {
@@ -341,12 +341,16 @@ impl Replica {
     pub(crate) fn unlink(&mut self, below: u32) {
         self.trimmed = self.trimmed.max(below);
         let newest = self.open.as_ref().map_or(below, |open| open.sco);
-        let rest = self.bytes.split_off(&below.min(newest));
-        for sco in std::mem::replace(&mut self.bytes, rest).into_keys() {
-            if !self.spares.keep(&self.dir, sco) {
-                // One that stays behind is trimmed again, or wiped, another time.
-                let _ = self.gone.add(&self.dir.join(&file_name(sco)));
+        let below = below.min(newest);
+        while let Some(sco) = self.bytes.keys().next().copied().filter(|sco| *sco < below) {
+            if !self.spares.keep(&self.dir, sco)
+                && self.gone.add(&self.dir.join(&file_name(sco))).is_err()
+            {
+                // It is tried again when the next SCO begins. Until then those behind it stay as well:
+                // a log with a hole is taken for damaged.
+                return;
             }
+            self.bytes.remove(&sco);
         }
     }
 
@@ -356,12 +360,13 @@ impl Replica {
     /// Any of them may be left.
     pub(crate) fn wipe(&mut self) -> Result<(), StoreError> {
         (self.open, self.trimmed, self.bytes) = (None, 0, BTreeMap::new());
-        self.spares.drop_all(&mut self.gone)?;
+        let spares = self.spares.drop_all(&self.dir, &mut self.gone);
         let mut names = self.dir.list()?;
         names.retain(|name| parse_file_name(name).is_some());
         names.sort();
         // From the end: a crash in between leaves a shorter log, never one with a hole.
-        names.iter().rev().try_for_each(|name| self.gone.add(&self.dir.join(name)))
+        names.iter().rev().try_for_each(|name| self.gone.add(&self.dir.join(name)))?;
+        spares
     }
 
     /// SCOs that are held.

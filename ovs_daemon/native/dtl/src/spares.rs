@@ -66,12 +66,19 @@ impl Spares {
         }
     }
 
-    /// Gives up all of them.
+    /// Gives up all of them, and every other file in the folder that has such a name.
     ///
     /// # Errors
-    /// Any of them may be left.
-    pub(crate) fn drop_all(&mut self, gone: &mut Gone) -> Result<(), StoreError> {
-        self.files.drain(..).try_for_each(|spare| gone.add(spare.file.path()))
+    /// The first that occurred: some are left, of no use to anybody.
+    pub(crate) fn drop_all(&mut self, dir: &Dir, gone: &mut Gone) -> Result<(), StoreError> {
+        self.files.clear();
+        let mut names = dir.list()?;
+        names.retain(|name| name.starts_with(PREFIX));
+        let mut done = Ok(());
+        for name in names {
+            done = done.and(gone.add(&dir.join(&name)));
+        }
+        done
     }
 
     /// Removes those that an earlier life has left.
@@ -141,6 +148,20 @@ mod tests {
             assert_eq!((found.held.end, found.held.suspect), (Some(self.owner.end()), false));
             assert_eq!(found.scos, self.replica.scos());
             assert!(found.remove.is_empty());
+        }
+
+        fn names(&self) -> Vec<String> {
+            let mut names = Dir::at(&self.path("")).list().unwrap();
+            names.sort();
+            names
+        }
+
+        /// The folder has no room for the names of files that are taken out of use.
+        fn has_no_names(&self) {
+            for number in 0..20 {
+                let name = self.path(&format!("gone-{number:016x}"));
+                Dir::create(&name.join("taken")).unwrap();
+            }
         }
 
         fn path(&self, name: &str) -> PathBuf {
@@ -250,6 +271,64 @@ mod tests {
     }
 
     #[test]
+    fn a_log_that_is_wiped_leaves_no_file_whose_first_batch_failed() {
+        let mut world = World::new("unnamed");
+        world.begin(2);
+        world.begin(2);
+        world.replica.unlink(2);
+        world.replica.create(3).unwrap();
+        assert_eq!(world.names(), [&file_name(2), "fence", "spare-00000001"]);
+        // Of this one nobody knows.
+        std::fs::write(world.path("spare-00000000"), "").unwrap();
+        world.replica.wipe().unwrap();
+        gone::remove(&world.replica.take_gone()).unwrap();
+        assert_eq!(world.names(), ["fence"]);
+        world.begin(1);
+        world.check();
+    }
+
+    #[test]
+    fn files_that_get_no_new_name_are_removed_at_once() {
+        let mut world = World::new("full");
+        world.has_no_names();
+        let names = |world: &World| -> Vec<String> {
+            world.names().into_iter().filter(|name| !name.starts_with("gone-")).collect()
+        };
+        (0..6).for_each(|_| world.begin(2));
+        world.replica.unlink(6);
+        assert_eq!(names(&world), [&file_name(6), "fence", "spare-00000001", "spare-00000002"]);
+        world.check();
+        world.replica.drop_spare();
+        world.begin(1);
+        world.check();
+        assert_eq!(names(&world), [&file_name(6), &file_name(7), "fence"]);
+        world.begin(1);
+        world.replica.unlink(8);
+        world.replica.wipe().unwrap();
+        assert_eq!(names(&world), ["fence"]);
+        assert!(world.replica.take_gone().is_empty());
+    }
+
+    #[test]
+    fn a_file_that_stays_has_no_hole_behind_it_and_is_tried_again() {
+        let mut world = World::new("stays");
+        world.has_no_names();
+        (0..5).for_each(|_| world.begin(2));
+        // It can be given no name, nor removed.
+        let (name, aside) = (world.path(&file_name(1)), world.root.join("aside"));
+        std::fs::rename(&name, &aside).unwrap();
+        std::fs::create_dir(&name).unwrap();
+        world.replica.unlink(5);
+        std::fs::remove_dir(&name).unwrap();
+        std::fs::rename(&aside, &name).unwrap();
+        world.check();
+        assert_eq!(world.replica.scos().len(), 5);
+        world.begin(1);
+        world.check();
+        assert_eq!(world.replica.scos().iter().map(|(sco, _)| *sco).collect::<Vec<_>>(), [5, 6]);
+    }
+
+    #[test]
     fn a_file_that_got_its_old_name_back_takes_no_other_with_it() {
         let mut world = World::new("misnamed");
         (0..5).for_each(|_| world.begin(2));
@@ -265,8 +344,6 @@ mod tests {
         let held = loaded.held;
         assert_eq!((held.begin, held.end), (2, Some(end)));
         assert!(held.suspect);
-        let mut names = Dir::at(&world.path("")).list().unwrap();
-        names.sort();
-        assert_eq!(names, [&file_name(3), &file_name(4), &file_name(5), "fence"]);
+        assert_eq!(world.names(), [&file_name(3), &file_name(4), &file_name(5), "fence"]);
     }
 }
