@@ -12,15 +12,16 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// One mapping of memory. Unmapped when the last [`Slice`] is gone.
 pub struct Arena {
     base: NonNull<u8>,
     len: usize,
     fd: Option<OwnedFd>,
-    /// See [`Arena::look_after`].
+    /// See [`Arena::count_use`].
     uses: AtomicU32,
+    due: AtomicBool,
 }
 
 /// Of `Arena::uses`: nothing is left to be done.
@@ -102,7 +103,8 @@ impl Arena {
             return Err(io::Error::last_os_error());
         }
         let base = NonNull::new(address.cast()).expect("mmap never returns address 0 here");
-        Ok(Arc::new(Self { base, len, fd, uses: AtomicU32::new(0) }))
+        let (uses, due) = (AtomicU32::new(0), AtomicBool::new(false));
+        Ok(Arc::new(Self { base, len, fd, uses, due }))
     }
 
     /// Asks for large pages, where there are any: fewer of them have to be found and cleared.
@@ -113,21 +115,34 @@ impl Arena {
     }
 
     /// It has been used once more, and nobody uses it now. After the first, second, fourth, eighth
-    /// time and so on what is in small pages is put into large ones, if the kernel finds them now,
-    /// until all is: to look for them takes time. The content stays.
-    pub(crate) fn look_after(&self) {
+    /// time and so on it is due for [`Arena::make_large`], until all is large: to look for large pages
+    /// takes time.
+    pub(crate) fn count_use(&self) {
         let uses = self.uses.load(Ordering::Relaxed);
-        if uses == ALL_LARGE {
-            return;
+        if uses != ALL_LARGE {
+            self.uses.store(uses + 1, Ordering::Relaxed);
+            self.due.fetch_or((uses + 1).is_power_of_two(), Ordering::Relaxed);
         }
-        let uses = uses + 1;
-        let done = uses.is_power_of_two() && {
+    }
+
+    /// Whether there may be something to make large.
+    pub(crate) fn is_due(&self) -> bool {
+        self.due.load(Ordering::Relaxed)
+    }
+
+    /// What is in small pages is put into large ones, if that is `wanted` and the kernel finds them now.
+    /// The content stays.
+    pub(crate) fn make_large(&self, wanted: bool) {
+        self.due.store(false, Ordering::Relaxed);
+        let done = wanted && {
             // SAFETY: the range is this mapping, whose content the advice does not change.
             let advised =
                 unsafe { libc::madvise(self.base.as_ptr().cast(), self.len, libc::MADV_COLLAPSE) };
             advised == 0
         };
-        self.uses.store(if done { ALL_LARGE } else { uses }, Ordering::Relaxed);
+        if done {
+            self.uses.store(ALL_LARGE, Ordering::Relaxed);
+        }
     }
 
     /// Where it begins, for [`crate::Buffer`], which owns its arena alone.

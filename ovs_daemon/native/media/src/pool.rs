@@ -7,6 +7,8 @@
 //! Each small page of a buffer costs whoever has the kernel read or write it: 4 MiB go to a disk at a
 //! fourth of the work from large ones. Where memory is in pieces the kernel has none when a buffer is
 //! filled for the first time; so it is asked again, more and more rarely, while nobody uses the buffer.
+//! It may have to move much memory for that: whoever drops a buffer does not wait, but a thread that
+//! says it has the time ([`Pool::look_after`]).
 //!
 //! Pages that were handed to the kernel without a copy (`net::Conduit`) are read by it at a time of its
 //! own, for the last time perhaps long after the connection is closed. A [`Loan`] says so: a buffer of
@@ -106,9 +108,27 @@ impl Pool {
         if arena.len() > self.keep {
             return;
         }
-        if large_pages_are_wanted() {
-            arena.look_after();
-        }
+        arena.count_use();
+        self.put_in(arena);
+    }
+
+    /// Asks for large pages for one buffer that nobody uses; false: none is due. For threads that no
+    /// guest waits for.
+    pub fn look_after(&self) -> bool {
+        let due = {
+            let mut free = self.free();
+            let at = free.arenas.iter().position(|arena| arena.is_due());
+            let arena = at.and_then(|at| free.arenas.remove(at));
+            free.bytes -= arena.as_ref().map_or(0, |arena| arena.len());
+            arena
+        };
+        let Some(arena) = due else { return false };
+        arena.make_large(large_pages_are_wanted());
+        self.put_in(arena);
+        true
+    }
+
+    fn put_in(&self, arena: Arc<Arena>) {
         let mut dropped = Vec::new();
         let mut free = self.free();
         while free.bytes + arena.len() > self.keep {
@@ -322,10 +342,35 @@ mod tests {
         }
         let expected = buffer.to_vec();
         drop(buffer);
-        for _ in 0..9 {
+        let mut looked_after = Vec::new();
+        for uses in 1..10 {
+            // Who has dropped it did not wait for that.
+            if pool.look_after() {
+                looked_after.push(uses);
+            }
+            assert!(!pool.look_after(), "once is enough");
+            assert_eq!(pool.kept(), 2 * STEP);
             let buffer = pool.take(2 * STEP - 9).unwrap();
             assert!(buffer[..] == expected[..]);
         }
+        // Until the kernel had large pages, or they are not wanted: more and more rarely.
+        assert!([1, 2, 4, 8].starts_with(&looked_after) && !looked_after.is_empty());
+    }
+
+    #[test]
+    fn what_is_dropped_waits_for_somebody_who_has_the_time() {
+        let pool = Pool::new(16 * STEP);
+        let all: Vec<Buffer> = (1..4).map(|steps| pool.take(steps * STEP).unwrap()).collect();
+        drop(all);
+        let due = |pool: &Pool| pool.free().arenas.iter().filter(|one| one.is_due()).count();
+        assert_eq!(due(&pool), 3);
+        // One that is taken before stays due.
+        drop(pool.take(3 * STEP).unwrap());
+        for left in [2, 1, 0] {
+            assert!(pool.look_after());
+            assert_eq!((due(&pool), pool.kept()), (left, 6 * STEP));
+        }
+        assert!(!pool.look_after());
     }
 
     #[test]

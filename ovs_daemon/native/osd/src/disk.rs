@@ -17,7 +17,7 @@ use alba::{BackendError, Cause, Put};
 use format::osd::Role;
 use format::osd::wire::Class;
 use machines::alba::Turns;
-use media::give_way;
+use media::{Pool, give_way};
 use net::Bell;
 
 use crate::cache::Cache;
@@ -141,6 +141,8 @@ struct Shared {
     other: Condvar,
     upkeep: Condvar,
     outbox: Arc<Outbox>,
+    /// Where fragments come to.
+    pool: Arc<Pool>,
 }
 
 /// See the top of the file.
@@ -155,17 +157,23 @@ fn bytes_of(asked: &Asked) -> usize {
 }
 
 impl Disk {
-    /// Starts the threads of a disk; `cache_bytes`: the most that it keeps if it is a cache.
+    /// Starts the threads of a disk; `cache_bytes`: the most that it keeps if it is a cache; `pool`:
+    /// where fragments come to, which it looks after.
     ///
     /// # Errors
     /// There are too many threads, or the file of a cache cannot be made.
-    pub fn start(osd: FolderOsd, cache_bytes: u64, outbox: Arc<Outbox>) -> io::Result<Self> {
+    pub fn start(
+        osd: FolderOsd,
+        cache_bytes: u64,
+        outbox: Arc<Outbox>,
+        pool: Arc<Pool>,
+    ) -> io::Result<Self> {
         let is_cache = osd.claimed().role == Role::Cache;
         let cache = is_cache.then(|| Cache::open(&osd, cache_bytes)).transpose()?;
         let readers = if is_cache { CACHE_READERS } else { READERS };
         let [put, other, upkeep] = [(); 3].map(|()| Condvar::new());
         let queue = Mutex::default();
-        let shared = Arc::new(Shared { osd, cache, queue, put, other, upkeep, outbox });
+        let shared = Arc::new(Shared { osd, cache, queue, put, other, upkeep, outbox, pool });
         let mut threads = Vec::new();
         let mut start = |name: String, work: fn(&Shared)| {
             let inside = shared.clone();
@@ -277,6 +285,7 @@ impl Shared {
                 self.wake_upkeep(&queue);
             }
             self.outbox.leave(self.store(batch, Class::Guest));
+            self.pool.look_after();
         }
     }
 

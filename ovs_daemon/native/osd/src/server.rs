@@ -148,14 +148,15 @@ impl Server {
         let mut ring = Ring::new(256).map_err(|e| Fatal::new("set up io_uring", e, kernel))?;
         let threads = "raise the limits of threads and open files";
         let outbox = Outbox::new().map_err(|e| Fatal::new("set up the server", e, threads))?;
-        let outbox = Arc::new(outbox);
+        let (outbox, pool) = (Arc::new(outbox), Pool::new(KEEP));
         let (mut disks, mut names) = (Vec::new(), Vec::new());
         let mut first = None;
         for folder in &setup.folders {
             match FolderOsd::open(folder, setup.reserve) {
                 Ok(osd) => {
                     names.push((osd.claimed().cluster, osd.claimed().osd));
-                    let disk = Disk::start(osd, setup.cache_bytes, outbox.clone());
+                    let (outbox, pool) = (outbox.clone(), pool.clone());
+                    let disk = Disk::start(osd, setup.cache_bytes, outbox, pool);
                     disks.push(disk.map_err(|e| Fatal::new("start a disk's threads", e, threads))?);
                 }
                 Err(error) => {
@@ -192,7 +193,7 @@ impl Server {
             told_full: false,
             next: 1,
             received: Vec::new(),
-            pool: Pool::new(KEEP),
+            pool,
             log,
         })
     }

@@ -144,6 +144,7 @@ impl Cluster {
         let generation = next_generation(latest.unwrap_or(0), drawn);
         // A SCO's object is a little larger than its data.
         let expected = preset.sco_size + preset.sco_size / 128;
+        while self.pool.look_after() {}
         let bytes = self.pool.take_empty(expected as usize).map_err(|e| no_memory(name, &e))?;
         let mut object = Memory { name, bytes, crcs: Vec::new() };
         fill(&mut object)?;
