@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import tempfile
@@ -18,6 +19,7 @@ from tests.crash.journal import SECTOR_BYTES, Journal
 from tests.functional.test_alba import VOLUME, check, fill
 from tests.support.node import CliError, Node
 from tests.support.osds import CLUSTER, Osds
+from tests.support.process import ProcessError
 from tests.support.waiting import wait_until
 
 SIZE = 64 << 20
@@ -116,6 +118,19 @@ def verified(lab: Lab, client: Client) -> None:
     client.connect(lab.open(JOURNALLED), VOLUME)
     client.verify()
     client.disconnect()
+
+
+def test_servers_end_when_one_of_them_does_not_start(base: Path) -> None:
+    """Who enters and fails is never left: no server may outlive that."""
+    osds = Osds(base, domains=1, nodes=3)
+    shutil.rmtree(osds[0, 1].folder)
+    try:
+        with pytest.raises(ProcessError, match="ended with status"), osds:
+            pass
+        with pytest.raises(ProcessLookupError):
+            os.kill(osds[0, 0].pid, 0)
+    finally:
+        osds.kill9()
 
 
 def test_servers_are_killed_while_volumes_write(lab: Lab) -> None:

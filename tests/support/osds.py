@@ -126,11 +126,20 @@ class Osds:
         }
 
     def __enter__(self) -> Self:
-        for server in self.servers.values():
-            server.start()
+        try:
+            for server in self.servers.values():
+                server.start()
+        except BaseException:
+            # Nobody calls __exit__ then.
+            self.kill9()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.kill9()
+
+    def kill9(self) -> None:
+        """Kill those that run with SIGKILL."""
         for server in self.servers.values():
             server.kill9()
 
