@@ -17,8 +17,10 @@ not all that was asked for is known to have ended, is shut out before anybody el
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from ovs_daemon.control.checks import describe_holders, require_available
@@ -73,7 +75,7 @@ def attach(host: Host, reference: str, wish: Wish) -> Volume:
 
 
 def _attach(host: Host, what: str, found: Volume, wish: Wish) -> Volume:
-    with host.edge_lock:
+    with _edge_held(host, host.again(what, found)):
         held, intended = _intend(host, what, found, wish)
         if held is not None and held.mode is Mode.DIRECT:
             return intended
@@ -96,7 +98,7 @@ def _attach(host: Host, what: str, found: Volume, wish: Wish) -> Volume:
             refused = isinstance(failure, VStorageError) and not isinstance(
                 failure, EdgeUnavailable
             )
-            with host.edge_lock:
+            with _edge_held(host, intended):
                 _withdraw(host, intended, wish.holder, served=asked and not refused)
         raise
 
@@ -134,7 +136,8 @@ def detach(
     :param everybody: take it from all holders, whoever they are
     :raises VStorageError: ``unknown_volume``, ``in_use``, ``edge_unavailable``, ``not_here`` for
         one that its owner serves directly, or an engine code; it then still counts as attached.
-        ``busy`` when it does not any more, but those on other nodes who lost it cannot be shut out
+        ``busy`` when it does not any more, but those on other nodes who lost it by this call
+        cannot be shut out
     """
     what = f"detach volume {reference!r}"
     found = host.require(what, reference)
@@ -154,16 +157,17 @@ def detach(
         return _store(host, volume, remaining, change), change
 
     with host.locks.holding(found.uuid):
-        with host.edge_lock:
+        with _edge_held(host, host.again(what, found)):
             detached, change = retry(what, attempt)
         if change is not None and host.is_open(detached.uuid):
             # One that was open read-only for its guest is to be writable again; others do not wait
             # for that.
             detached = host.open(detached)
-        if change is None or change.takes_away:
+        if change is not None and change.takes_away:
             return shut_out(host, what, detached)
-        # Its guest is gone from here. What that left behind is for whoever attaches it next to wait
-        # for: a backend that stands still for hours keeps nobody from letting go of its volumes.
+        # Its guest is gone from here, or was before: Nova and Cinder both let go of a volume. What
+        # that left behind is for whoever attaches it next to wait for: a backend that stands still
+        # for hours keeps nobody from letting go of its volumes.
         return detached
 
 
@@ -234,6 +238,18 @@ def reconcile_edge(host: Host) -> None:
                 raise
             except VStorageError as failure:
                 host.remember_failure(uuid, failure)
+
+
+@contextlib.contextmanager
+def _edge_held(host: Host, volume: Volume) -> Iterator[None]:
+    """Have the Edge to oneself, unless the engine's own process serves the volume: the Edge has no
+    part in it, and all other volumes would wait for the requests of its guest. The caller holds the
+    volume's lock, so that it does not become another one's of this node meanwhile."""
+    if any(one.mode is Mode.DIRECT for one in volume.attachments):
+        yield
+        return
+    with host.edge_lock:
+        yield
 
 
 def _reachable(host: Host, what: str, volume: Volume, mode: Mode) -> Volume:

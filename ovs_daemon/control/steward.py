@@ -126,6 +126,10 @@ class Steward:
         # Of their own: whoever takes a volume away waits for them, and what waits for the backend
         # for long must not be all that there is.
         self._guards = Crew(_GUARDS, patience_s, self._look_again)
+        # Volumes that were not rid of them at the last try, because a backend or a disk stands
+        # still, may be many and take long again: no other stands behind them, and no pass waits.
+        self._unsettled: set[str] = set()
+        self._guards_again = Crew(_GUARDS, 0.0, self._look_again)
         self._drainer = Crew(1, patience_s, self._look_again)
         self._asker = Crew(1, patience_s, self._look_again)
         self._sweeper = Crew(2, patience_s, self._look_again)
@@ -142,6 +146,7 @@ class Steward:
         self._thread.join()
         self._crew.stop()
         self._guards.stop()
+        self._guards_again.stop()
         self._drainer.stop()
         self._sweeper.stop()
         self._asker.stop()
@@ -257,13 +262,16 @@ class Steward:
     def _shut_out(self, view: View) -> None:
         """Somebody waits for it: before what may take long."""
         me = self._host.settings.node
-        self._guards.work(
-            {
-                one.uuid: partial(self._shut_out_of, one.uuid)
-                for one in view.volumes
-                if one.node == me and one.enforced < one.generation
-            }
-        )
+        tasks = {
+            one.uuid: partial(self._shut_out_of, one.uuid)
+            for one in view.volumes
+            if one.node == me and one.enforced < one.generation
+        }
+        with self._guard:
+            self._unsettled &= tasks.keys()
+            again = {uuid: tasks.pop(uuid) for uuid in sorted(self._unsettled)}
+        self._guards_again.work(again)
+        self._guards.work(tasks)
 
     def _shut_out_of(self, uuid: str) -> None:
         try:
@@ -276,6 +284,8 @@ class Steward:
                     enforce(self._host, f"shut out former users of {current.name!r}", current)
         except VStorageError as failure:
             LOG.warning("it is tried again in a moment: %s", failure)
+            with self._guard:
+                self._unsettled.add(uuid)
             self._unfinished = True
 
     def _forget_failures(self, view: View) -> None:

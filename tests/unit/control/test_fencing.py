@@ -13,6 +13,7 @@ import pytest
 
 from ovs_daemon.control import attachments, fencing, moves, volumes
 from ovs_daemon.control.attachments import Wish
+from ovs_daemon.control.host import Host
 from ovs_daemon.control.records import Mode, Volume
 from ovs_daemon.control.remote import Follower, where
 from ovs_daemon.control.status import status
@@ -306,6 +307,51 @@ def test_volumes_that_are_moved_keep_no_other_waiting(town: Town) -> None:
     steward._guards.stop()
 
 
+def test_volumes_whose_backend_stands_still_keep_no_other_waiting(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their writes are waited for again and again, for seconds each time."""
+    one = town["one"]
+    stuck = {
+        volumes.create_volume(one.host, f"stuck{number}", 64 * MIB, None).uuid
+        for number in range(40)
+    }
+    steward = Steward(one.host, lambda: True, patience_s=0.0)
+    tried: set[str] = set()
+    guard, may_end, shut_out = threading.Lock(), threading.Event(), one.host.engine.shut_out
+
+    def stand_still(uuid: str, generation: int) -> None:
+        with guard:
+            again = uuid not in stuck or uuid in tried
+            tried.add(uuid)
+        if not again:
+            raise VStorageError(Code.BUSY, "shut out", "requests are not done", "")
+        if uuid in stuck:
+            assert may_end.wait(600), "nobody lets it end"
+        shut_out(uuid, generation)
+
+    def raise_generation(uuid: str) -> None:
+        one.host.store.commit(put(replace(town.volume(uuid), generation=1)))
+
+    def enforced(uuid: str) -> bool:
+        return town.volume(uuid).enforced == 1
+
+    monkeypatch.setattr(one.host.engine, "shut_out", stand_still)
+    try:
+        for uuid in stuck:
+            raise_generation(uuid)
+        wait_until(lambda: stuck <= tried, "a try for each", meanwhile=steward.tend)
+        last = record(town).uuid
+        raise_generation(last)
+        wait_until(lambda: enforced(last), "shut-out of the other", meanwhile=steward.tend)
+        assert not any(map(enforced, stuck))
+    finally:
+        may_end.set()
+    wait_until(lambda: all(map(enforced, stuck)), "shut-out of those", meanwhile=steward.tend)
+    steward._guards.stop()
+    steward._guards_again.stop()
+
+
 def edge_of(node: Inhabitant) -> FakeEdge:
     edge = node.host.edge
     assert isinstance(edge, FakeEdge)
@@ -373,6 +419,64 @@ def test_a_guest_of_the_engines_own_process_is_waited_for(town: Town) -> None:
     town["one"].engine.fail.clear()
     attachments.attach(town["one"].host, "web1", Wish(Mode.EDGE))
     assert record(town).enforced == 1
+
+
+def lets_go(host: Host) -> None:
+    attachments.detach(host, "web1", "image")
+
+
+def takes_it_away(host: Host) -> None:
+    attachments.attach(host, "web1", PREEMPT)
+
+
+@pytest.mark.parametrize("end", [lets_go, takes_it_away])
+def test_a_guest_of_the_engines_own_process_keeps_no_other_volume_waiting(
+    town: Town, monkeypatch: pytest.MonkeyPatch, end: Callable[[Host], None]
+) -> None:
+    """Its writes wait for a backend that stands still; the Edge has no part in that."""
+    one = town["one"].host
+    attachments.detach(town["two"].host, "web1")
+    attachments.attach(one, "web1", Wish(Mode.DIRECT, holder="image"))
+    uuid = volumes.create_volume(one, "web2", 64 * MIB, None).uuid
+    waits, may_end = threading.Event(), threading.Event()
+
+    def stand_still(*_: object) -> None:
+        waits.set()
+        assert may_end.wait(600), "nobody lets it end"
+
+    monkeypatch.setattr(one.engine, "shut_out", stand_still)
+    threads = [
+        threading.Thread(target=end, args=(one,)),
+        threading.Thread(target=attachments.attach, args=(one, "web2", Wish(Mode.EDGE))),
+    ]
+    try:
+        threads[0].start()
+        assert waits.wait(60), "nobody waits for its writes"
+        threads[1].start()
+        wait_until(lambda: uuid in edge_of(town["one"]).served, "the other volume's attach")
+        assert [one.holder for one in record(town).attachments] == ["image"], "it still counts"
+    finally:
+        may_end.set()
+        for thread in threads:
+            thread.join()
+    assert "image" not in [one.holder for one in record(town).attachments]
+
+
+@pytest.mark.parametrize("holder", ["local", None])
+def test_a_detach_that_is_repeated_waits_for_nothing(
+    town: Town, monkeypatch: pytest.MonkeyPatch, holder: str | None
+) -> None:
+    """Nova lets go of a volume, and Cinder again, while the backend keeps its writes."""
+    monkeypatch.setattr(fencing, "_PATIENCE_S", -1.0)
+    town["three"].host.await_change = lambda _revision, _seconds: None
+    town["one"].engine.fail.add("shut_out")
+    gives_up(edge_of(town["two"]))
+    attachments.detach(town["two"].host, "web1")
+    for host in ("one", "two", "three"):
+        released = attachments.detach(town[host].host, "web1", holder, everybody=holder is None)
+        assert (released.attachments, released.generation, released.enforced) == ((), 1, 0)
+    with pytest.raises(VStorageError, match="they may still write"):
+        attachments.attach(town["three"].host, "web1", Wish(Mode.EDGE))
 
 
 def test_one_of_two_holders_on_a_host_leaves_the_other_ones_session(town: Town) -> None:
