@@ -477,7 +477,7 @@ pub struct Hello {
     pub entries: u32,
     /// Attach token ([`token::Token`]); all zero: none.
     pub token: [u8; 64],
-    /// Which Edge this is, in all its connections and lives.
+    /// Which Edge this is, in all its connections and, but after a boot of its host, its lives.
     pub edge: [u8; 16],
     /// Number of this connection, higher than those of all earlier ones of this Edge.
     pub connection: u64,

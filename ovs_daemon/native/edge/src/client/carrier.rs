@@ -34,7 +34,7 @@ impl fmt::Display for Address {
 /// Who this Edge is towards engines.
 #[derive(Clone, Debug)]
 pub struct Identity {
-    /// Its name in all its lives, so that an engine knows connections of earlier ones.
+    /// Its name in all its lives but after a boot, so that an engine knows connections of earlier ones.
     pub edge: [u8; 16],
     /// Connections of this life have higher numbers than those of earlier ones: a time.
     pub origin_ms: u64,

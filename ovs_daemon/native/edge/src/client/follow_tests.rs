@@ -31,6 +31,8 @@ struct Bench {
     ring: Ring,
     engines: Vec<Engine>,
     targets: EdgeTargets,
+    /// How often the host was booted.
+    boots: u8,
     arena: Arc<Arena>,
     key: ClusterKey,
     done: Vec<Completion>,
@@ -49,6 +51,7 @@ impl Bench {
             ring: Ring::new(64).unwrap(),
             engines: Vec::new(),
             targets: EdgeTargets::new(CLIENT, nowhere, arena.clone(), identity).unwrap(),
+            boots: 0,
             arena,
             key: ClusterKey::new(&[b'k'; 32]).unwrap(),
             done: Vec::new(),
@@ -56,6 +59,17 @@ impl Bench {
             log: Vec::new(),
             now_ns: None,
         }
+    }
+
+    /// The host's power fails: its Edge is gone without a word, and the next one knows nothing of it.
+    fn boot(&mut self) {
+        self.boots += 1;
+        let mut identity = Identity::fresh("a test");
+        identity.origin_ms += u64::from(self.boots) * 1000;
+        let (class, nowhere) = (CLIENT + self.boots, Path::new("/nonexistent/engine.sock"));
+        let fresh = EdgeTargets::new(class, nowhere, self.arena.clone(), identity).unwrap();
+        // What waits in the ring keeps its connections open.
+        drop(std::mem::replace(&mut self.targets, fresh));
     }
 
     fn now_ns(&self) -> u64 {
@@ -134,7 +148,10 @@ impl Bench {
         self.ring.turn(wait, &mut events).unwrap();
         for event in events {
             match class_of(event.token) {
-                CLIENT => self.targets.on_event(event, &mut self.ring),
+                class if class == CLIENT + self.boots => {
+                    self.targets.on_event(event, &mut self.ring);
+                }
+                CLIENT.. => {}
                 class => {
                     let Engine { server, volumes, .. } = &mut self.engines[class as usize];
                     server.on_event(event, &mut self.ring, volumes);
@@ -455,5 +472,39 @@ fn a_detach_without_an_engine_is_certain_only_when_nothing_was_unanswered() {
         bench.targets.detach(volume, &mut bench.ring);
         bench.now_ns = Some(monotonic_ns() + 60_000_000_000);
         assert_eq!(bench.all_ended(), !unanswered);
+    }
+}
+
+#[test]
+fn a_host_that_was_booted_waits_for_what_it_had_asked_for_before() {
+    let mut bench = Bench::new();
+    let engine = bench.start(1);
+    let volume = bench.attach(&[engine]);
+    bench.engines[engine].volumes.stall(true);
+    bench.write(volume, 1, 0, 1);
+    bench.until(|b| b.stalled(engine) == 1);
+    let whereabouts = bench.whereabouts(&[engine], 0);
+    let attachment = Attachment { uuid: UUID, whereabouts, ..Attachment::default() };
+    let waiting = |b: &Bench| b.engines[engine].server.at_the_door();
+    let mut before = None;
+    for gives_up in [true, false] {
+        bench.boot();
+        let volume = bench.targets.attach(&attachment, &mut bench.ring);
+        bench.until(|b| waiting(b) > before || !b.notices.is_empty());
+        assert_eq!(bench.notices, [], "its guest would read, and then see the write land");
+        before = waiting(&bench);
+        if gives_up {
+            bench.targets.detach(volume, &mut bench.ring);
+            bench.now_ns = Some(monotonic_ns() + 60_000_000_000);
+            assert!(!bench.all_ended(), "who has the volume next would see it as well");
+            bench.now_ns = None;
+            continue;
+        }
+        bench.engines[engine].volumes.stall(false);
+        bench.until(|b| !b.notices.is_empty());
+        assert_eq!(bench.notices.remove(0), Notice::Opened { volume, first: true });
+        assert_eq!(bench.read_byte(volume, 0), 1);
+        bench.targets.detach(volume, &mut bench.ring);
+        assert!(bench.all_ended());
     }
 }

@@ -1,7 +1,9 @@
-//! `edge.id`: the name of this Edge towards engines, the same in all its lives.
+//! `edge.id`: the name of this Edge towards engines, the same in all its lives but after a boot.
 //!
-//! An engine on another host may still have a connection of an earlier life. By the name it knows
-//! whose it is, and ends it before the new one works (`machines::edge::Door`).
+//! An engine on another host may still have a connection of an earlier life. By the name, and by the
+//! host in its token, it knows whose that is, and ends it before the new one works
+//! (`machines::edge::Door`). The run directory is empty after a boot, and a name there another one:
+//! nothing may depend on it alone.
 
 use std::path::Path;
 

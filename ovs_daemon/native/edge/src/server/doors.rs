@@ -4,6 +4,8 @@ use format::edge::Hello;
 use machines::edge::{Door, Guest, Verdict};
 use media::Ring;
 
+#[cfg(test)]
+use super::Connection;
 use super::refusals::{taken_away, too_late};
 use super::session::End;
 use super::{EdgeServer, Host, Place, Visitor};
@@ -40,10 +42,12 @@ impl EdgeServer {
     ) {
         let Visitor { volume, generation, .. } = visitor;
         let Hello { edge, connection, .. } = visitor.adopted.hello;
+        // Over TCP its token proves it.
+        let of = visitor.adopted.hello.host.as_str().into();
         let index = self.insert(Place::Waiting(Box::new(visitor)));
         let door = self.doors.entry(volume).or_default();
         let before = door.generation();
-        let verdict = door.knock(index, Guest { edge, connection, generation });
+        let verdict = door.knock(index, Guest { host: of, edge, connection, generation });
         let present = door.generation();
         if present > before {
             self.raised.push(volume);
@@ -109,6 +113,16 @@ impl EdgeServer {
         } else {
             visitor.adopted.refuse(&refusal);
         }
+    }
+
+    /// The number of the latest connection that waits for earlier ones.
+    #[cfg(test)]
+    pub(crate) fn at_the_door(&self) -> Option<u64> {
+        let number = |one: &Connection| match &one.place {
+            Some(Place::Waiting(visitor)) => Some(visitor.adopted.hello.connection),
+            _ => None,
+        };
+        self.connections.iter().filter_map(number).max()
     }
 
     /// Nothing of a connection can happen any more.

@@ -76,6 +76,10 @@ impl Engine {
     }
 
     pub(super) fn hello(&self, connection: u64) -> Hello {
+        self.hello_from("host-a", 3, connection)
+    }
+
+    fn hello_from(&self, host: &str, edge: u8, connection: u64) -> Hello {
         let expires = unix_ms() / 1000 + 60;
         Hello {
             version: VERSION,
@@ -83,10 +87,10 @@ impl Engine {
             volume: UUID,
             read_only: false,
             entries: 8,
-            token: self.key.sign(&UUID, "host-a", true, expires).encode(),
-            edge: [3; 16],
+            token: self.key.sign(&UUID, host, true, expires).encode(),
+            edge: [edge; 16],
             connection,
-            host: "host-a".into(),
+            host: host.into(),
             client: "by hand".into(),
         }
     }
@@ -276,10 +280,10 @@ fn a_batch_is_answered_with_its_payloads_however_it_is_cut() {
 fn only_tokens_of_this_cluster_for_this_volume_and_host_open_a_session() {
     let mut engine = Engine::new();
     let mut bystander = Raw::open(&mut engine, 1);
-    let good = Hello { edge: [4; 16], ..engine.hello(1) };
+    let good = engine.hello_from("host-c", 4, 1);
     let other = ClusterKey::new(&[b'x'; 32]).unwrap();
-    let late = engine.key.sign(&UUID, "host-a", true, 1000).encode();
-    let foreign = other.sign(&UUID, "host-a", true, u64::MAX).encode();
+    let late = engine.key.sign(&UUID, "host-c", true, 1000).encode();
+    let foreign = other.sign(&UUID, "host-c", true, u64::MAX).encode();
     let cases = [
         (Hello { token: [0; 64], ..good.clone() }, "bad_token", "without an attach token"),
         (Hello { token: [1; 64], ..good.clone() }, "bad_token", "reserved bytes"),
@@ -324,7 +328,7 @@ fn bytes_that_make_no_sense_end_their_session_only() {
     ];
     engine.volumes.stall(true);
     for (at, (bytes, why)) in cases.into_iter().enumerate() {
-        let hello = Hello { edge: [at as u8 + 50; 16], ..engine.hello(1) };
+        let hello = engine.hello_from(&format!("host {at}"), at as u8 + 50, 1);
         let mut raw = Raw::new(&engine);
         raw.say(&Frame::Hello(hello).encode());
         assert!(matches!(raw.frame(&mut engine), Frame::Attached(_)));
@@ -477,7 +481,7 @@ fn a_volume_that_moves_says_where_and_forgets_what_it_was_asked() {
 fn a_reader_that_does_not_take_its_answers_holds_bounded_memory() {
     let mut engine = Engine::new();
     let mut slow = Raw::new(&engine);
-    let hello = Hello { entries: 64, edge: [9; 16], ..engine.hello(1) };
+    let hello = Hello { entries: 64, ..engine.hello_from("host-c", 9, 1) };
     slow.say(&Frame::Hello(hello).encode());
     assert!(matches!(slow.frame(&mut engine), Frame::Attached(_)));
     let many: Vec<Command> =

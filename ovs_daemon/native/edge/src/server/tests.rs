@@ -85,7 +85,9 @@ struct Raw {
     bell: Bell,
 }
 
+/// Of an Edge on a host of its own.
 fn hello() -> Hello {
+    let edge = net::random_name();
     Hello {
         version: VERSION,
         features: 0,
@@ -93,9 +95,9 @@ fn hello() -> Hello {
         read_only: false,
         entries: 8,
         token: [0; 64],
-        edge: net::random_name(),
+        edge,
         connection: 3,
-        host: "host-1".into(),
+        host: uuid(&edge),
         client: "by hand".into(),
     }
 }

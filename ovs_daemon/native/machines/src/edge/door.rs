@@ -1,6 +1,11 @@
 //! The engine's side of following: an Edge has one connection to a volume at a time, and only Edges
 //! that the volume was not taken away from have any.
 //!
+//! *Whose it is.* A host has one Edge. So a connection belongs to the host that its token is for, also
+//! when that was booted since, or set up anew. The Edge has a name besides, drawn by itself: its engine's
+//! own host need not say who it is. Either tells that a later connection is of the same Edge as an
+//! earlier one.
+//!
 //! *One connection.* Over a network the engine may not know yet that an Edge has given a connection
 //! up: the end of it is still on its way, or lost, and behind it may lie writes that were received
 //! and not executed. The Edge sends them again on its next connection, has them answered, and then
@@ -19,14 +24,17 @@
 //! One door belongs to one volume on one engine. What a *former* owner of the volume still has is
 //! shut out by the ownership epoch, not here.
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::Mutant;
 
 /// Who knocks: an Edge, the number of its connection, and what its token is worth.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Guest {
-    /// The Edge.
+    /// The host that the Edge is of; empty: the engine's own, which has not said so.
+    pub host: Arc<str>,
+    /// The name of the Edge, which is another one when it was lost.
     pub edge: [u8; 16],
     /// Later connections of it have higher numbers.
     pub connection: u64,
@@ -53,7 +61,7 @@ pub enum Verdict {
     },
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Inside {
     key: u32,
     guest: Guest,
@@ -102,12 +110,17 @@ impl Door {
         self.inside.iter().filter(move |one| one.guest.generation < present).map(|one| one.key)
     }
 
+    fn are_of_one(&self, one: &Guest, other: &Guest) -> bool {
+        let hosts = one.host == other.host && !self.is(Mutant::ForgetHost);
+        one.edge == other.edge || hosts
+    }
+
     /// A connection says hello; `key` is the engine's own name for it, not in use here.
     pub fn knock(&mut self, key: u32, guest: Guest) -> Verdict {
         if guest.generation < self.generation && !self.is(Mutant::EarlierGeneration) {
             return Verdict::ShutOut { generation: self.generation };
         }
-        let same = |one: &&Inside| one.guest.edge == guest.edge;
+        let same = |one: &&Inside| self.are_of_one(&one.guest, &guest);
         let later = |one: &Inside| one.guest.connection >= guest.connection;
         if self.inside.iter().filter(same).any(later) && !self.is(Mutant::AnyConnection) {
             return Verdict::TooLate;
@@ -132,12 +145,12 @@ impl Door {
             return entering;
         }
         for at in 0..self.inside.len() {
-            let one = self.inside[at];
-            let same = |other: &&Inside| other.guest.edge == one.guest.edge;
+            let Inside { key, ref guest, entered } = self.inside[at];
+            let same = |other: &&Inside| self.are_of_one(&other.guest, guest);
             // Of several that wait, only the latest is still wanted, and the others leave first.
-            if !one.entered && self.inside.iter().filter(same).count() == 1 {
+            if !entered && self.inside.iter().filter(same).count() == 1 {
                 self.inside[at].entered = true;
-                entering.push(one.key);
+                entering.push(key);
             }
         }
         entering
@@ -153,8 +166,11 @@ impl Door {
 mod tests {
     use super::*;
 
+    /// Each Edge on a host of its own.
     fn guest(edge: u8, connection: u64) -> Guest {
-        Guest { edge: [edge; 16], connection, generation: 0 }
+        let name = [b'a' + edge];
+        let host = core::str::from_utf8(&name).unwrap().into();
+        Guest { host, edge: [edge; 16], connection, generation: 0 }
     }
 
     fn of(edge: u8, connection: u64, generation: u64) -> Guest {
@@ -171,6 +187,22 @@ mod tests {
         assert_eq!(door.gone(1), [3]);
         assert_eq!(door.gone(3), []);
         assert!(door.is_like_new());
+    }
+
+    #[test]
+    fn a_host_that_was_booted_and_an_edge_that_comes_another_way_are_known() {
+        let on =
+            |host: &str, edge, connection| Guest { host: host.into(), ..guest(edge, connection) };
+        let mut door = Door::default();
+        assert_eq!(door.knock(1, on("h1", 1, 5)), Verdict::Enter);
+        assert_eq!(door.knock(2, on("h2", 2, 1)), Verdict::Enter);
+        assert_eq!(door.knock(3, on("h1", 3, 9)), Verdict::Wait { end: [1].into() }, "booted");
+        assert_eq!(door.knock(4, on("", 2, 2)), Verdict::Wait { end: [2].into() }, "its owner's");
+        assert_eq!(door.knock(5, on("h1", 1, 6)), Verdict::TooLate, "of the life before");
+        assert_eq!(door.gone(1), [3]);
+        assert_eq!(door.gone(2), [4]);
+        assert_eq!(door.knock(6, on("", 6, 1)), Verdict::TooLate, "it lost its name");
+        assert_eq!(door.knock(7, on("", 6, 3)), Verdict::Wait { end: [4].into() });
     }
 
     #[test]

@@ -54,11 +54,13 @@ pub enum Mutant {
     /// A host that let go of the volume itself, and does not know whether its writes have ended,
     /// raises no generation (planted by the world: it is the daemon that changes the record).
     KeepGeneration,
+    /// The engine knows an Edge by the name that it drew itself, which a boot of its host may change.
+    ForgetHost,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 23] = [
+    pub const ALL: [Mutant; 24] = [
         Mutant::NoGate,
         Mutant::BelieveOldGenerations,
         Mutant::SameGeneration,
@@ -82,5 +84,6 @@ impl Mutant {
         Mutant::BelieveGivenUp,
         Mutant::BelieveTurnedAway,
         Mutant::KeepGeneration,
+        Mutant::ForgetHost,
     ];
 }

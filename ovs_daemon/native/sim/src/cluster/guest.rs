@@ -215,7 +215,8 @@ impl Cluster<'_> {
                 let connection = self.guest.lives << 32 | u64::from(generation);
                 (self.guest.conn, self.guest.connected_at) = (Some(conn), self.now);
                 self.say(format_args!("edge: knocks at node {target}, connection {generation}"));
-                let guest = Name { edge: [7; 16], connection, generation: 0 };
+                let host = "guest".into();
+                let guest = Name { host, edge: [7; 16], connection, generation: 0 };
                 self.send(conn, 0, Packet::Knock { guest });
                 self.at(self.now + PATIENCE, Event::EdgePatience { conn });
             }

@@ -357,7 +357,8 @@ impl FollowWorld {
             self.links[at].close(Some(Said::Refused));
             return Ok(());
         }
-        let guest = Guest { edge: [1; 16], connection: u64::from(generation), generation: 0 };
+        let connection = u64::from(generation);
+        let guest = Guest { host: "a".into(), edge: [1; 16], connection, generation: 0 };
         match self.doors[host as usize].knock(generation, guest) {
             Verdict::Enter => self.enter(generation),
             Verdict::TooLate | Verdict::ShutOut { .. } => {

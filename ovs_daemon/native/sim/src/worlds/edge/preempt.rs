@@ -8,11 +8,14 @@
 //! over, or die: the next one reads the record, and then opens the volume.
 //!
 //! A host may also let go of the volume itself, which the other one is given then: its Edge says
-//! goodbye, and the record is changed when that is answered, or when it is given up.
+//! goodbye, and the record is changed when that is answered, or when it is given up. And a host may be
+//! booted: its Edge is another one then, which knows nothing of the former one.
 //!
 //! The engine's door is the production machine; what is around it repeats `edge::server::doors` and,
 //! of the daemon, `control/fencing.py` and `control/opening.py`. Requests of a former owner end with
 //! it: that is the epoch's promise.
+
+use std::sync::Arc;
 
 use machines::edge::{Door, Guest, Mutant, Verdict};
 
@@ -30,8 +33,10 @@ pub(super) struct Bounds {
     pub(super) preempts: u8,
     /// The host that has it lets go of it, and it is given to the other one.
     pub(super) let_goes: u8,
-    /// Connections of each Edge.
+    /// Connections of each host's Edges.
     pub(super) connections: u8,
+    /// A host that has connections is booted.
+    pub(super) boots: u8,
     /// Writes that are asked for.
     pub(super) writes: u8,
     /// The volume gets another owner.
@@ -52,8 +57,10 @@ pub(super) enum Move {
     },
     /// Its daemon takes it out of the record, and the other host is given the volume.
     LetGo,
-    /// The engine hears a goodbye (connection).
+    /// The engine hears a goodbye, or finds that nobody is there any more (connection).
     Hear(usize),
+    /// A host ends, and comes back.
+    Boot(usize),
     /// A host's daemon reads the record.
     Look(usize),
     /// It makes a token of what it has read.
@@ -95,7 +102,9 @@ struct Link {
     /// How often the volume had changed hands when its token was made.
     turn: u64,
     stage: Stage,
-    /// The Edge has said goodbye on it.
+    /// Its Edge's boot.
+    life: u8,
+    /// The Edge has said goodbye on it, or is gone.
     left: bool,
     /// Writes that it had sent before that may still arrive.
     behind: bool,
@@ -120,6 +129,10 @@ struct Known {
     /// Of its Edge's token.
     token: Option<(u64, u64)>,
     connections: u8,
+    /// Boots.
+    life: u8,
+    /// Its Edge was not let in since the last one.
+    unsure: bool,
     leaving: Option<Leaving>,
 }
 
@@ -148,8 +161,8 @@ pub(super) struct PreemptWorld {
     next_key: u32,
     /// The latest turn of which a write was executed, and who did.
     executed: Option<(u64, usize)>,
-    /// The latest turn of which somebody was let in, and may have read.
-    entered: u64,
+    /// The latest turn, and life of the host in it, of which somebody was let in, and may have read.
+    entered: (u64, u8),
     reopened: bool,
     turned_away: bool,
 }
@@ -175,7 +188,7 @@ impl PreemptWorld {
             links: Vec::new(),
             next_key: 0,
             executed: None,
-            entered: 0,
+            entered: (0, 0),
             reopened: false,
             turned_away: false,
         }
@@ -204,8 +217,9 @@ impl PreemptWorld {
     /// makes no token any more.
     fn leave(&mut self, unanswered: bool) {
         let host = self.attached;
-        let mut leaving = Leaving { quiet: !unanswered, key: None };
-        for link in self.links.iter_mut().filter(|link| link.host == host) {
+        let Known { life, unsure, .. } = self.hosts[host];
+        let mut leaving = Leaving { quiet: !unanswered && !unsure, key: None };
+        for link in self.links.iter_mut().filter(|link| (link.host, link.life) == (host, life)) {
             link.left = true;
             link.behind = unanswered && link.stage == Stage::Entered;
             // The last one says it for all: to be let in it had to wait for those before it.
@@ -213,6 +227,18 @@ impl PreemptWorld {
         }
         (self.hosts[host].seen, self.hosts[host].token) = (None, None);
         self.hosts[host].leaving = Some(leaving);
+    }
+
+    /// The power of a host fails; what it had sent may still arrive.
+    fn boot(&mut self, host: usize) {
+        self.left.boots -= 1;
+        for link in self.links.iter_mut().filter(|link| link.host == host && !link.left) {
+            link.left = true;
+            link.behind = link.stage == Stage::Entered;
+        }
+        let Known { connections, life, .. } = self.hosts[host];
+        let life = life + 1;
+        self.hosts[host] = Known { connections, life, unsure: true, ..Known::default() };
     }
 
     /// As `policy/fencing.py`: the generation stays only where all is known to have ended.
@@ -228,12 +254,13 @@ impl PreemptWorld {
     }
 
     fn knock(&mut self, at: usize) {
-        let Link { key, host, generation, .. } = self.links[at];
+        let Link { key, host, generation, life, .. } = self.links[at];
         let Ok(door) = &mut self.door else {
             self.links.remove(at);
             return;
         };
-        let guest = Guest { edge: [host as u8; 16], connection: u64::from(key), generation };
+        let edge = [life << 4 | host as u8; 16];
+        let guest = Guest { host: name_of(host), edge, connection: u64::from(key), generation };
         match door.knock(key, guest) {
             Verdict::Enter => self.enter(at),
             Verdict::Wait { end } => {
@@ -266,15 +293,17 @@ impl PreemptWorld {
 
     fn enter(&mut self, at: usize) {
         self.links[at].stage = Stage::Entered;
-        if !self.links[at].left {
-            self.entered = self.entered.max(self.links[at].turn);
+        let Link { host, turn, life, left, .. } = self.links[at];
+        if !left {
+            self.entered = self.entered.max((turn, life));
+            self.hosts[host].unsure = false;
         }
     }
 
     fn execute(&mut self, at: usize) -> Result<(), Violation> {
         let link = &mut self.links[at];
         link.taken -= 1;
-        let (turn, host) = (link.turn, link.host);
+        let Link { turn, host, life, .. } = *link;
         // The hosts take turns: each has the volume in every other one.
         let has = |turn| turn % HOSTS as u64 == host as u64;
         let ended = self.ended.max(self.began[self.confirmed as usize]);
@@ -284,8 +313,11 @@ impl PreemptWorld {
             );
             return Err(Violation::new(TAKEN, text));
         }
-        if self.entered > turn {
-            let text = format!("host {host} of turn {turn} writes, one of {} reads", self.entered);
+        if self.entered > (turn, life) {
+            let text = format!(
+                "host {host} of turn {turn}, booted {life} times, writes; one of {:?} reads",
+                self.entered
+            );
             return Err(Violation::new(STILL, text));
         }
         self.executed = Some((turn, host));
@@ -306,7 +338,8 @@ impl PreemptWorld {
     pub(super) fn is_done(&self) -> bool {
         let written = self.executed == Some((self.turn, self.attached));
         let told = !self.bounds.0.heard || self.confirmed == self.generation;
-        self.left.preempts == 0 && self.left.let_goes == 0 && written && told
+        let happened = self.left.preempts == 0 && self.left.let_goes == 0 && self.left.boots == 0;
+        happened && written && told
     }
 
     /// A host that has let go and was certain left the others their tokens.
@@ -319,6 +352,16 @@ impl PreemptWorld {
         self.turned_away
     }
 
+    /// A host that was booted waits for what it had asked for before.
+    pub(super) fn waits_for_itself(&self) -> bool {
+        let waiting = self.links.iter().filter(|link| link.stage == Stage::Waiting && !link.left);
+        let mut of_itself = waiting.flat_map(|waiting| {
+            let before = |link: &&Link| link.host == waiting.host && link.life < waiting.life;
+            self.links.iter().filter(before)
+        });
+        of_itself.any(|link| link.taken > 0)
+    }
+
     /// A connection of a later generation waits for one of an earlier one.
     pub(super) fn waits(&self) -> bool {
         let waiting = self.links.iter().find(|link| link.stage == Stage::Waiting);
@@ -329,6 +372,10 @@ impl PreemptWorld {
     }
 }
 
+fn name_of(host: usize) -> Arc<str> {
+    ["a", "b"][host].into()
+}
+
 impl World for PreemptWorld {
     type Move = Move;
 
@@ -337,7 +384,8 @@ impl World for PreemptWorld {
             out.push(Move::Preempt);
         }
         if self.left.let_goes > 0 {
-            let mut mine = self.links.iter().filter(|link| link.host == self.attached);
+            let now = (self.attached, self.hosts[self.attached].life);
+            let mut mine = self.links.iter().filter(|link| (link.host, link.life) == now);
             if self.hosts[self.attached].leaving.is_some() {
                 out.push(Move::LetGo);
             } else {
@@ -350,6 +398,9 @@ impl World for PreemptWorld {
         for (host, known) in self.hosts.iter().enumerate() {
             if known.leaving.is_none() {
                 out.push(Move::Look(host));
+            }
+            if self.left.boots > 0 && known.connections > 0 {
+                out.push(Move::Boot(host));
             }
             if known.seen.is_some() && known.seen != known.token {
                 out.push(Move::Renew(host));
@@ -403,12 +454,14 @@ impl World for PreemptWorld {
             Move::Leave { unanswered } => self.leave(unanswered),
             Move::LetGo => self.let_go(),
             Move::Hear(at) => self.links[at].stage = Stage::Ending,
+            Move::Boot(host) => self.boot(host),
             Move::Look(host) => self.look(host),
             Move::Renew(host) => self.hosts[host].token = self.hosts[host].seen,
             Move::Connect(host) => {
                 let known = &mut self.hosts[host];
                 known.connections += 1;
                 let (generation, turn) = known.token.unwrap_or_default();
+                let life = known.life;
                 let (key, stage) = (self.next_key, Stage::Knocking);
                 self.next_key += 1;
                 self.links.push(Link {
@@ -417,6 +470,7 @@ impl World for PreemptWorld {
                     generation,
                     turn,
                     stage,
+                    life,
                     left: false,
                     behind: false,
                     taken: 0,
@@ -466,6 +520,10 @@ impl World for PreemptWorld {
         if self.bounds.0.let_goes > 0 {
             let name = "a host that is certain lets go without a new generation";
             goals.push(Goal { name, holds: Self::goes_on });
+        }
+        if self.bounds.0.boots > 0 {
+            let name = "a host that was booted waits for what it had asked for before";
+            goals.push(Goal { name, holds: Self::waits_for_itself });
         }
         if self.left.owners > 0 {
             let name = "the next owner turns away who lost the volume";

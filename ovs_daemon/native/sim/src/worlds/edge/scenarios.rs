@@ -25,8 +25,8 @@ const GIVEN_UP: (&str, &str) = (
 );
 const READS: (&str, &str) = (
     STILL,
-    "once a host that was given the volume is let in, and reads, no write of one that had it before \
-     is executed",
+    "once a host that was given the volume is let in, and reads, no write of one that had it before, \
+     or of itself before it was booted, is executed",
 );
 const EPOCHS: (&str, &str) = (EPOCH, "no engine serves after one with a newer epoch");
 const FORGOTTEN: (&str, &str) =
@@ -59,6 +59,7 @@ fn name_of(mutant: Mutant) -> &'static str {
             "an engine that never let the connection in counts as one that has finished"
         }
         Mutant::KeepGeneration => "a host that is not certain raises no generation",
+        Mutant::ForgetHost => "a host that was booted is taken for another one",
     }
 }
 
@@ -320,11 +321,12 @@ fn preempt_scenario(
     mutants: &[(Mutant, &'static str)],
 ) -> Scenario {
     let bounds: &'static preempt::Bounds = Box::leak(Box::new(bounds));
-    let preempt::Bounds { preempts, let_goes, connections, writes, owners, heard } = bounds;
+    let preempt::Bounds { preempts, let_goes, connections, boots, writes, owners, heard } = bounds;
+    let booted = if *boots > 0 { format!(", booted {boots} times") } else { String::new() };
     let told = if *heard { "" } else { ", which hear nothing of it" };
     let text = format!(
-        "two hosts, taken away {preempts} times, let go {let_goes} times, {connections} connections \
-         each, {writes} writes, {owners} further owners{told}"
+        "two hosts, taken away {preempts} times, let go {let_goes} times{booted}, \
+         {connections} connections each, {writes} writes, {owners} further owners{told}"
     );
     let start = PreemptWorld::new(bounds, None);
     let mut made = Scenario::new(name, "machines::edge", text, invariants, start);
@@ -343,6 +345,7 @@ fn preempts(more: u8) -> Scenario {
         preempts: 1 + more.min(1),
         let_goes: 0,
         connections: 2,
+        boots: 0,
         writes: 3,
         owners: 1,
         heard: true,
@@ -362,6 +365,7 @@ fn tokens(more: u8) -> Scenario {
         preempts: 2,
         let_goes: 0,
         connections: 2,
+        boots: 0,
         writes: 3 + more.min(1),
         owners: 1,
         heard: false,
@@ -376,12 +380,33 @@ fn lets_go(more: u8) -> Scenario {
         preempts: more.min(1),
         let_goes: 1,
         connections: 2,
+        boots: 0,
         writes: 2 + more.min(1),
         owners: 1,
         heard: true,
     };
     let mutants = [(Mutant::KeepGeneration, STILL), (Mutant::ShutOutWithoutWait, TAKEN)];
     preempt_scenario("edge-lets-go", &[GIVEN_UP, READS], bounds, &mutants)
+}
+
+/// A host's power fails, and it comes back as another Edge while the engine still has its writes; it may
+/// let go of the volume then, certain or not.
+fn boots(more: u8) -> Scenario {
+    let bounds = preempt::Bounds {
+        preempts: more.min(1),
+        let_goes: 1,
+        connections: 2,
+        boots: 1,
+        writes: 2,
+        owners: 0,
+        heard: true,
+    };
+    let mutants = [
+        (Mutant::ForgetHost, STILL),
+        (Mutant::KeepGeneration, STILL),
+        (Mutant::ShutOutWithoutWait, TAKEN),
+    ];
+    preempt_scenario("edge-boots", &[GIVEN_UP, READS], bounds, &mutants)
 }
 
 /// All worlds of the session; higher levels allow more.
@@ -398,5 +423,6 @@ pub fn scenarios(level: u32) -> Vec<Scenario> {
         preempts(more),
         tokens(more),
         lets_go(more),
+        boots(more),
     ]
 }
