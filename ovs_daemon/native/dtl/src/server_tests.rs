@@ -429,3 +429,24 @@ fn a_full_disk_does_not_wait_for_a_thread() {
     world.work();
     assert!(world.server.take_log().is_empty());
 }
+
+/// Anything of what was to be wiped may be gone, and nobody is to take it for held.
+#[test]
+fn of_what_could_not_be_wiped_nothing_is_held() {
+    let (mut world, _filler, _) = World::filled("unwiped", 3);
+    // The last to go: it can neither be given that name nor be removed.
+    let folder = world.root.join(uuid_text(&VOLUME));
+    let in_the_way = ["00000000.sco", "gone-0000000000000003/it"].map(|name| folder.join(name));
+    in_the_way.iter().for_each(|path| std::fs::create_dir_all(path).unwrap());
+    let mut greetings = Vec::new();
+    for left in [1, 0] {
+        let mut owner = world.hello(Role::Owner, 5);
+        let Some(Frame::Greeted(greeted)) = owner.hears() else { panic!("it is not greeted") };
+        greetings.push((greeted.end.map(|(sequence, _)| sequence), greeted.suspect));
+        let connection = *world.server.connections.keys().max().unwrap();
+        world.tell(Message::Fresh { connection }, None);
+        assert_eq!(world.count("000"), left);
+        in_the_way.iter().for_each(|path| drop(std::fs::remove_dir_all(path)));
+    }
+    assert_eq!(greetings, [(Some(3), false), (None, true)]);
+}

@@ -7,6 +7,7 @@
 //! * A connection first says whether what is held is good (resume) or has to go (fresh); then only
 //!   batches are taken that continue what is held. So what is held is always one piece of one log.
 //! * `Write` and `Wipe` are answered at once: no other message comes in between.
+//! * Of what was to be wiped anything may be gone when that fails: nothing is said to be held then.
 //! * After a restart of the process all is still there: it is in the page cache. After loss of
 //!   power the end may be missing. What is held is *suspect* then, until an owner of the newest
 //!   epoch has said that it is good or has filled it again.
@@ -214,7 +215,7 @@ impl Keeper {
             Message::Resume { connection } => self.resume(connection, out),
             Message::Fresh { connection } => self.fresh(connection, out),
             Message::Wiped => self.wiped(out),
-            Message::WipeFailed => self.give_up(out),
+            Message::WipeFailed => self.wipe_failed(out),
             Message::Append { connection, piece } => self.append(connection, piece, out),
             Message::Written => self.written(out),
             Message::WriteFailed => self.give_up(out),
@@ -334,6 +335,12 @@ impl Keeper {
             // the backend.
             self.vouch(out);
         }
+    }
+
+    /// An owner whose log ends where that did would take it for complete. It has it wiped again.
+    fn wipe_failed(&mut self, out: &mut Vec<Action>) {
+        (self.begin, self.end, self.suspect) = (0, None, true);
+        self.give_up(out);
     }
 
     fn append(&mut self, connection: Connection, piece: Piece, out: &mut Vec<Action>) {

@@ -204,3 +204,29 @@ fn a_node_that_does_not_know_a_volume_says_so() {
     );
     assert_eq!(keeper.held(), Held { begin: 5, end: Some(mark(6)), suspect: false });
 }
+
+/// An owner that took what is left for its whole log would lack the rest.
+#[test]
+fn a_wipe_that_fails_leaves_nothing_to_go_on_from() {
+    use keeper::{Action, Message};
+    let mut keeper = Keeper::new(3, held(5));
+    let mut out = vec![];
+    keeper.step(Message::Hello { connection: 1, epoch: 3, generation: 1 }, &mut out);
+    keeper.step(Message::Fresh { connection: 1 }, &mut out);
+    keeper.step(Message::WipeFailed, &mut out);
+    keeper.step(Message::Hello { connection: 2, epoch: 3, generation: 2 }, &mut out);
+    keeper.step(Message::Fresh { connection: 2 }, &mut out);
+    keeper.step(Message::Wiped, &mut out);
+    let suspect = Held { begin: 0, end: None, suspect: true };
+    assert_eq!(
+        out,
+        [
+            Action::Greet { connection: 1, held: held(5) },
+            Action::Wipe,
+            Action::Close { connection: 1 },
+            Action::Greet { connection: 2, held: suspect },
+            Action::Wipe,
+            Action::Vouch,
+        ]
+    );
+}
