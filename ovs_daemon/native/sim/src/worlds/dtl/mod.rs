@@ -9,6 +9,7 @@
 //! Opening is the shell's part (`Engine.fetch_tail`, the daemon's takeover): swap the registry,
 //! then fence the DTL node, then take its tail. `Shell` plants mistakes there.
 
+mod pairs;
 mod parts;
 mod scenarios;
 mod steps;

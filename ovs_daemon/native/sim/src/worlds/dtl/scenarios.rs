@@ -286,5 +286,6 @@ fn power(more: u8) -> Scenario {
 /// The scenarios of the DTL.
 pub fn scenarios(level: u32) -> Vec<Scenario> {
     let more = level.min(200) as u8;
-    vec![fence(more), states(more), leases(more), disks(more), power(more)]
+    let pairs = super::pairs::scenario(more, IN_SYNC);
+    vec![fence(more), states(more), leases(more), disks(more), power(more), pairs]
 }
